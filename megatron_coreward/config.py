@@ -1,0 +1,231 @@
+"""The configuration of a run: a tree of dataclasses, filled from strict YAML plus `key.sub=value` overrides.
+
+Importable without torch. An unknown key is an error that names the nearest known one. All cross-checks
+are in config_checks.validate(), which runs before any model or engine is built. The reference in
+docs/config.md is generated from the docstrings below: a field is documented by the string after it.
+"""
+
+from dataclasses import dataclass, field
+
+SYSTEM_PROMPT = "Let's think step by step and output the final answer within \\boxed{}."
+"""The system turn of the paper (method 2.2)."""
+
+
+@dataclass
+class RunConfig:
+    """Where a run lives and how long it is."""
+
+    output_dir: str = "runs/default"
+    """Run folder: config, metrics.jsonl, rollouts/, checkpoints/, tensorboard/, hf/ (final export)."""
+    resume: bool = False
+    """Continue from the newest checkpoint of `output_dir`. Without it an existing run folder is refused."""
+    seed: int = 1
+    """Seeds sampling, data order and every random number of the run."""
+    steps: int = 0
+    """Rollout batches to train on; 0 means `epochs` full passes over the data."""
+    epochs: int = 3
+    """Passes over the pairs when `steps` is 0."""
+    export_hf: bool = True
+    """Write a Hugging Face folder (safetensors, tokenizer, config) to `output_dir`/hf at the end."""
+
+
+@dataclass
+class ModelConfig:
+    """The start model."""
+
+    path: str = "???"
+    """Folder in Hugging Face format (config.json, *.safetensors, tokenizer) or hub id."""
+    dtype: str = "auto"
+    """Compute type of actor and rollout: auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16."""
+    trust_remote_code: bool = False
+    """Allow a model folder to run its own Python code. Off: such a model is refused."""
+
+
+@dataclass
+class ParallelConfig:
+    """Layout of the Megatron-Core actor; data parallel = world size / (tensor x pipeline)."""
+
+    tensor: int = 1
+    """Tensor-parallel ranks (TP). Must divide attention heads and key/value heads."""
+    pipeline: int = 1
+    """Pipeline stages (PP). Must divide the number of layers."""
+    sequence: bool = False
+    """Sequence parallelism in norms and residuals; needs tensor > 1."""
+
+
+@dataclass
+class DataConfig:
+    """Question pairs and prompts."""
+
+    source: str = "parquet"
+    """parquet (files below) or synthetic (generated arithmetic word problems, nothing to download)."""
+    original: str = ""
+    """Parquet file of original questions (columns prompt, reward_model, extra_info), or one file with
+    columns original_question and rephrased_question."""
+    rephrased: str = ""
+    """Parquet file of rephrasings, aligned with `original` row by row on extra_info.index; empty when
+    `original` holds both views."""
+    batch_pairs: int = 128
+    """Question pairs per rollout batch, over all ranks."""
+    shuffle: bool = True
+    """Shuffle the pairs anew in every epoch, seeded."""
+    max_prompt_tokens: int = 512
+    """A pair is dropped when either prompt is longer; the number dropped is logged."""
+    limit: int = 0
+    """Use only the first n pairs; 0 = all."""
+    system_prompt: str = SYSTEM_PROMPT
+    """System turn of the chat template; empty = no system turn."""
+    synthetic_pairs: int = 2000
+    """Training pairs to generate when source=synthetic."""
+
+
+@dataclass
+class RolloutConfig:
+    """vLLM rollout."""
+
+    samples: int = 8
+    """Responses per question and view (G)."""
+    temperature: float = 1.0
+    """Sampling temperature of training; the actor divides its logits by it too."""
+    max_response_tokens: int = 3072
+    """Generation limit; a longer response is truncated (finish_reason=length)."""
+    tensor_parallel_size: int = 1
+    """Consecutive ranks that form one vLLM replica. Must divide the world size."""
+    memory_gb: float = 2.0
+    """KV cache per rank on CPU, in GiB."""
+    gpu_memory_utilization: float = 0.6
+    """Share of GPU memory vLLM may use."""
+    max_num_seqs: int = 256
+    """Sequences decoded at once per replica."""
+    enforce_eager: bool = True
+    """Run vLLM without CUDA graphs; always true on CPU."""
+
+
+@dataclass
+class RewardConfig:
+    """The reward stage."""
+
+    method: str = "co_reward"
+    """co_reward: the majority answer of one view is the label of the other (Eq. 6-8)."""
+    equality: str = "math"
+    """math: answers are equivalence classes (normalise, then math-verify); exact: the reference's string
+    equality."""
+    ties: str = "first"
+    """first: the tied class that holds the smallest sample index wins; abstain: no label."""
+    min_agreement: float = 0.0
+    """Least share of a group's responses that the winning class needs; below it there is no label."""
+    timeout_s: float = 5.0
+    """Hard limit for comparing two answers; a time-out counts as unequal."""
+    workers: int = 1
+    """Worker processes per rank for comparing answers."""
+
+
+@dataclass
+class AlgorithmConfig:
+    """GRPO objective (Eq. 4-7)."""
+
+    aggregation: str = "seq-mean"
+    """seq-mean (the paper: mean over tokens, then over responses) or token-mean (over all tokens)."""
+    denominator: str = "all"
+    """all: every response counts in the divisor; active: only those of groups with unequal rewards."""
+    clip: float = 0.2
+    """PPO clip range epsilon."""
+    kl_coef: float = 0.005
+    """Weight of the k3 KL penalty to the start model; 0 skips the reference model altogether."""
+    updates_per_batch: int = 1
+    """Optimizer steps per rollout batch; above 1 the old log-probs are recomputed by the actor."""
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and learning rate."""
+
+    lr: float = 3e-6
+    """Peak learning rate."""
+    schedule: str = "cosine"
+    """cosine (to `min_lr`) or constant."""
+    min_lr: float = 0.0
+    """Floor of the cosine schedule."""
+    warmup_ratio: float = 0.1
+    """Share of all optimizer steps that warm up linearly; step k of n has factor (k+1)/n."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay; norms and biases are excluded."""
+    beta1: float = 0.9
+    """Adam beta 1."""
+    beta2: float = 0.999
+    """Adam beta 2."""
+    eps: float = 1e-8
+    """Adam epsilon."""
+    clip_grad: float = 1.0
+    """Global gradient norm limit; 0 = no clipping."""
+    micro_batch_tokens: int = 4096
+    """Token budget of one packed micro-batch. A longer single response gets one of its own."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Evaluation on held-out questions: before training, every `every` steps and after."""
+
+    file: str = ""
+    """Questions with answers: Parquet in the data schema, or JSON/JSONL. Empty with source=synthetic means
+    the held-out synthetic problems; empty otherwise means no evaluation."""
+    limit: int = 500
+    """Use only the first n questions; 0 = all."""
+    every: int = 10
+    """Steps between evaluations; 0 = only before and after."""
+    samples: int = 8
+    """Sampled responses per question (pass@1, maj@k)."""
+    temperature: float = 0.8
+    """Sampling temperature; greedy decoding is evaluated as well."""
+
+
+@dataclass
+class CheckpointConfig:
+    """Checkpoints of everything a run needs to go on."""
+
+    every: int = 10
+    """Steps between checkpoints; 0 = only at the end and when interrupted."""
+    keep_last: int = 2
+    """Newest checkpoints to keep; 0 = all."""
+
+
+@dataclass
+class WeightSyncConfig:
+    """Actor weights into vLLM."""
+
+    bucket_mb: int = 64
+    """Size of one collective bucket."""
+    verify: bool = False
+    """After every sync compare log-probs on fixed prompts between actor and vLLM."""
+
+
+@dataclass
+class LoggingConfig:
+    """Where figures go. metrics.jsonl is always written."""
+
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+    wandb: bool = False
+    """Log to Weights & Biases; offline unless logged in."""
+    wandb_project: str = "megatron_coreward"
+    """W&B project."""
+    rollouts: bool = True
+    """Write every step's rollouts to `output_dir`/rollouts/step_*.parquet."""
+
+
+@dataclass
+class Config:
+    """Everything about one run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)

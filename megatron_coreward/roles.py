@@ -1,0 +1,79 @@
+"""What the trainer calls: verbs on four role objects, and the communicator they share.
+
+Implementations: actor/policy.py (Policy), actor/reference.py (Reference), rollout/engine.py
+(RolloutEngine), coreward/alignment.py (RewardStage), utils/distributed.py (Communicator).
+tests/fakes.py holds small in-memory ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from megatron_coreward.types import GenerationRequest, Response, Sampling, ScoredResponse
+
+if TYPE_CHECKING:
+    import torch
+
+    from megatron_coreward.algorithm.batch import TrainBatch
+
+
+class Communicator(Protocol):
+    """Exchange of small host objects between all ranks of the run."""
+
+    rank: int
+    world_size: int
+
+    def all_to_all(self, outgoing: Sequence[Any]) -> list[Any]:
+        """Sends `outgoing[d]` to rank d; returns what every rank s sent here, at index s."""
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, by rank."""
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        """`value` of rank `source`."""
+
+
+class Policy(Protocol):
+    """The trained model."""
+
+    def shard(self, scored: Sequence[ScoredResponse]) -> "TrainBatch":
+        """Moves the step's responses to the data-parallel rank that trains on them.
+
+        `scored` is what this rank holds. The result has this DP rank's share with global token weights.
+        """
+
+    def log_probs(self, batch: "TrainBatch") -> "torch.Tensor":
+        """log pi(token) of every response token, float32 [T], without gradient."""
+
+    def update(self, batch: "TrainBatch") -> dict[str, float]:
+        """One optimizer step; returns the same figures on every rank."""
+
+    def export_weights(self) -> Iterator[tuple[str, "torch.Tensor"]]:
+        """Full tensors under Hugging Face names, in one order on all ranks. A collective."""
+
+
+class Reference(Protocol):
+    """The frozen model of the KL penalty."""
+
+    def log_probs(self, batch: "TrainBatch") -> "torch.Tensor":
+        """As Policy.log_probs."""
+
+
+class RolloutEngine(Protocol):
+    """Draws responses."""
+
+    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Response]:
+        """Draws this replica's share of `requests` (the same full list is given on every rank).
+
+        Whole groups stay on one replica. Only the first rank of a replica returns responses, in
+        canonical order; the others return an empty list.
+        """
+
+    def load_weights(self, weights: Iterator[tuple[str, "torch.Tensor"]], version: int) -> None:
+        """Replaces the weights in place and forgets every cached prefix."""
+
+
+class RewardStage(Protocol):
+    """Turns responses into rewards: a pure function of the step's responses, over all ranks."""
+
+    def __call__(self, responses: Sequence[Response]) -> list[ScoredResponse]:
+        """The same responses in the same order, with answer, pseudo_label and reward set."""
