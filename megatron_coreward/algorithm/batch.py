@@ -5,7 +5,7 @@ the other in every flat tensor, prompts before responses, without padding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,10 @@ class TrainBatch:
 
     def with_log_probs(self, old: torch.Tensor | None, ref: torch.Tensor | None) -> "TrainBatch":
         return replace(self, old_logps_T=old, ref_logps_T=ref)
+
+    def to(self, device: torch.device) -> "TrainBatch":
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return TrainBatch(**{name: None if t is None else t.to(device) for name, t in tensors.items()})
 
     def select(self, indices: Sequence[int]) -> "TrainBatch":
         """The responses at `indices`, in that order."""

@@ -1,0 +1,65 @@
+"""Lets Megatron-Core run where there is no CUDA device.
+
+Megatron-Core 0.16 asks for CUDA by name in places: `device="cuda"` in factory calls,
+`torch.cuda.current_device()` and its relatives, and `Tensor.type()` compared with
+"torch.cuda.FloatTensor". `actor_device()` answers those questions for the CPU while actor code runs and
+leaves everything as it was afterwards, so that vLLM, which shares the process, never sees it. On a
+machine with CUDA it does nothing.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_CPU = torch.device("cpu")
+
+
+def compute_device() -> torch.device:
+    """The device that the actor's tensors live on."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else _CPU
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    """Rewrites CUDA devices to the CPU in every torch call."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            return func(*args).replace("torch.", "torch.cuda.", 1)
+        if "device" in kwargs and _is_cuda(kwargs["device"]):
+            kwargs = {**kwargs, "device": _CPU}
+        if func is torch.Tensor.to and len(args) > 1 and _is_cuda(args[1]):
+            args = (args[0], _CPU, *args[2:])
+        return func(*args, **kwargs)
+
+
+def _is_cuda(device: Any) -> bool:
+    return (isinstance(device, str) and device.startswith("cuda")) or (
+        isinstance(device, torch.device) and device.type == "cuda"
+    )
+
+
+@contextlib.contextmanager
+def actor_device() -> Iterator[None]:
+    """Enter around every call into Megatron-Core. May be nested."""
+    if torch.cuda.is_available():
+        yield
+        return
+    stream = mock.MagicMock(name="stream of a machine without CUDA")
+    with (
+        mock.patch.multiple(
+            torch.cuda,
+            current_device=lambda: _CPU,
+            synchronize=lambda *args: None,
+            current_stream=lambda *args: stream,
+            default_stream=lambda *args: stream,
+        ),
+        _CudaMeansCpu(),
+    ):
+        yield

@@ -1,0 +1,19 @@
+"""The supported families by Hugging Face architecture. A new family is one file and one line here."""
+
+from megatron_coreward.actor.families.llama import LLAMA
+from megatron_coreward.actor.families.mapping import Family
+from megatron_coreward.actor.families.qwen2 import QWEN2
+from megatron_coreward.actor.families.qwen3 import QWEN3
+
+FAMILIES = {family.architecture: family for family in (LLAMA, QWEN2, QWEN3)}
+
+
+def family_of(architectures: list[str]) -> Family:
+    """The family of a Hugging Face config's `architectures`."""
+    for name in architectures:
+        if name in FAMILIES:
+            return FAMILIES[name]
+    raise ValueError(
+        f"model.path has architecture {architectures or 'none'}; supported are {sorted(FAMILIES)}. "
+        "Choose another model.path."
+    )

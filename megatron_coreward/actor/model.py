@@ -1,0 +1,173 @@
+"""Builds a Megatron-Core GPTModel from a Hugging Face config.
+
+The layer spec is Megatron's local one with our packed attention and norm (attention.py). Differences
+between families are two flags (families/); everything else is read from the config.
+"""
+
+import math
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from transformers import PretrainedConfig
+
+from megatron_coreward.actor.attention import PackedAttention, RMSNorm
+from megatron_coreward.actor.cpu import actor_device
+from megatron_coreward.actor.families.mapping import Dims, Family
+from megatron_coreward.actor.parallel import Layout
+
+
+def model_dims(hf: PretrainedConfig, tp_size: int) -> Dims:
+    """Sizes from a Hugging Face config; the vocabulary is padded to a multiple of TP."""
+    return Dims(
+        num_layers=hf.num_hidden_layers,
+        hidden=hf.hidden_size,
+        heads=hf.num_attention_heads,
+        kv_heads=hf.num_key_value_heads,
+        head_dim=hf.to_dict().get("head_dim") or hf.hidden_size // hf.num_attention_heads,
+        vocab=hf.vocab_size,
+        padded_vocab=math.ceil(hf.vocab_size / tp_size) * tp_size,
+        tied=hf.tie_word_embeddings,
+    )
+
+
+def transformer_config(
+    hf: PretrainedConfig, dims: Dims, family: Family, layout: Layout, dtype: torch.dtype
+) -> TransformerConfig:
+    """Megatron's view of `hf`."""
+    return TransformerConfig(
+        num_layers=dims.num_layers,
+        hidden_size=dims.hidden,
+        num_attention_heads=dims.heads,
+        num_query_groups=dims.kv_heads,
+        kv_channels=dims.head_dim,
+        ffn_hidden_size=hf.intermediate_size,
+        normalization="RMSNorm",
+        layernorm_epsilon=hf.rms_norm_eps,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        add_qkv_bias=family.add_qkv_bias,
+        qk_layernorm=family.qk_layernorm,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=False,
+        apply_rope_fusion=False,
+        # The weights come from files; see mark_tensor_parallel for what this leaves undone.
+        perform_initialization=False,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        tensor_model_parallel_size=layout.tp_size,
+        pipeline_model_parallel_size=layout.pp_size,
+        sequence_parallel=layout.sequence_parallel,
+        # Packed micro-batches differ in length: pipeline stages send the shape first.
+        variable_seq_lengths=True,
+        # The loss is a sum with global weights; see forward.py for what this setting undoes.
+        calculate_per_token_loss=True,
+    )
+
+
+def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
+    """This stage's layers: Megatron's local ones with packed attention and our norm."""
+    qk_norm = RMSNorm if config.qk_layernorm else IdentityOp
+    layer = ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=ModuleSpec(
+                module=SelfAttention,
+                params={"attn_mask_type": AttnMaskType.causal},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=ColumnParallelLinear,
+                    core_attention=PackedAttention,
+                    linear_proj=RowParallelLinear,
+                    q_layernorm=qk_norm,
+                    k_layernorm=qk_norm,
+                ),
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=RMSNorm,
+            mlp=ModuleSpec(
+                module=MLP,
+                submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+            ),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+    return TransformerBlockSubmodules(
+        layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm
+    )
+
+
+def build_model(hf: PretrainedConfig, family: Family, layout: Layout, dtype: torch.dtype) -> GPTModel:
+    """This rank's part of the model, with weights still undefined (hf_weights.load_hf_weights)."""
+    dims = model_dims(hf, layout.tp_size)
+    config = transformer_config(hf, dims, family, layout, dtype)
+    with actor_device():
+        model = GPTModel(
+            config=config,
+            transformer_layer_spec=block_spec(config),
+            vocab_size=dims.padded_vocab,
+            max_sequence_length=hf.max_position_embeddings,
+            pre_process=layout.is_first_stage,
+            post_process=layout.is_last_stage,
+            parallel_output=True,
+            share_embeddings_and_output_weights=dims.tied,
+            position_embedding_type="rope",
+            rotary_base=hf.rope_parameters["rope_theta"],
+        )
+    model.rotary_pos_emb.inv_freq = rope_inverse_frequencies(hf, dims.head_dim).to(model.rotary_pos_emb.inv_freq)
+    mark_tensor_parallel(model)
+    return model
+
+
+def mark_tensor_parallel(model: GPTModel) -> None:
+    """Sets the attributes that tell Megatron which weights are cut over TP (numerics 17).
+
+    With `perform_initialization=False` Megatron leaves them unset, and the gradient norm would then
+    skip these weights on every TP rank but the first.
+    """
+    for module in model.modules():
+        if isinstance(module, VocabParallelEmbedding | ColumnParallelLinear | RowParallelLinear):
+            dim = 1 if isinstance(module, RowParallelLinear) else 0
+            for name, parameter in module.named_parameters(recurse=False):
+                if name == "weight" or dim == 0:
+                    set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=dim, stride=1)
+
+
+def rope_inverse_frequencies(hf: PretrainedConfig, head_dim: int) -> torch.Tensor:
+    """Inverse frequencies [head_dim / 2], float32, with llama3 scaling where the config has it.
+
+    Megatron's own llama3 scaling fixes three of its four numbers, so the frequencies are set from here.
+    Source: Llama 3.1 release; wavelengths beyond the original context are stretched by `factor`, short
+    ones are kept, those between are interpolated.
+    """
+    rope = hf.rope_parameters  # transformers 5 names it so; older files are converted on reading (numerics 16)
+    inv_freq = 1.0 / rope["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    if rope["rope_type"] == "default":
+        return inv_freq
+    assert rope["rope_type"] == "llama3", f"validate() lets only default and llama3 pass, got {rope}"
+    context = rope["original_max_position_embeddings"]
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    turns = context * inv_freq / (2 * math.pi)
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return inv_freq * (keep + (1 - keep) / rope["factor"])
