@@ -1,0 +1,126 @@
+"""Process groups of a run, and the exchange of host objects between ranks.
+
+Works under torchrun and as a single plain process. Tensors of the models travel through Megatron's
+groups; what goes through `TorchCommunicator` is small host data (answers, rows, figures), over gloo.
+"""
+
+import os
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+"""A collective that waits longer means a lost rank. A slow rollout or checkpoint stays well below."""
+
+
+def initialize(timeout: timedelta = DEFAULT_TIMEOUT) -> None:
+    """Joins the process group that torchrun describes, or makes one of a single process on a free port.
+
+    NCCL with one GPU per rank where CUDA is available, gloo on CPU. Does nothing if a group exists.
+    """
+    if dist.is_initialized():
+        return
+    store = None
+    if "RANK" not in os.environ:
+        store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timeout)
+        # vLLM's external launcher reads these of every process, as if torchrun had started it.
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port)
+        )
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "nccl"
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=timeout,
+    )
+
+
+def shutdown() -> None:
+    """Leaves the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class TorchCommunicator:
+    """roles.Communicator over all ranks. Without a process group it is a world of one.
+
+    Collective to construct: where the default group is not gloo, a gloo group is made.
+    `bytes_sent` counts what this rank has sent to other ranks by `all_to_all`.
+    """
+
+    def __init__(self, timeout: timedelta = DEFAULT_TIMEOUT) -> None:
+        self.rank = 0
+        self.world_size = 1
+        self.bytes_sent = 0
+        self._group: dist.ProcessGroup | None = None
+        if dist.is_initialized():
+            self.rank = dist.get_rank()
+            self.world_size = dist.get_world_size()
+            if dist.get_backend() != "gloo":
+                self._group = dist.new_group(backend="gloo", timeout=timeout)
+
+    def all_to_all(self, outgoing: Sequence[Any]) -> list[Any]:
+        """Sends `outgoing[d]` to rank d; returns what every rank s sent here, at index s."""
+        assert len(outgoing) == self.world_size, f"{len(outgoing)} items for {self.world_size} ranks"
+        if self.world_size == 1:
+            return list(outgoing)
+        payloads = [pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL) for item in outgoing]
+        sizes = [len(payload) for payload in payloads]
+        self.bytes_sent += sum(sizes) - sizes[self.rank]
+        incoming_sizes = torch.empty(self.world_size, dtype=torch.int64)
+        dist.all_to_all_single(incoming_sizes, torch.tensor(sizes), group=self._group)
+        received_sizes = incoming_sizes.tolist()
+        received = torch.empty(sum(received_sizes), dtype=torch.uint8)
+        dist.all_to_all_single(
+            received,
+            torch.frombuffer(bytearray().join(payloads), dtype=torch.uint8),
+            output_split_sizes=received_sizes,
+            input_split_sizes=sizes,
+            group=self._group,
+        )
+        return [pickle.loads(piece.numpy()) for piece in received.split(received_sizes)]
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, by rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        """`value` of rank `source`."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=source, group=self._group)
+        return values[0]
+
+
+@contextmanager
+def preserve_rng() -> Iterator[None]:
+    """Restores the random states of torch (CPU and current GPU), numpy and random on exit.
+
+    For calls into libraries that draw from, or reset, the global generators.
+    """
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)

@@ -1,0 +1,56 @@
+"""One logger set-up for all entry points: rank 0 tells the story, other ranks only trouble."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+PACKAGE = "megatron_coreward"
+LOG_FILE = "train.log"
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
+TIME_FORMAT = "%H:%M:%S"
+
+
+def setup_logging(rank: int = 0, output_dir: Path | None = None) -> Console:
+    """Sends this package's messages to stderr and, on rank 0, to `output_dir`/train.log.
+
+    Rank 0 shows messages from INFO on, other ranks from WARNING on, with their rank. Returns the console
+    that a live display (utils/progress.py) has to share with the messages. Call it before megatron,
+    transformers or vllm are imported: it quiets them.
+    """
+    console = Console(stderr=True)
+    _quiet_third_parties()
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if handler.get_name() == PACKAGE:  # ours, of an earlier call
+            root.removeHandler(handler)
+            handler.close()
+    handlers: list[logging.Handler] = []
+    if rank == 0 and console.is_terminal:
+        handlers.append(RichHandler(console=console, show_path=False, log_time_format=TIME_FORMAT))
+    else:
+        handlers.append(logging.StreamHandler(sys.stderr))
+        rank_tag = "" if rank == 0 else f"[rank {rank}] "
+        handlers[0].setFormatter(logging.Formatter(rank_tag + FORMAT, datefmt=TIME_FORMAT))
+    if rank == 0 and output_dir is not None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(output_dir / LOG_FILE))
+        handlers[-1].setFormatter(logging.Formatter(FORMAT, datefmt=TIME_FORMAT))
+    for handler in handlers:
+        handler.set_name(PACKAGE)
+        root.addHandler(handler)
+    logging.getLogger(PACKAGE).setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    return console
+
+
+def _quiet_third_parties() -> None:
+    """Keeps their errors, drops their news. A variable or level the user has set wins."""
+    # Both configure their own loggers on import, from these variables.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("megatron").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(megatron|transformers|vllm)\b")

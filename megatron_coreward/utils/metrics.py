@@ -1,0 +1,215 @@
+"""Figures that add up over micro-batches and ranks, and the files they are written to.
+
+docs/metrics.md explains every name; `undocumented` finds the ones it lacks.
+"""
+
+import json
+import logging
+import math
+import netrc
+import os
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
+
+METRICS = (
+    "reward/mean",
+    "original/answered",
+    "original/majority_share",
+    "original/truncated",
+    "original/response_tokens",
+    "original/signal_groups",
+    "rephrased/answered",
+    "rephrased/majority_share",
+    "rephrased/truncated",
+    "rephrased/response_tokens",
+    "rephrased/signal_groups",
+    "coreward/agreement",
+    "coreward/labelled",
+    "grader/timeouts",
+    "stage/bytes",
+    "policy/loss",
+    "policy/kl",
+    "policy/clip_fraction",
+    "policy/grad_norm",
+    "policy/lr",
+    "mismatch/mean_abs",
+    "mismatch/max_abs",
+    "mismatch/kl",
+    "diagnostics/original/label_accuracy",
+    "diagnostics/rephrased/label_accuracy",
+    "diagnostics/reward_accuracy",
+    "time/rollout",
+    "time/reward",
+    "time/log_probs",
+    "time/update",
+    "time/sync",
+    "time/evaluate",
+    "time/checkpoint",
+    "time/step",
+    "throughput/tokens_per_second",
+    "memory/peak_gb",
+    "eval/greedy_pass@1",
+    "eval/pass@1",
+    "eval/maj@k",
+)
+"""Every name that may be logged; `@k` stands for any number."""
+
+
+def undocumented(names: Iterable[str]) -> list[str]:
+    """Those of `names` that METRICS lacks."""
+    return [name for name in names if name not in METRICS and re.sub(r"@\d+$", "@k", name) not in METRICS]
+
+
+@dataclass
+class Figures:
+    """Sums, means and maxima under construction: plain floats, so they merge in any order and pickle."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    means: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Total and count."""
+    maxima: dict[str, float] = field(default_factory=dict)
+
+    def add_sum(self, name: str, value: float) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def add_mean(self, name: str, total: float, count: float) -> None:
+        old_total, old_count = self.means.get(name, (0.0, 0.0))
+        self.means[name] = (old_total + total, old_count + count)
+
+    def add_max(self, name: str, value: float) -> None:
+        """Keeps the larger value; NaN counts as the largest, so that it shows."""
+        old = self.maxima.get(name, -math.inf)
+        self.maxima[name] = value if math.isnan(value) or value > old else old
+
+    def merge(self, other: "Figures") -> None:
+        """Adds another micro-batch's or rank's figures to these."""
+        for name, value in other.sums.items():
+            self.add_sum(name, value)
+        for name, (total, count) in other.means.items():
+            self.add_mean(name, total, count)
+        for name, value in other.maxima.items():
+            self.add_max(name, value)
+
+    def as_dict(self) -> dict[str, float]:
+        """Final values. A mean over nothing is left out."""
+        means = {name: total / count for name, (total, count) in self.means.items() if count}
+        return {**self.sums, **means, **self.maxima}
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The figures of a run folder, one dict per step in order, with the key "step"; [] before the first."""
+    by_step: dict[int, dict[str, float]] = {}
+    for line in _complete_lines(folder / METRICS_FILE):
+        record = {name: math.nan if value is None else value for name, value in json.loads(line).items()}
+        by_step.setdefault(int(record["step"]), {}).update(record)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """Lines of a metrics file, without a last one that a killed run left unfinished."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class MetricsWriter:
+    """Writes metrics.jsonl, TensorBoard and wandb. Made on rank 0 only.
+
+    `resumed_step` is the step of the checkpoint a run goes on from: later figures of the interrupted
+    run are removed, so that no step is there twice. None starts a new run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tensorboard: bool = False,
+        wandb_project: str = "",
+        config: Mapping[str, Any] | None = None,
+        resumed_step: int | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / METRICS_FILE
+        _truncate(path, resumed_step)
+        self._file = path.open("a")
+        self._tensorboard = _open_tensorboard(folder, resumed_step) if tensorboard else None
+        self._wandb = _open_wandb(folder, wandb_project, config or {}) if wandb_project else None
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one line, flushed. JSON has no NaN or infinity: they are written as null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
+        if self._wandb is not None:
+            self._wandb.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _truncate(path: Path, resumed_step: int | None) -> None:
+    lines = _complete_lines(path)
+    last = -1 if resumed_step is None else resumed_step
+    kept = [line for line in lines if json.loads(line)["step"] <= last]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+    if len(kept) < len(lines):
+        logger.info("%s: removed %d lines after step %d", path.name, len(lines) - len(kept), last)
+
+
+def _open_tensorboard(folder: Path, resumed_step: int | None) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    purge_step = None if resumed_step is None else resumed_step + 1
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+
+
+def _open_wandb(folder: Path, project: str, config: Mapping[str, Any]) -> Any:
+    import wandb
+
+    id_file = folder / "wandb_id"
+    if not id_file.exists():
+        id_file.write_text(uuid.uuid4().hex[:8])
+    return wandb.init(
+        project=project,
+        name=folder.name,
+        id=id_file.read_text(),
+        resume="allow",
+        dir=str(folder),
+        config=dict(config),
+        mode=wandb_mode(),
+        settings=wandb.Settings(silent=True),
+    )
+
+
+def wandb_mode() -> str:
+    """WANDB_MODE where set; else online if there is a key in the environment or netrc, else offline."""
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    try:
+        logged_in = host in netrc.netrc(str(path)).hosts
+    except (OSError, netrc.NetrcParseError):
+        logged_in = False
+    return "online" if logged_in else "offline"

@@ -1,0 +1,127 @@
+"""Per-token weights: Eq. 4's averages, over the whole step, both views summed."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_coreward.algorithm.loss_weights import Counts, local_counts, token_weights
+from megatron_coreward.config import AlgorithmConfig
+from megatron_coreward.types import ScoredResponse, View
+
+AGGREGATIONS = ("seq-mean", "token-mean")
+
+
+def make(pair_id: int, view: View, sample: int, length: int, reward: float) -> ScoredResponse:
+    return ScoredResponse(
+        pair_id=pair_id,
+        view=view,
+        sample=sample,
+        prompt_ids=(1,),
+        response_ids=np.zeros(length, dtype=np.int32),
+        rollout_logps=np.zeros(length, dtype=np.float32),
+        text="",
+        finish_reason="stop",
+        weights_version=0,
+        reward=reward,
+    )
+
+
+def step(lengths, rewards, pairs=2, samples=3, views=tuple(View)) -> list[ScoredResponse]:
+    tags = itertools.product(range(pairs), views, range(samples))
+    return [make(*tag, length=n, reward=r) for tag, n, r in zip(tags, lengths, rewards, strict=True)]
+
+
+def weights_of(responses, config):
+    return token_weights(responses, local_counts(responses, config), config)
+
+
+def view_total(responses, weights, view):
+    return sum(w * len(r.response_ids) for r, w in zip(responses, weights, strict=True) if r.view is view)
+
+
+LENGTHS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
+REWARDS = [1, 0, 0, 0, 0, 0, 1, 1, 1, 0, 1, 1]  # groups (0, original) and (1, rephrased) have a signal
+
+
+def test_seq_mean_is_the_mean_over_tokens_then_samples_then_questions():
+    responses = step(LENGTHS, REWARDS)
+    weights = weights_of(responses, AlgorithmConfig(aggregation="seq-mean"))
+    assert weights == pytest.approx([1 / (2 * 3 * n) for n in LENGTHS])
+
+
+def test_token_mean_counts_the_tokens_of_its_own_view():
+    responses = step(LENGTHS, REWARDS)
+    weights = weights_of(responses, AlgorithmConfig(aggregation="token-mean"))
+    tokens = {view: sum(len(r.response_ids) for r in responses if r.view is view) for view in View}
+    assert weights == pytest.approx([1 / tokens[r.view] for r in responses])
+
+
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=12, max_size=12),
+    aggregation=st.sampled_from(AGGREGATIONS),
+)
+def test_weights_of_each_view_sum_to_one(lengths, aggregation):
+    responses = step(lengths, REWARDS)
+    for denominator in ("all", "active"):
+        weights = weights_of(responses, AlgorithmConfig(aggregation=aggregation, denominator=denominator))
+        for view in View:
+            assert view_total(responses, weights, view) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_active_drops_groups_without_signal_and_all_keeps_them(aggregation):
+    responses = step(LENGTHS, REWARDS)
+    active = weights_of(responses, AlgorithmConfig(aggregation=aggregation, denominator="active"))
+    assert [w > 0 for w in active] == [True] * 3 + [False] * 6 + [True] * 3
+    every = weights_of(responses, AlgorithmConfig(aggregation=aggregation, denominator="all"))
+    assert all(w > 0 for w in every)
+
+
+def test_a_response_at_the_mean_of_an_active_group_stays_active():
+    responses = step([2, 2, 2], [0.0, 0.5, 1.0], pairs=1, views=(View.ORIGINAL,))
+    config = AlgorithmConfig(denominator="active")
+    assert weights_of(responses, config) == pytest.approx([1 / 6] * 3)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("denominator", ["all", "active"])
+def test_counts_of_ranks_add_up_to_the_weights_of_one(aggregation, denominator):
+    config = AlgorithmConfig(aggregation=aggregation, denominator=denominator)
+    responses = step(LENGTHS, REWARDS)
+    shares = [responses[:3], responses[3:9], [], responses[9:]]  # whole groups, uneven, one rank empty
+    counts = sum((local_counts(share, config) for share in shares), Counts())
+    split = [w for share in shares for w in token_weights(share, counts, config)]
+    assert split == weights_of(responses, config)
+
+
+def test_counts():
+    counts = local_counts(step(LENGTHS, REWARDS), AlgorithmConfig(denominator="active"))
+    assert (counts.original.groups, counts.original.responses, counts.original.tokens) == (1, 3, 8)
+    assert (counts.rephrased.groups, counts.rephrased.responses, counts.rephrased.tokens) == (1, 3, 16)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_an_empty_response_weighs_nothing_but_stays_in_the_divisor(aggregation):
+    responses = step([0, 4, 4], [1, 0, 0], pairs=1, views=(View.ORIGINAL,))
+    weights = weights_of(responses, AlgorithmConfig(aggregation=aggregation))
+    expected = 1 / (3 * 4) if aggregation == "seq-mean" else 1 / 8
+    assert weights == pytest.approx([0.0, expected, expected])
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_a_step_without_any_signal_or_token_has_weights_zero(aggregation):
+    config = AlgorithmConfig(aggregation=aggregation, denominator="active")
+    assert weights_of(step(LENGTHS, [1] * 12), config) == [0.0] * 12
+    empty = step([0, 0, 0], [1, 0, 0], pairs=1, views=(View.ORIGINAL,))
+    assert weights_of(empty, AlgorithmConfig(aggregation=aggregation)) == [0.0] * 3
+
+
+def test_a_one_view_method_has_the_weights_of_its_view():
+    two = step(LENGTHS, REWARDS)
+    one = [r for r in two if r.view is View.ORIGINAL]
+    config = AlgorithmConfig()
+    of_two = [w for r, w in zip(two, weights_of(two, config), strict=True) if r.view is View.ORIGINAL]
+    assert weights_of(one, config) == of_two
