@@ -29,7 +29,9 @@ class PackedAttention(MegatronModule):
     ) -> None:
         super().__init__(config=config)
         assert attention_type == "self", f"only self-attention is built here, got {attention_type}"
-        assert attn_mask_type == AttnMaskType.causal, f"only causal masks are built here, got {attn_mask_type}"
+        assert attn_mask_type == AttnMaskType.causal, (
+            f"only causal masks are built here, got {attn_mask_type}"
+        )
         self.scale = config.softmax_scale if config.softmax_scale is not None else config.kv_channels**-0.5
 
     def forward(
@@ -56,7 +58,9 @@ class PackedAttention(MegatronModule):
                 v.transpose(0, 1).unsqueeze(0),
                 is_causal=True,
                 scale=self.scale,
-            ).squeeze(0).transpose(0, 1)
+            )
+            .squeeze(0)
+            .transpose(0, 1)
             for q, k, v in zip(
                 query_NHD.split(lengths), key_NKD.split(lengths), value_NKD.split(lengths), strict=True
             )
@@ -67,6 +71,8 @@ class PackedAttention(MegatronModule):
 class RMSNorm(torch.nn.RMSNorm):
     """Root mean square norm that works under sequence parallelism."""
 
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **unused: object) -> None:
+    def __init__(
+        self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **unused: object
+    ) -> None:
         super().__init__(hidden_size, eps=eps)
         self.weight.sequence_parallel = config.sequence_parallel

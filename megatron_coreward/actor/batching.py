@@ -62,7 +62,10 @@ def pack(batch: TrainBatch, indices: list[int], multiple: int, device: torch.dev
     starts_R = torch.tensor([0, *lengths], dtype=torch.long).cumsum(0)[: len(lengths)]
     first_row_R = starts_R + part.prompt_lengths_R - 1
     rows_T = torch.cat(
-        [torch.arange(int(n)) + int(first) for first, n in zip(first_row_R, part.response_lengths_R, strict=True)]
+        [
+            torch.arange(int(n)) + int(first)
+            for first, n in zip(first_row_R, part.response_lengths_R, strict=True)
+        ]
         or [torch.empty(0, dtype=torch.long)]
     )
     tokens_N = torch.cat([part.tokens_N, part.tokens_N.new_zeros(filling)])

@@ -23,10 +23,8 @@ from megatron_coreward.actor.cpu import actor_device, compute_device
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.token_stats import VocabularyShard, token_stats
 from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.utils.metrics import Figures
-
-Objective = Callable[[torch.Tensor, TrainBatch], tuple[torch.Tensor, Figures]]
-"""(log-probs [T], batch) -> (loss: a sum over its tokens, figures)."""
 
 
 class PackedForward:
@@ -114,7 +112,9 @@ class PackedForward:
     def _select_rows(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden, *rest = inputs
         if self.layout.sequence_parallel:
-            hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
+            hidden = tensor_parallel.gather_from_sequence_parallel_region(
+                hidden, tensor_parallel_output_grad=False
+            )
         assert self._selected_rows is not None, "no micro-batch is under way"
         return (hidden.index_select(0, self._selected_rows), *rest)
 
@@ -124,7 +124,9 @@ class PackedForward:
         shard = VocabularyShard(self.layout.tp_rank * width, width, self.vocab, self.layout.tp_group)
         return token_stats(logits_Tv, micro_batch.targets_T, shard, self.temperature)
 
-    def _only_log_probs(self, micro_batch: MicroBatch, logits: torch.Tensor, non_loss_data: bool) -> torch.Tensor:
+    def _only_log_probs(
+        self, micro_batch: MicroBatch, logits: torch.Tensor, non_loss_data: bool
+    ) -> torch.Tensor:
         assert non_loss_data, "called by the schedule for data, not for a loss"
         return self._stats(micro_batch, logits)[0].cpu()
 
@@ -146,6 +148,8 @@ class PackedForward:
         return tensor.cpu()
 
 
-def _sum_gradients(model: list[torch.nn.Module], num_tokens: torch.Tensor | None = None, **kwargs: Any) -> None:
+def _sum_gradients(
+    model: list[torch.nn.Module], num_tokens: torch.Tensor | None = None, **kwargs: Any
+) -> None:
     """Megatron's reduction of gradients over DP, TP and tied embeddings, without a division."""
     finalize_model_grads(model, num_tokens=None, **kwargs)

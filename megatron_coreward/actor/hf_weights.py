@@ -15,10 +15,14 @@ import torch
 from megatron.core.models.gpt import GPTModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import AutoConfig, PretrainedConfig
 
-from megatron_coreward.actor.cpu import compute_device
+from megatron_coreward.actor.cpu import compute_device, compute_dtype
 from megatron_coreward.actor.families.mapping import Dims, Family, Mapping
+from megatron_coreward.actor.families.registry import family_of
+from megatron_coreward.actor.model import build_model, model_dims
 from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.config import ModelConfig
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -35,7 +39,9 @@ class HfFolder:
         else:
             single = self.folder / "model.safetensors"
             if not single.exists():
-                raise ValueError(f"model.path={folder} holds neither model.safetensors nor an index of shards")
+                raise ValueError(
+                    f"model.path={folder} holds neither model.safetensors nor an index of shards"
+                )
             files = dict.fromkeys(self._open(single.name).keys(), single.name)
         self.files: dict[str, str] = files
 
@@ -75,7 +81,7 @@ class Entry:
         return torch.Size(self.shape).numel()
 
 
-def local_entries(model: GPTModel, family: Family, dims: Dims, layout: Layout) -> list[Entry]:
+def local_entries(model: GPTModel, family: Family, layout: Layout) -> list[Entry]:
     """The parameters of this stage, in table order."""
     parameters = dict(model.named_parameters())
     layer_numbers = {i: layer.layer_number - 1 for i, layer in enumerate(model.decoder.layers)}
@@ -91,11 +97,31 @@ def local_entries(model: GPTModel, family: Family, dims: Dims, layout: Layout) -
     return entries
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """This rank's part of a model, and what it was built from."""
+
+    module: GPTModel
+    hf: PretrainedConfig
+    family: Family
+    dims: Dims
+
+
+def load_model(config: ModelConfig, layout: Layout) -> LoadedModel:
+    """Builds this rank's part of `model.path` and fills it."""
+    hf = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    family = family_of(hf.architectures or [])
+    dims = model_dims(hf, layout.tp_size)
+    module = build_model(hf, family, layout, compute_dtype(config.dtype))
+    load_hf_weights(module, family, dims, layout, config.path)
+    return LoadedModel(module, hf, family, dims)
+
+
 def load_hf_weights(model: GPTModel, family: Family, dims: Dims, layout: Layout, folder: str | Path) -> None:
     """Fills the model's shards from a Hugging Face folder."""
     source = HfFolder(folder)
     parameters = dict(model.named_parameters())
-    for entry in local_entries(model, family, dims, layout):
+    for entry in local_entries(model, family, layout):
         # A tied model on several stages has the embedding on the last one too, as its head.
         names = [EMBEDDING] if dims.tied and entry.hf_names == [HEAD] else entry.hf_names
         tensors = [source.tensor(name) for name in names]
@@ -112,14 +138,12 @@ def load_hf_weights(model: GPTModel, family: Family, dims: Dims, layout: Layout,
 class WeightExporter:
     """Streams the whole model under Hugging Face names to every rank."""
 
-    def __init__(
-        self, model: GPTModel, family: Family, dims: Dims, layout: Layout, bucket_bytes: int
-    ) -> None:
-        self.parameters = dict(model.named_parameters())
-        self.dims = dims
+    def __init__(self, model: LoadedModel, layout: Layout, bucket_bytes: int) -> None:
+        self.parameters = dict(model.module.named_parameters())
+        self.dims = model.dims
         self.layout = layout
         self.dtype = next(iter(self.parameters.values())).dtype
-        self.buckets = self._plan(local_entries(model, family, dims, layout), bucket_bytes)
+        self.buckets = self._plan(local_entries(model.module, model.family, layout), bucket_bytes)
 
     def _plan(self, mine: list[Entry], bucket_bytes: int) -> list[list[Entry]]:
         """The same buckets on every rank; a parameter larger than a bucket is one of its own."""
@@ -169,6 +193,4 @@ class WeightExporter:
             torch.distributed.all_gather(flats, flat, group=self.layout.tp_group)
         sizes = [entry.numel for entry in bucket]
         by_rank = [whole.split(sizes) for whole in flats]
-        return [
-            [pieces[i].view(entry.shape) for pieces in by_rank] for i, entry in enumerate(bucket)
-        ]
+        return [[pieces[i].view(entry.shape) for pieces in by_rank] for i, entry in enumerate(bucket)]

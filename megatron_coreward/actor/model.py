@@ -7,6 +7,7 @@ between families are two flags (families/); everything else is read from the con
 import math
 
 import torch
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel.layers import (
     ColumnParallelLinear,
@@ -14,9 +15,8 @@ from megatron.core.tensor_parallel.layers import (
     VocabParallelEmbedding,
     set_tensor_model_parallel_attributes,
 )
-from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
-from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -81,6 +81,7 @@ def transformer_config(
         sequence_parallel=layout.sequence_parallel,
         # Packed micro-batches differ in length: pipeline stages send the shape first.
         variable_seq_lengths=True,
+        moe_token_dispatcher_type="alltoall",  # the other one is refused with varying lengths, MoE or not
         # The loss is a sum with global weights; see forward.py for what this setting undoes.
         calculate_per_token_loss=True,
     )
@@ -135,7 +136,9 @@ def build_model(hf: PretrainedConfig, family: Family, layout: Layout, dtype: tor
             position_embedding_type="rope",
             rotary_base=hf.rope_parameters["rope_theta"],
         )
-    model.rotary_pos_emb.inv_freq = rope_inverse_frequencies(hf, dims.head_dim).to(model.rotary_pos_emb.inv_freq)
+    model.rotary_pos_emb.inv_freq = rope_inverse_frequencies(hf, dims.head_dim).to(
+        model.rotary_pos_emb.inv_freq
+    )
     mark_tensor_parallel(model)
     return model
 
@@ -147,11 +150,11 @@ def mark_tensor_parallel(model: GPTModel) -> None:
     skip these weights on every TP rank but the first.
     """
     for module in model.modules():
-        if isinstance(module, VocabParallelEmbedding | ColumnParallelLinear | RowParallelLinear):
+        if not isinstance(module, VocabParallelEmbedding | ColumnParallelLinear | RowParallelLinear):
+            continue
+        if module.weight is not None:  # the head of a tied model on one stage has none; biases are marked
             dim = 1 if isinstance(module, RowParallelLinear) else 0
-            for name, parameter in module.named_parameters(recurse=False):
-                if name == "weight" or dim == 0:
-                    set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=dim, stride=1)
+            set_tensor_model_parallel_attributes(module.weight, is_parallel=True, dim=dim, stride=1)
 
 
 def rope_inverse_frequencies(hf: PretrainedConfig, head_dim: int) -> torch.Tensor:
@@ -161,7 +164,9 @@ def rope_inverse_frequencies(hf: PretrainedConfig, head_dim: int) -> torch.Tenso
     Source: Llama 3.1 release; wavelengths beyond the original context are stretched by `factor`, short
     ones are kept, those between are interpolated.
     """
-    rope = hf.rope_parameters  # transformers 5 names it so; older files are converted on reading (numerics 16)
+    rope = (
+        hf.rope_parameters
+    )  # transformers 5 names it so; older files are converted on reading (numerics 16)
     inv_freq = 1.0 / rope["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     if rope["rope_type"] == "default":
         return inv_freq

@@ -21,7 +21,9 @@ MAPPINGS = (
         tuple(_HF + f"self_attn.{name}_proj.weight" for name in "qkv"),
         FusedQKV(),
     ),
-    Mapping(_MEGATRON + "self_attention.linear_proj.weight", (_HF + "self_attn.o_proj.weight",), Split(dim=1)),
+    Mapping(
+        _MEGATRON + "self_attention.linear_proj.weight", (_HF + "self_attn.o_proj.weight",), Split(dim=1)
+    ),
     Mapping(_MEGATRON + "pre_mlp_layernorm.weight", (_HF + "post_attention_layernorm.weight",), Replicated()),
     Mapping(
         _MEGATRON + "mlp.linear_fc1.weight",

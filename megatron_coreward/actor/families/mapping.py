@@ -97,7 +97,9 @@ class FusedQKV:
     def merge(self, shards: Sequence[Tensor], dims: Dims) -> list[Tensor]:
         fused = torch.cat(list(shards))
         fused = fused.view(dims.kv_heads, -1, *fused.shape[1:])
-        parts = fused.split([dims.heads // dims.kv_heads * dims.head_dim, dims.head_dim, dims.head_dim], dim=1)
+        parts = fused.split(
+            [dims.heads // dims.kv_heads * dims.head_dim, dims.head_dim, dims.head_dim], dim=1
+        )
         return [part.flatten(0, 1) for part in parts]
 
 

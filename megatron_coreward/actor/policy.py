@@ -1,0 +1,95 @@
+"""The trained policy: a Megatron-Core GPTModel under DDP with Megatron's optimizer."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from megatron_coreward.actor.cpu import actor_device
+from megatron_coreward.actor.forward import PackedForward
+from megatron_coreward.actor.hf_weights import WeightExporter, load_model
+from megatron_coreward.actor.optimizer import build_optimizer, learning_rate, set_learning_rate, wrap_ddp
+from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.actor.sharding import shard
+from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.algorithm.objective import Objective
+from megatron_coreward.config import Config
+from megatron_coreward.roles import Communicator
+from megatron_coreward.types import ScoredResponse
+from megatron_coreward.utils.metrics import Figures
+
+
+class MegatronPolicy:
+    """roles.Policy on Megatron-Core.
+
+    `total_updates` is the number of optimizer steps of the whole run (learning-rate schedule);
+    `num_updates` counts those taken.
+    """
+
+    def __init__(self, config: Config, layout: Layout, comm: Communicator, total_updates: int) -> None:
+        self.config = config
+        self.layout = layout
+        self.comm = comm
+        self.total_updates = total_updates
+        self.num_updates = 0
+        self.model = load_model(config.model, layout)
+        self.ddp = wrap_ddp(self.model.module)
+        self.optimizer = build_optimizer(config.optimizer, self.ddp)
+        self._forward = PackedForward(
+            self.ddp,
+            layout,
+            self.model.dims.vocab,
+            config.rollout.temperature,
+            config.optimizer.micro_batch_tokens,
+        )
+        self._exporter = WeightExporter(self.model, layout, config.weight_sync.bucket_mb * 2**20)
+
+    def shard(self, scored: Sequence[ScoredResponse]) -> TrainBatch:
+        """See sharding.shard."""
+        return shard(scored, self.config.algorithm, self.layout, self.comm)
+
+    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
+        """Float32 [T], on the CPU."""
+        with torch.no_grad():
+            return self._forward.log_probs(batch)
+
+    def accumulate_gradients(self, batch: TrainBatch, objective: Objective) -> Figures:
+        """Leaves the gradient, summed over all ranks and before clipping, in the gradient buffers."""
+        with actor_device():
+            self.ddp.zero_grad_buffer()
+            self.optimizer.zero_grad()
+        return self._forward.gradients(batch, objective)
+
+    def update(self, batch: TrainBatch, objective: Objective) -> Figures:
+        """One optimizer step; figures of all ranks.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; the weights are as they were.
+        """
+        figures = self.accumulate_gradients(batch, objective)
+        lr = learning_rate(self.config.optimizer, self.num_updates, self.total_updates)
+        with actor_device():
+            set_learning_rate(self.optimizer, lr)
+            self.optimizer.prepare_grads()
+            grad_norm = self._clip()
+            if not math.isfinite(grad_norm):
+                raise FloatingPointError(
+                    f"the gradient norm of update {self.num_updates} is {grad_norm}; nothing was changed. Resume "
+                    "from the last checkpoint with a lower optimizer.lr or a higher algorithm.kl_coef"
+                )
+            self.optimizer.step_with_ready_grads()
+        self.num_updates += 1
+        total = Figures()
+        for part in self.comm.all_gather(figures):
+            total.merge(part)
+        total.add_mean("policy/grad_norm", grad_norm, 1)
+        total.add_mean("policy/lr", lr, 1)
+        return total
+
+    def _clip(self) -> float:
+        limit = self.config.optimizer.clip_grad
+        return float(self.optimizer.clip_grad_norm(limit) if limit > 0 else self.optimizer.get_grad_norm())
+
+    def export_weights(self, *, for_engine: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole tensors under Hugging Face names; a tied head as well `for_engine`. A collective."""
+        return self._exporter.export(tied_head=for_engine)

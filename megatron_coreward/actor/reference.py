@@ -1,0 +1,29 @@
+"""The frozen reference policy of the KL penalty: the start model on the actor's own layout."""
+
+import torch
+
+from megatron_coreward.actor.forward import PackedForward
+from megatron_coreward.actor.hf_weights import load_model
+from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.config import Config
+
+
+class MegatronReference:
+    """roles.Reference on Megatron-Core."""
+
+    def __init__(self, config: Config, layout: Layout) -> None:
+        model = load_model(config.model, layout)
+        model.module.requires_grad_(False)
+        self._forward = PackedForward(
+            model.module,
+            layout,
+            model.dims.vocab,
+            config.rollout.temperature,
+            config.optimizer.micro_batch_tokens,
+        )
+
+    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
+        """Float32 [T], on the CPU."""
+        with torch.no_grad():
+            return self._forward.log_probs(batch)
