@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megatron_coreward.types import GenerationRequest, Response, Sampling, ScoredResponse
+from megatron_coreward.utils.metrics import Figures
 
 if TYPE_CHECKING:
     import torch
 
     from megatron_coreward.algorithm.batch import TrainBatch
+    from megatron_coreward.algorithm.objective import Objective
 
 
 class Communicator(Protocol):
@@ -44,8 +46,8 @@ class Policy(Protocol):
     def log_probs(self, batch: "TrainBatch") -> "torch.Tensor":
         """log pi(token) of every response token, float32 [T], without gradient."""
 
-    def update(self, batch: "TrainBatch") -> dict[str, float]:
-        """One optimizer step; returns the same figures on every rank."""
+    def update(self, batch: "TrainBatch", objective: "Objective") -> Figures:
+        """One optimizer step; figures of all ranks, the same on every rank."""
 
     def export_weights(self) -> Iterator[tuple[str, "torch.Tensor"]]:
         """Full tensors under Hugging Face names, in one order on all ranks. A collective."""

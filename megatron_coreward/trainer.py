@@ -1,0 +1,192 @@
+"""The training loop: Algorithm 1 of the paper, with evaluation, checkpoints and a clean way to stop.
+
+Every rank runs the same code; what differs by rank hides behind the roles. The step is one function,
+`Trainer.train_step`. Two departures from the paper's listing: both views are drawn by one generate call
+and updated in one optimizer step (its code does the latter, too), and the update is outside the
+per-question loop.
+"""
+
+import contextlib
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+from megatron_coreward.algorithm.advantages import with_advantages
+from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.algorithm.objective import Objective
+from megatron_coreward.config import Config
+from megatron_coreward.data.sampler import PairSampler
+from megatron_coreward.roles import Communicator, Policy, Reference, RewardStage, RolloutEngine
+from megatron_coreward.rollout.placement import make_requests
+from megatron_coreward.types import QuestionPair, Sampling, ScoredResponse, StepReport
+from megatron_coreward.utils.metrics import Figures
+from megatron_coreward.weight_sync import sync_weights, verify_sync
+
+logger = logging.getLogger(__name__)
+
+VERIFIED_PAIRS = 2
+
+
+class Observer(Protocol):
+    """What happens around the steps: files, displays, checkpoints (run_folder.py)."""
+
+    def on_phase(self, name: str) -> None:
+        """The run enters a phase."""
+
+    def on_step(
+        self, report: StepReport, pairs: Sequence[QuestionPair], scored: Sequence[ScoredResponse]
+    ) -> None:
+        """A step is done. A collective."""
+
+    def on_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """An evaluation after `step` steps is done."""
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Writes a checkpoint. A collective."""
+
+
+@dataclass
+class Trainer:
+    """Runs `total_steps` steps from `step` on."""
+
+    config: Config
+    policy: Policy
+    reference: Reference | None
+    rollout: RolloutEngine
+    reward_stage: RewardStage
+    objective: Objective
+    sampler: PairSampler
+    comm: Communicator
+    observer: Observer
+    evaluate: Callable[[], dict[str, float]] | None
+    diagnose: Callable[[Sequence[QuestionPair], Sequence[ScoredResponse]], Figures]
+    total_steps: int
+    step: int = 0
+    _times: Figures = field(default_factory=Figures)
+
+    def train_step(self) -> tuple[StepReport, list[QuestionPair], list[ScoredResponse]]:
+        """One step of Algorithm 1; `scored` is this rank's part of the responses."""
+        config, started = self.config, time.perf_counter()
+        self._times = Figures()
+        pairs = self.sampler.next()
+        with self._phase("rollout"):
+            requests = make_requests(pairs, config.rollout.samples, config.run.seed, self.step)
+            sampling = Sampling(config.rollout.temperature, config.rollout.max_response_tokens)
+            responses = self.rollout.generate(requests, sampling)
+        with self._phase("reward"):
+            scored = with_advantages(self.reward_stage(responses))
+        with self._phase("log_probs"):
+            parts = mini_batches(pairs, scored, config.algorithm.updates_per_batch)
+            batches = [self._with_log_probs(self.policy.shard(part)) for part in parts]
+        figures = self.diagnose(pairs, scored)
+        with self._phase("update"):
+            for batch in batches:
+                figures.merge(self.policy.update(batch, self.objective))
+        self.step += 1
+        with self._phase("sync"):
+            self._sync(pairs)
+        return StepReport(self.step, self._metrics(figures, started, scored)), pairs, scored
+
+    def fit(self) -> bool:
+        """Trains to the end, or until SIGINT or SIGTERM; True when the end was reached."""
+        config = self.config
+        sync_weights(self.policy, self.rollout, version=self.step)
+        if self.step == 0:
+            self._evaluate()
+        with _stop_requests() as stop:
+            while self.step < self.total_steps:
+                report, pairs, scored = self.train_step()
+                self.observer.on_step(report, pairs, scored)
+                last = self.step == self.total_steps
+                if last or _due(self.step, config.evaluation.every):
+                    self._evaluate()
+                stopping = any(self.comm.all_gather(bool(stop)))
+                if last or stopping or _due(self.step, config.checkpoint.every):
+                    with self._phase("checkpoint"):
+                        self.observer.save(self.step, self.state_dict())
+                if stopping and not last:
+                    return False
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the policy."""
+        return {"step": self.step, "sampler": self.sampler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.sampler.load_state_dict(state["sampler"])
+
+    def _with_log_probs(self, batch: TrainBatch) -> TrainBatch:
+        """pi_ref where the KL penalty needs it; pi_old only where it differs from pi_theta."""
+        several = self.config.algorithm.updates_per_batch > 1
+        return batch.with_log_probs(
+            old=self.policy.log_probs(batch) if several else None,
+            ref=self.reference.log_probs(batch) if self.reference is not None else None,
+        )
+
+    def _sync(self, pairs: Sequence[QuestionPair]) -> None:
+        sync_weights(self.policy, self.rollout, version=self.step)
+        settings = self.config.weight_sync
+        if settings.verify:
+            verify_sync(
+                self.policy,
+                self.rollout,
+                self.comm,
+                pairs[:VERIFIED_PAIRS],
+                self.config.rollout.temperature,
+                settings.tolerance,
+            )
+
+    def _evaluate(self) -> None:
+        if self.evaluate is None:
+            return
+        with self._phase("evaluate"):
+            self.observer.on_evaluation(self.step, self.evaluate())
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        self.observer.on_phase(name)
+        started = time.perf_counter()
+        yield
+        self._times.add_sum(f"time/{name}", time.perf_counter() - started)
+
+    def _metrics(self, figures: Figures, started: float, scored: Sequence[ScoredResponse]) -> dict[str, float]:
+        seconds = time.perf_counter() - started
+        tokens = sum(self.comm.all_gather(sum(r.num_tokens for r in scored)))
+        metrics = figures.as_dict() | self._times.as_dict()
+        return metrics | {"time/step": seconds, "throughput/tokens_per_second": tokens / seconds}
+
+
+def mini_batches(
+    pairs: Sequence[QuestionPair], scored: Sequence[ScoredResponse], count: int
+) -> list[list[ScoredResponse]]:
+    """The responses in `count` parts of whole pairs, one per optimizer step; the same pairs on all ranks."""
+    size = math.ceil(len(pairs) / count)
+    part_of = {pair.pair_id: i // size for i, pair in enumerate(pairs)}
+    return [[r for r in scored if part_of[r.pair_id] == part] for part in range(count)]
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[str]]:
+    """A list that SIGINT and SIGTERM add their names to, so that the step under way can end."""
+    received: list[str] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
+        logger.warning("%s: ending the step, then saving a checkpoint", received[-1])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
