@@ -77,7 +77,7 @@ class RunProgress:
 
 def format_seconds(seconds: float) -> str:
     """A duration as people say it: 4.2s, 3m05s, 2h10m."""
-    if seconds < 60:
+    if seconds < 59.95:  # the rest would round to 60.0s
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

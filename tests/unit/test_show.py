@@ -1,0 +1,166 @@
+"""Rollouts on disk, and the command that shows them."""
+
+import threading
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from megatron_coreward import show
+from megatron_coreward.rollout_files import read_rollouts, rollout_steps, write_rollouts
+from megatron_coreward.types import QuestionPair, ScoredResponse, View
+from megatron_coreward.utils.distributed import TorchCommunicator
+from megatron_coreward.utils.metrics import MetricsWriter
+
+PAIRS = [
+    QuestionPair(7, "What is 3 + 4?", "Add 4 to 3.", (1,), (2,), answer="7"),
+    QuestionPair(2, "What is 1 + 1?", "Double one.", (1,), (2,)),
+]
+
+
+def response(pair_id: int, view: View, sample: int, answer: str, label: str, reward: float) -> ScoredResponse:
+    length = 2 if answer else 0
+    return ScoredResponse(
+        pair_id=pair_id,
+        view=view,
+        sample=sample,
+        prompt_ids=(1,),
+        response_ids=np.arange(length, dtype=np.int32),
+        rollout_logps=np.array([-0.5, -1.5][:length], dtype=np.float32),
+        text=f"thinking [bold] about it {'x' * 400} so \\boxed{{{answer}}}",
+        finish_reason="stop" if answer else "length",
+        weights_version=4,
+        answer=answer,
+        pseudo_label=label,
+        reward=reward,
+        advantage=reward - 0.5,
+    )
+
+
+SCORED = [
+    response(7, View.REPHRASED, 0, "7", "7", 1.0),
+    response(7, View.ORIGINAL, 1, "", "7", 0.0),
+    response(7, View.ORIGINAL, 0, "7", "7", 1.0),
+    response(2, View.ORIGINAL, 0, "2", "", 0.0),
+    response(2, View.REPHRASED, 0, "", "2", 0.0),
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    for step in (3, 4, 6):
+        write_rollouts(tmp_path, step, PAIRS, SCORED, TorchCommunicator())
+    return tmp_path
+
+
+def output(capsys, *arguments) -> str:
+    assert show.main([str(a) for a in arguments]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def error(capsys, *arguments) -> str:
+    assert show.main([str(a) for a in arguments]) == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_rows_are_complete_and_in_canonical_order(run):
+    rows = read_rollouts(run, 4)
+    assert [(r["pair_id"], r["view"], r["sample"]) for r in rows] == sorted(r.key for r in SCORED)
+    row = rows[2]
+    assert row == {
+        "step": 4,
+        "pair_id": 7,
+        "view": "original",
+        "sample": 0,
+        "question": "What is 3 + 4?",
+        "text": SCORED[2].text,
+        "answer": "7",
+        "pseudo_label": "7",
+        "reward": 1.0,
+        "advantage": 0.5,
+        "finish_reason": "stop",
+        "response_tokens": 2,
+        "mean_logp": -1.0,
+        "weights_version": 4,
+        "ground_truth": "7",
+    }
+    assert rows[3]["mean_logp"] is None
+    assert rows[0]["ground_truth"] is None
+
+
+def test_a_step_without_responses_keeps_its_columns(tmp_path):
+    write_rollouts(tmp_path, 1, [], [], TorchCommunicator())
+    assert read_rollouts(tmp_path, 1) == []
+    assert "advantage" in pq.read_schema(tmp_path / "rollouts" / "step_000001.parquet").names
+
+
+def test_a_file_being_written_is_no_step_yet(run):
+    (run / "rollouts" / "step_000009.tmp").write_text("half")
+    assert rollout_steps(run) == [3, 4, 6]
+
+
+def test_the_newest_step_is_shown_by_default(run, capsys):
+    shown = output(capsys, run)
+    assert shown == output(capsys, run, "--latest")
+    assert "step 6: 5 responses to 2 pairs" in shown
+    assert "What is 3 + 4?" in shown and "Add 4 to 3." in shown
+    assert "votes 7 x1, none x1" in shown
+    assert "judged by label 7" in shown
+    assert "no label: reward 0 for all" in shown
+    assert "ground truth 7 (diagnostics only" in shown
+
+
+def test_one_pair_is_shown_in_full(run, capsys):
+    short = output(capsys, run, "--step", 3)
+    shown = output(capsys, run, "--step", 3, "--pair", 7)
+    assert "thinking [bold] about it" in shown and "thinking [bold] about it" not in short
+    assert "What is 1 + 1?" not in shown
+
+
+def test_pairs_beyond_the_limit_are_announced(run, capsys):
+    shown = output(capsys, run, "--pairs", 1)
+    assert "What is 3 + 4?" not in shown
+    assert "1 more pairs: --pairs 0 shows all" in shown
+
+
+def test_metrics_table_shows_the_last_steps(run, capsys):
+    writer = MetricsWriter(run)
+    for step in range(9):
+        writer.log(step, {"policy/kl": step / 1000} | ({"eval/pass@1": 0.5} if step == 8 else {}))
+    writer.close()
+    shown = output(capsys, run, "--metrics", "--steps", 2)
+    assert "0.007 │ 0.008" in shown and "0.006" not in shown
+    assert "eval/pass@1" in shown
+
+
+def test_follow_shows_new_steps_as_they_come(run, monkeypatch, capsys):
+    naps = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 1:
+            writer = threading.Thread(
+                target=write_rollouts, args=(run, 7, PAIRS, SCORED, TorchCommunicator())
+            )
+            writer.start()
+            writer.join()
+        if len(naps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(show.time, "sleep", nap)
+    shown = output(capsys, run, "--follow")
+    assert [shown.count(f"step {step}:") for step in (3, 4, 6, 7)] == [0, 0, 1, 1]
+
+
+def test_errors_say_what_there_is(run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert "is not a folder" in error(capsys, tmp_path / "absent")
+    assert "is not a run folder" in error(capsys, tmp_path / "empty")
+    assert "no rollouts of step 5: there are steps 3-4, 6" in error(capsys, run, "--step", 5)
+    assert "pair 9 is not in step 6; it has 2, 7" in error(capsys, run, "--pair", 9)
+    assert "no figures yet" in error(capsys, run, "--metrics")
+
+
+def test_a_run_without_rollouts_says_which_key_turns_them_on(tmp_path, capsys):
+    MetricsWriter(tmp_path).close()
+    assert "logging.rollouts=true" in error(capsys, tmp_path)
