@@ -1,0 +1,45 @@
+# Every target sets up what it needs in .venv. Variables:
+#   PYTHON  the Python 3.11 that .venv is made from: make setup PYTHON=/path/to/python3.11
+# pip's own environment variables (PIP_EXTRA_INDEX_URL, PIP_CERT, ...) reach pip unchanged.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+VENV := .venv
+READY := $(VENV)/.ready
+RUN := $(VENV)/bin/python -m
+TESTS := $(wildcard tests/unit tests/distributed tests/e2e)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint lock reference clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## create .venv from requirements/cpu-lock.txt
+
+quickstart: $(READY)  ## Co-Reward on this CPU: toy model, training without labels, before and after
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash examples/quickstart/run.sh
+
+test: $(READY)  ## run all tests that need no GPU
+	$(RUN) pytest -m "not gpu" $(TESTS)
+
+lint: $(READY)  ## ruff and mypy
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+lock: $(READY)  ## resolve requirements/cpu.in anew into requirements/cpu-lock.txt
+	$(VENV)/bin/python tools/lock_requirements.py
+
+reference: $(READY)  ## regenerate docs/config.md
+	$(RUN) megatron_coreward.config_reference > docs/config.md
+
+clean:  ## remove .venv and caches (keeps runs/)
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements/cpu-lock.txt setup.py pyproject.toml
+	@sh tools/check_system.sh "$(PYTHON)"
+	"$(PYTHON)" -m venv $(VENV)
+	$(RUN) pip install --no-deps --only-binary :all: --requirement requirements/cpu-lock.txt
+	$(RUN) pip install --no-deps --no-build-isolation --editable .
+	@sh tools/check_torch.sh $(VENV)/bin/python
+	@touch $@
