@@ -1,0 +1,210 @@
+"""Rollouts by vLLM, in the trainer's own process.
+
+Every rank holds one vLLM worker (`external_launcher`); `rollout.tensor_parallel_size` consecutive ranks
+form a replica and draw the same requests in lockstep. torch.distributed must be initialised first, also
+for a single rank. The log-probs are those of the distribution that was sampled from, temperature included
+(`processed_logprobs`): vLLM's default ignores it.
+
+On CPU in float32 at rollout TP1 a request's response depends on its prompt and seed only, not on what else
+is drawn with it nor on the number of replicas. Elsewhere kernels may round differently from batch to batch,
+and responses are equal in distribution.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from megatron_coreward.config import Config
+from megatron_coreward.rollout.placement import place, replica_of_rank
+from megatron_coreward.rollout.reload import WeightReloader
+from megatron_coreward.types import GenerationRequest, Response, Sampling
+from megatron_coreward.utils.distributed import preserve_rng
+
+if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput, SamplingParams
+
+logger = logging.getLogger(__name__)
+
+GIB = 1 << 30
+CPU_BATCH_TOKENS = 4096
+"""Prompt tokens computed at once on CPU (vLLM's own default there)."""
+
+
+def set_vllm_environment() -> None:
+    """The settings that vLLM takes from the environment only; before vllm is imported.
+
+    Threads stay unpinned because training shares them. RANK and LOCAL_RANK are those that torchrun sets;
+    the external launcher reads them.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")  # its messages go through this program's logging
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("RANK", str(dist.get_rank()))
+    os.environ.setdefault("LOCAL_RANK", str(dist.get_rank()))
+
+
+class VllmEngine:
+    """roles.RolloutEngine on vLLM.
+
+    Args:
+        model_path: folder in Hugging Face format, with safetensors files.
+        stop_token_ids: these end a response, as does the tokenizer's EOS token.
+        seed: the engine's own seed; requests carry theirs.
+
+    Raises:
+        ValueError: the replicas do not divide the ranks.
+    """
+
+    def __init__(self, config: Config, model_path: str, stop_token_ids: Sequence[int], seed: int) -> None:
+        assert dist.is_initialized(), "torch.distributed must be initialised before the rollout engine"
+        world_size, size = dist.get_world_size(), config.rollout.tensor_parallel_size
+        if world_size % size:
+            raise ValueError(f"rollout.tensor_parallel_size={size} does not divide the {world_size} ranks")
+        self.num_replicas = world_size // size
+        self.replica = replica_of_rank(dist.get_rank(), size)
+        self.is_first_rank = dist.get_rank() % size == 0
+        self.stop_token_ids = list(stop_token_ids)
+        self.max_model_len = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+        self.weights_version = 0
+        started = time.perf_counter()
+        set_vllm_environment()
+        with preserve_rng():  # vLLM seeds the global generators
+            self.llm = _build(config, model_path, self.max_model_len, seed)
+        self._tokenizer = self.llm.get_tokenizer()
+        self._reloader = WeightReloader(self.llm, Path(model_path))
+        logger.info(
+            "vLLM is ready after %.1f s: %d replica(s) of %d rank(s)",
+            time.perf_counter() - started,
+            self.num_replicas,
+            size,
+        )
+
+    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Response]:
+        """roles.RolloutEngine.generate. `sampling.max_tokens` is cut to what fits the engine's context.
+
+        Raises:
+            ValueError: a prompt leaves no room for a response; the same on every rank.
+        """
+        from vllm import TokensPrompt
+
+        longest = max((len(request.prompt_ids) for request in requests), default=0)
+        if longest >= self.max_model_len:
+            raise ValueError(
+                f"a prompt of {longest} tokens leaves no room for a response in the engine's context of "
+                f"{self.max_model_len} (data.max_prompt_tokens + rollout.max_response_tokens)"
+            )
+        mine = place(requests, self.num_replicas)[self.replica]
+        if not mine:
+            return []
+        with preserve_rng():  # vLLM's CPU sampler draws from the global generator
+            outputs = self.llm.generate(
+                [TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in mine],
+                [self._sampling_params(request, sampling) for request in mine],
+                use_tqdm=False,
+            )
+        return self._responses(mine, outputs) if self.is_first_rank else []
+
+    def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
+        """roles.RolloutEngine.load_weights. `weights` are whole tensors on every rank; vLLM slices them.
+
+        Raises:
+            RuntimeError: a weight was missing or not taken, or the prefix cache could not be reset.
+        """
+        self._reloader.reload(weights)
+        self.weights_version = version
+
+    def _sampling_params(self, request: GenerationRequest, sampling: Sampling) -> "SamplingParams":
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            seed=request.seed,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=min(sampling.max_tokens, self.max_model_len - len(request.prompt_ids)),
+            stop_token_ids=self.stop_token_ids,
+            logprobs=0,  # of the sampled token only
+            flat_logprobs=True,
+            detokenize=False,  # token by token is slow; _responses decodes all at once
+        )
+
+    def _responses(
+        self, requests: Sequence[GenerationRequest], outputs: Sequence["RequestOutput"]
+    ) -> list[Response]:
+        drawn = [output.outputs[0] for output in outputs]
+        # The stop token need not be special in the tokenizer, so it is cut off here.
+        spoken = [list(one.token_ids)[: -1 if one.finish_reason == "stop" else None] for one in drawn]
+        texts = self._tokenizer.batch_decode(
+            spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return [
+            Response(
+                pair_id=request.pair_id,
+                view=request.view,
+                sample=request.sample,
+                prompt_ids=request.prompt_ids,
+                response_ids=np.asarray(one.token_ids, dtype=np.int32),
+                rollout_logps=np.asarray(one.logprobs.logprobs, dtype=np.float32),
+                text=text,
+                finish_reason=one.finish_reason,
+                weights_version=self.weights_version,
+            )
+            for request, one, text in zip(requests, drawn, texts, strict=True)
+        ]
+
+
+def _build(config: Config, model_path: str, max_model_len: int, seed: int) -> "LLM":
+    settings: dict[str, Any] = {"gpu_memory_utilization": config.rollout.gpu_memory_utilization}
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        settings = {
+            "kv_cache_memory_bytes": int(config.rollout.memory_gb * GIB),
+            # A prompt computed in chunks fails on CPU when its request has a seed (vLLM 0.32 rewinds an
+            # offset that CPU generators lack), so every prompt must fit one batch.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(CPU_BATCH_TOKENS, max_model_len),
+        }
+    dtype = config.model.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if on_gpu else "float32"
+    with _quiet_start():
+        from vllm import LLM
+
+        return LLM(
+            model=model_path,
+            dtype=dtype,
+            trust_remote_code=config.model.trust_remote_code,
+            distributed_executor_backend="external_launcher",
+            tensor_parallel_size=config.rollout.tensor_parallel_size,
+            max_model_len=max_model_len,
+            max_num_seqs=config.rollout.max_num_seqs,
+            enforce_eager=config.rollout.enforce_eager or not on_gpu,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",  # the folder's own would add stop tokens and penalties
+            seed=seed,
+            use_tqdm_on_load=False,
+            **settings,
+        )
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Hides vLLM's warnings about what is chosen here on purpose, unless VLLM_LOGGING_LEVEL asks for more."""
+    level = os.environ["VLLM_LOGGING_LEVEL"].upper()
+    vllm_logger = logging.getLogger("vllm")
+    vllm_logger.setLevel("ERROR" if level == "WARNING" else level)
+    try:
+        yield
+    finally:
+        vllm_logger.setLevel(level)

@@ -1,0 +1,109 @@
+"""New weights into a running vLLM engine, or an error: nothing may be left behind silently.
+
+vLLM keeps the old values of a layer that receives nothing and only logs it, and fills a fused layer (QKV,
+gate/up) that receives a part with arbitrary memory without a word. So what is sent is compared with the
+names in the checkpoint that the engine started from, and vLLM's complaints are turned into errors.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+HEAD = "lm_head.weight"
+RELOAD_LOGGER = "vllm.model_executor.model_loader.reload"
+NOT_LOADED = ": Failed to load weights"
+ROTARY = "rotary_emb.inv_freq"  # in some old checkpoints; no weight
+
+
+def checkpoint_names(folder: Path) -> set[str]:
+    """Names of all weights in a Hugging Face folder, from the headers of its safetensors files."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = set(json.loads(index.read_text())["weight_map"])
+    else:
+        with safe_open(folder / "model.safetensors", framework="pt") as weights:
+            names = set(weights.keys())
+    return {name for name in names if not name.endswith(ROTARY)}
+
+
+class WeightReloader:
+    """Replaces the weights of `llm`, which was started from the Hugging Face `folder`.
+
+    The head is expected for tied models as well: vLLM's CPU head is a repacked copy of the embedding.
+    """
+
+    def __init__(self, llm: "LLM", folder: Path) -> None:
+        self.llm = llm
+        self._expected = checkpoint_names(folder) | {HEAD}
+        self._weighted_layers: set[str] = llm.apply_model(_layers_with_parameters)[0]
+
+    def reload(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        """Loads whole tensors under Hugging Face names and resets the prefix cache.
+
+        The tensors must stay unchanged until `weights` is exhausted: vLLM holds parts of a fused layer
+        until it has all of them.
+
+        Raises:
+            RuntimeError: a weight was not sent or not taken, or the cache could not be reset.
+        """
+        sent: set[str] = set()
+
+        def recorded() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, tensor in weights:
+                sent.add(name)
+                yield name, tensor
+
+        with _complaints() as complaints:
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": recorded()})
+        # A cached prefix holds keys and values of the old weights. It shows in no short prompt: only whole
+        # blocks (128 tokens on CPU) are cached.
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM could not reset its prefix cache after a weight update")
+        missing = sorted(self._expected - sent)
+        if missing:
+            raise RuntimeError(f"the rollout engine was not sent {len(missing)} weights: {_some(missing)}")
+        ignored = sorted(
+            {line for line in complaints if line.removesuffix(NOT_LOADED) in self._weighted_layers}
+        )
+        if ignored:
+            raise RuntimeError(f"the rollout engine kept old weights: {_some(ignored)}")
+
+
+def _layers_with_parameters(model: torch.nn.Module) -> set[str]:
+    """Class names of layers that own parameters; a rotary embedding, for one, has only a table."""
+    return {type(layer).__name__ for layer in model.modules() if list(layer.parameters(recurse=False))}
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """Collects what vLLM's reloading warns of, instead of showing it."""
+    lines: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    reload_logger = logging.getLogger(RELOAD_LOGGER)
+    level, propagate, collector = reload_logger.level, reload_logger.propagate, Collector()
+    reload_logger.addHandler(collector)
+    reload_logger.setLevel(logging.WARNING)
+    reload_logger.propagate = False
+    try:
+        yield lines
+    finally:
+        reload_logger.removeHandler(collector)
+        reload_logger.setLevel(level)
+        reload_logger.propagate = propagate
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

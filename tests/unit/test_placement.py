@@ -1,0 +1,92 @@
+"""Requests, their seeds, and which replica draws them."""
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_coreward.rollout.placement import make_requests, place, replica_of_rank, request_seed
+from megatron_coreward.types import GenerationRequest, QuestionPair, View
+
+
+def pair(pair_id: int, original: int, rephrased: int) -> QuestionPair:
+    return QuestionPair(pair_id, "q", "r", tuple(range(original)), tuple(range(rephrased)))
+
+
+@st.composite
+def request_lists(draw) -> list[GenerationRequest]:
+    lengths = draw(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), max_size=12))
+    samples = draw(st.integers(1, 4))
+    return make_requests([pair(i, *both) for i, both in enumerate(lengths)], samples, run_seed=1, step=0)
+
+
+def group(request: GenerationRequest) -> tuple[int, str]:
+    return (request.pair_id, request.view.value)
+
+
+@given(request_lists(), st.integers(1, 5))
+def test_every_request_is_placed_once_and_groups_stay_whole(requests, num_replicas):
+    placed = place(requests, num_replicas)
+    assert sorted((r for mine in placed for r in mine), key=lambda r: r.key) == requests
+    homes = [{group(request) for request in mine} for mine in placed]
+    assert sum(len(home) for home in homes) == len(set().union(*homes))
+
+
+@given(request_lists(), st.integers(1, 5))
+def test_replicas_draw_equally_many_groups_and_similar_prompts(requests, num_replicas):
+    placed = place(requests, num_replicas)
+    samples = 1 + max((request.sample for request in requests), default=0)
+    counts = [len(mine) for mine in placed]
+    assert max(counts) - min(counts) <= samples
+    if len(set(counts)) == 1 and requests:
+        tokens = [sum(len(request.prompt_ids) for request in mine) for mine in placed]
+        assert max(tokens) - min(tokens) <= samples * max(len(request.prompt_ids) for request in requests)
+
+
+@given(request_lists(), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_placement_ignores_the_order_of_the_list(requests, num_replicas, rng: random.Random):
+    shuffled = requests.copy()
+    rng.shuffle(shuffled)
+    assert place(shuffled, num_replicas) == place(requests, num_replicas)
+
+
+def test_long_prompts_are_spread():
+    requests = make_requests([pair(0, 100, 1), pair(1, 100, 1)], samples=2, run_seed=1, step=0)
+    tokens = [sum(len(request.prompt_ids) for request in mine) for mine in place(requests, 2)]
+    assert tokens == [202, 202]
+
+
+def test_a_request_listed_twice_is_refused():
+    requests = make_requests([pair(0, 3, 4)], samples=1, run_seed=1, step=0)
+    with pytest.raises(AssertionError, match="twice"):
+        place(requests + requests[:1], 2)
+
+
+def test_requests_cover_both_views_in_canonical_order():
+    requests = make_requests([pair(7, 3, 4), pair(2, 5, 6)], samples=3, run_seed=1, step=5)
+    assert len(requests) == 2 * 2 * 3
+    assert all(before.key < after.key for before, after in pairwise(requests))
+    lengths = {group(request): len(request.prompt_ids) for request in requests}
+    assert lengths == {(2, "original"): 5, (2, "rephrased"): 6, (7, "original"): 3, (7, "rephrased"): 4}
+
+
+def test_seeds_depend_on_every_part_and_fit_63_bits():
+    base = (1, 2, 3, View.ORIGINAL, 4)
+    others = [(9, *base[1:]), (1, 9, *base[2:]), (1, 2, 9, *base[3:]), (*base[:3], View.REPHRASED, 4)]
+    others.append((*base[:4], 9))
+    seeds = {request_seed(*parts) for parts in [base, *others]}
+    assert len(seeds) == 6
+    many = [request_seed(1, 0, pair_id, View.ORIGINAL, 0) for pair_id in range(2000)]
+    assert len(set(many)) == 2000
+    assert all(0 <= seed < 2**63 for seed in many)
+    assert max(many) > 2**62  # the upper bits are used too
+
+
+def test_seed_is_stable_across_processes_and_versions():
+    assert request_seed(1, 2, 3, View.REPHRASED, 4) == 5378179196019716176
+
+
+def test_a_replica_is_consecutive_ranks():
+    assert [replica_of_rank(rank, 2) for rank in range(4)] == [0, 0, 1, 1]
