@@ -86,6 +86,7 @@ RANGES = {
     "checkpoint.every": _NOT_NEGATIVE,
     "checkpoint.keep_last": _NOT_NEGATIVE,
     "weight_sync.bucket_mb": _AT_LEAST_ONE,
+    "weight_sync.tolerance": _POSITIVE,
 }
 """Every numeric key and what it may be."""
 
@@ -174,11 +175,6 @@ def _check_data(config: Config) -> None:
         raise ValueError("data.original is empty. Name a Parquet file, or set data.source=synthetic.")
     if data.source == "synthetic" and (data.original or data.rephrased):
         raise ValueError("data.source=synthetic reads no files: clear data.original and data.rephrased.")
-    if data.source == "synthetic" and data.batch_pairs > data.synthetic_pairs:
-        raise ValueError(
-            f"data.batch_pairs is {data.batch_pairs}, but there are only data.synthetic_pairs="
-            f"{data.synthetic_pairs} pairs."
-        )
     files = {"data.original": data.original, "data.rephrased": data.rephrased}
     files["evaluation.file"] = config.evaluation.file
     for key, name in files.items():

@@ -1,0 +1,172 @@
+"""What a run will cost, computed from its configuration: batch arithmetic, parameters, memory, disk.
+
+Pure functions of the configuration and the model's sizes; nothing is built and torch is not imported.
+Bytes per parameter follow Megatron-Core's mixed precision: with bfloat16, weights take 2, the gradient
+buffer 4 and the optimizer 12 (float32 copy and two moments); with float32 4, 4 and 8 (two moments).
+"""
+
+import math
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+
+from megatron_coreward.config import Config
+from megatron_coreward.config_model import ModelShape
+
+GIB = 2**30
+_VIEWS = 2
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes per parameter."""
+
+    weight: int
+    gradient: int
+    optimizer: int
+
+
+PRECISIONS = {"float32": Precision(4, 4, 8), "bfloat16": Precision(2, 4, 12)}
+
+
+@dataclass(frozen=True)
+class BatchArithmetic:
+    """How one rollout batch is divided.
+
+    `per_rank` are responses per data-parallel rank, `per_replica` per rollout replica. `micro_batches`
+    assumes that every response has full length.
+    """
+
+    pairs: int
+    responses: int
+    data_parallel: int
+    per_rank: int
+    replicas: int
+    per_replica: int
+    tokens_per_response: int
+    micro_batches: int
+    pairs_in_data: int
+    steps_per_epoch: int
+    steps: int
+    optimizer_steps: int
+
+
+def batch_arithmetic(config: Config, world_size: int, pairs_in_data: int) -> BatchArithmetic:
+    """Divides the batch over ranks and micro-batches. Data smaller than a batch makes smaller batches."""
+    pairs = min(config.data.batch_pairs, pairs_in_data)
+    data_parallel = world_size // (config.parallel.tensor * config.parallel.pipeline)
+    replicas = world_size // config.rollout.tensor_parallel_size
+    responses = pairs * _VIEWS * config.rollout.samples
+    tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    per_rank = math.ceil(responses / data_parallel)
+    per_micro_batch = max(1, config.optimizer.micro_batch_tokens // tokens)
+    steps_per_epoch = pairs_in_data // pairs
+    steps = config.run.steps or config.run.epochs * steps_per_epoch
+    return BatchArithmetic(
+        pairs=pairs,
+        responses=responses,
+        data_parallel=data_parallel,
+        per_rank=per_rank,
+        replicas=replicas,
+        per_replica=math.ceil(responses / replicas),
+        tokens_per_response=tokens,
+        micro_batches=math.ceil(per_rank / per_micro_batch),
+        pairs_in_data=pairs_in_data,
+        steps_per_epoch=steps_per_epoch,
+        steps=steps,
+        optimizer_steps=steps * config.algorithm.updates_per_batch,
+    )
+
+
+def count_pairs(config: Config) -> int:
+    """Pairs in the data before over-long ones are dropped, from the Parquet footer alone.
+
+    Raises:
+        ValueError: not a Parquet file, or one without rows.
+    """
+    pairs = config.data.synthetic_pairs
+    if config.data.source == "parquet":
+        try:
+            pairs = pq.read_metadata(config.data.original).num_rows
+        except (OSError, ArrowException) as error:
+            name = config.data.original
+            raise ValueError(f"data.original is {name!r}, but that is no Parquet file: {error}") from error
+    if pairs == 0:
+        raise ValueError(f"data.original is {config.data.original!r}, but that file has no rows.")
+    return min(pairs, config.data.limit) if config.data.limit else pairs
+
+
+def count_parameters(shape: ModelShape) -> int:
+    """Parameters of the whole model; tied embeddings count once, as in transformers."""
+    head = 0 if shape.tied else shape.vocab * shape.hidden
+    embedding = shape.vocab * shape.hidden
+    return embedding + shape.layers * _layer_parameters(shape, tensor=1) + shape.hidden + head
+
+
+def count_parameters_per_rank(shape: ModelShape, tensor: int, pipeline: int) -> int:
+    """Parameters on a rank of the fullest pipeline stage.
+
+    The vocabulary is padded to a multiple of `tensor`. With tied embeddings and more than one stage, the
+    last stage holds a copy of the embedding.
+    """
+    vocabulary = math.ceil(shape.vocab / tensor) * shape.hidden
+    layers = shape.layers // pipeline * _layer_parameters(shape, tensor)
+    if pipeline == 1:
+        return layers + shape.hidden + vocabulary * (1 if shape.tied else 2)
+    return layers + shape.hidden + vocabulary
+
+
+def memory_per_rank(config: Config, shape: ModelShape, dtype: str) -> dict[str, int]:
+    """Part -> bytes on one rank of the fullest stage.
+
+    The KV cache is that of CPU runs (rollout.memory_gb). Activations, logits and libraries come on top.
+    """
+    precision = PRECISIONS[dtype]
+    own = count_parameters_per_rank(shape, config.parallel.tensor, config.parallel.pipeline)
+    return {
+        "weights": own * precision.weight,
+        "gradients": own * precision.gradient,
+        "optimizer": own * precision.optimizer,
+        "reference": own * precision.weight if config.algorithm.kl_coef else 0,
+        "vLLM weights": count_parameters(shape) * precision.weight // config.rollout.tensor_parallel_size,
+        "KV cache": int(config.rollout.memory_gb * GIB),
+    }
+
+
+def kv_cache_tokens(config: Config, shape: ModelShape, dtype: str) -> int:
+    """Tokens that the KV cache of rollout.memory_gb holds, over all ranks of a replica."""
+    heads = max(1, shape.kv_heads // config.rollout.tensor_parallel_size)
+    per_token = 2 * shape.layers * heads * shape.head_dim * PRECISIONS[dtype].weight
+    return int(config.rollout.memory_gb * GIB) // per_token
+
+
+def disk(config: Config, shape: ModelShape, batch: BatchArithmetic, dtype: str) -> dict[str, int]:
+    """What is written -> bytes.
+
+    A checkpoint holds weights and optimizer. While a new one is written the oldest is still there, hence
+    one more than checkpoint.keep_last. Rollouts are an upper bound: 4 bytes of text per token, no
+    compression, every response at full length.
+    """
+    precision = PRECISIONS[dtype]
+    parameters = count_parameters(shape)
+    checkpoint = parameters * (precision.weight + precision.optimizer)
+    written = math.ceil(batch.steps / config.checkpoint.every) if config.checkpoint.every else 1
+    kept = min(written, config.checkpoint.keep_last + 1) if config.checkpoint.keep_last else written
+    rollouts = batch.steps * batch.responses * batch.tokens_per_response * 4 if config.logging.rollouts else 0
+    return {
+        "one checkpoint": checkpoint,
+        "checkpoints kept": checkpoint * kept,
+        "rollouts, at most": rollouts,
+        "final export": parameters * precision.weight if config.run.export_hf else 0,
+    }
+
+
+def _layer_parameters(shape: ModelShape, tensor: int) -> int:
+    """One layer on one tensor-parallel rank; norms are on every rank."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    attention = (queries + 2 * keys) * shape.hidden + queries * shape.hidden
+    bias = queries + 2 * keys if shape.family.qkv_bias else 0
+    mlp = 3 * shape.hidden * shape.intermediate
+    norms = 2 * shape.hidden + (2 * shape.head_dim if shape.family.qk_norm else 0)
+    return (attention + bias + mlp) // tensor + norms

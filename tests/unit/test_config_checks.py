@@ -1,0 +1,343 @@
+"""Every bad input that a configuration can know about: one clear error before anything is built."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_coreward.config import Config
+from megatron_coreward.config_checks import CHOICES, RANGES, Range, validate
+from megatron_coreward.config_loading import field_types, load_config
+from megatron_coreward.config_model import FAMILIES
+
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "max_position_embeddings": 4096,
+}
+QWEN2 = LLAMA | {"architectures": ["Qwen2ForCausalLM"]}
+QWEN3 = LLAMA | {"architectures": ["Qwen3ForCausalLM"], "head_dim": 32}
+
+
+def write_model(folder: Path, settings: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "model.safetensors").touch()
+    (folder / "tokenizer.json").touch()
+    return folder
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., Config]:
+    """A valid configuration on a small Llama, with overrides."""
+    model = write_model(tmp_path / "model", LLAMA)
+    base = [f"model.path={model}", f"run.output_dir={tmp_path / 'run'}", "data.source=synthetic"]
+    return lambda *overrides: load_config(None, [*base, *overrides])
+
+
+def refused(config: Config, message: str, world_size: int = 1) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        validate(config, world_size)
+    assert "\n" not in str(caught.value), "one line"
+
+
+def test_valid(load: Callable[..., Config], tmp_path: Path) -> None:
+    shape = validate(load(), 1)
+    assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim) == (4, 128, 4, 2, 32)
+    assert (shape.vocab, shape.intermediate, shape.tied, shape.max_positions) == (300, 192, False, 4096)
+    assert shape.folder == tmp_path / "model"
+    assert not (tmp_path / "run").exists(), "validation writes nothing"
+
+
+def test_valid_layouts(load: Callable[..., Config]) -> None:
+    validate(load("parallel.tensor=2", "parallel.pipeline=2", "parallel.sequence=true"), 8)
+    validate(load("rollout.tensor_parallel_size=4"), 4)  # 2 key/value heads on 4 ranks: vLLM replicates
+
+
+def test_tables_cover_every_key() -> None:
+    """A number without a range or a text that is neither a choice nor free would go unchecked."""
+    types = field_types()
+    numbers = {key for key, kind in types.items() if kind in (int, float)}
+    assert set(RANGES) == numbers
+    texts = {key for key, kind in types.items() if kind is str}
+    free = {"run.output_dir", "model.path", "data.original", "data.rephrased", "data.system_prompt"}
+    free |= {"evaluation.file", "logging.wandb_project"}
+    assert set(CHOICES) == texts - free
+
+
+@pytest.mark.parametrize("key", sorted(CHOICES))
+def test_choices(load: Callable[..., Config], key: str) -> None:
+    refused(load(f"{key}=nonsense"), f"{key} is 'nonsense', but must be one of {', '.join(CHOICES[key])}.")
+
+
+def test_choice_hint(load: Callable[..., Config]) -> None:
+    refused(load("algorithm.aggregation=token_mean"), "Did you mean token-mean?")
+
+
+@pytest.mark.parametrize("key", sorted(RANGES))
+def test_ranges(load: Callable[..., Config], key: str) -> None:
+    refused(load(f"{key}=-1"), f"{key} is -1")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr=nan", "optimizer.lr is nan, but must be above 0."),
+        ("optimizer.lr=inf", "optimizer.lr is inf, but must be above 0."),
+        ("optimizer.lr=0", "optimizer.lr is 0.0, but must be above 0."),
+        ("algorithm.clip=1", "algorithm.clip is 1.0, but must be above 0 and below 1."),
+        ("reward.min_agreement=1.1", "reward.min_agreement is 1.1, but must be at least 0 and at most 1."),
+        ("optimizer.beta2=1", "optimizer.beta2 is 1.0, but must be at least 0 and below 1."),
+        ("optimizer.micro_batch_tokens=0", "optimizer.micro_batch_tokens is 0, but must be at least 1."),
+        ("optimizer.min_lr=1", "optimizer.min_lr is 1, but must not exceed optimizer.lr (3e-06)."),
+        ("parallel.sequence=true", "parallel.sequence is true, but needs parallel.tensor above 1."),
+    ],
+)
+def test_values(load: Callable[..., Config], override: str, message: str) -> None:
+    refused(load(override), message)
+
+
+def test_range_limits() -> None:
+    assert 1 in Range(least=1)
+    assert 0 not in Range(above=0)
+    assert 1 in Range(most=1)
+    assert 1 not in Range(below=1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world_size", "message"),
+    [
+        (["parallel.tensor=2"], 3, "3 ranks, but parallel.tensor=2 x parallel.pipeline=1 = 2 must divide"),
+        (["parallel.tensor=2", "parallel.pipeline=2"], 2, "x parallel.pipeline=2 = 4 must divide"),
+        (["rollout.tensor_parallel_size=2"], 3, "tensor_parallel_size is 2, but must divide the 3 ranks"),
+        (["data.batch_pairs=3"], 2, "data.batch_pairs is 3, but must be a multiple of the data-parallel"),
+        (
+            ["data.batch_pairs=1", "parallel.tensor=4"],
+            4,
+            "data.batch_pairs is 1, so 2 groups (two views a pair), but that must be a multiple of the 4",
+        ),
+        (["parallel.tensor=3"], 3, "parallel.tensor is 3, but must divide the model's 4 attention heads"),
+        (["parallel.tensor=4"], 4, "2 key/value heads"),
+        (["parallel.pipeline=3"], 3, "parallel.pipeline is 3, but must divide the model's 4 layers."),
+        (
+            ["rollout.tensor_parallel_size=3"],
+            3,
+            "rollout.tensor_parallel_size is 3, but must divide the model's 4 attention heads",
+        ),
+        (
+            ["data.max_prompt_tokens=1025"],
+            1,
+            "data.max_prompt_tokens=1025 + rollout.max_response_tokens=3072 = 4097 tokens, but the model's "
+            "context is 4096",
+        ),
+    ],
+)
+def test_layout(load: Callable[..., Config], overrides: list[str], world_size: int, message: str) -> None:
+    refused(load("data.batch_pairs=12", *overrides), message, world_size)
+
+
+def test_rollout_key_value_heads(load: Callable[..., Config], tmp_path: Path) -> None:
+    sizes = LLAMA | {"num_attention_heads": 12, "num_key_value_heads": 6, "hidden_size": 384}
+    write_model(tmp_path / "model", sizes)
+    refused(load("rollout.tensor_parallel_size=4"), "6 key/value heads or be a multiple of them", 4)
+
+
+def test_data_files(load: Callable[..., Config], tmp_path: Path) -> None:
+    refused(load("data.source=parquet"), "data.original is empty.")
+    missing = str(tmp_path / "gone.parquet")
+    refused(load("data.source=parquet", f"data.original={missing}"), f"data.original is {missing!r}")
+    present = tmp_path / "here.parquet"
+    present.touch()
+    files = ["data.source=parquet", f"data.original={present}"]
+    refused(load(*files, f"data.rephrased={missing}"), f"data.rephrased is {missing!r}")
+    refused(load(f"evaluation.file={missing}"), f"evaluation.file is {missing!r}, but there is no such file")
+    refused(load(f"data.original={present}"), "data.source=synthetic reads no files")
+    text = tmp_path / "questions.txt"
+    text.touch()
+    refused(load(f"evaluation.file={text}"), "but must end in one of .parquet, .json, .jsonl")
+
+
+def test_existing_run(load: Callable[..., Config], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    validate(load(), 1)  # an empty folder is no run
+    for mark in ("metrics.jsonl", "config.yaml", "checkpoints"):
+        (run / mark).mkdir()
+        refused(load(), f"which holds a run already ({mark}). Set run.resume=true to go on with it")
+        (run / mark).rmdir()
+
+
+def test_resume(load: Callable[..., Config], tmp_path: Path) -> None:
+    checkpoints = tmp_path / "run" / "checkpoints"
+    refused(load("run.resume=true"), f"run.resume is true, but {checkpoints} holds no checkpoint.")
+    checkpoints.mkdir(parents=True)
+    refused(load("run.resume=true"), f"run.resume is true, but {checkpoints} holds no checkpoint.")
+    (checkpoints / "step_000001").mkdir()
+    validate(load("run.resume=true"), 1)
+
+
+def test_unwritable_output(load: Callable[..., Config], tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.touch()
+    refused(load(f"run.output_dir={blocker / 'run'}"), f"{blocker} cannot be written to")
+    refused(load("run.output_dir=/proc/megatron_coreward/run"), "/proc cannot be written to")
+    if os.geteuid():
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        refused(load(f"run.output_dir={closed / 'run'}"), f"{closed} cannot be written to")
+
+
+def test_model_folder(load: Callable[..., Config], tmp_path: Path) -> None:
+    refused(load(f"model.path={tmp_path / 'gone'}"), "but there is no such folder")
+    refused(load("model.path=toy"), "model.path is 'toy', but there is no such folder")
+    refused(load("model.path=./no/toy"), "model.path is './no/toy', but there is no such folder")
+    refused(load(f"model.path={tmp_path / 'model' / 'config.json'}"), "a file. Give the folder")
+    (tmp_path / "empty").mkdir()
+    refused(load(f"model.path={tmp_path / 'empty'}"), "config.json is missing. model.path must be a folder")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\x00"])
+def test_corrupt_config_json(load: Callable[..., Config], tmp_path: Path, text: str) -> None:
+    (tmp_path / "model" / "config.json").write_text(text)
+    refused(load(), "config.json (model.path)")
+
+
+def test_weights_and_tokenizer(load: Callable[..., Config], tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    (model / "model.safetensors").unlink()
+    refused(load(), "model.path must hold *.safetensors, but")
+    (model / "pytorch_model.bin").touch()
+    refused(load(), "pickled weights (*.bin, *.pt) can run code and are not read")
+    (model / "model-00001-of-00002.safetensors").touch()
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    refused(load(), "names files that are missing: model-00002-of-00002.safetensors")
+    (model / "model-00002-of-00002.safetensors").touch()
+    validate(load(), 1)
+    (model / "tokenizer.json").unlink()
+    refused(load(), "has no tokenizer")
+
+
+def test_architecture(load: Callable[..., Config], tmp_path: Path) -> None:
+    for names in (["GemmaForCausalLM"], [], None):
+        write_model(tmp_path / "model", LLAMA | {"architectures": names})
+        refused(load(), "Supported: LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM.")
+
+
+def test_remote_code(load: Callable[..., Config], tmp_path: Path) -> None:
+    write_model(tmp_path / "model", LLAMA | {"auto_map": {"AutoModelForCausalLM": "modeling.Mine"}})
+    refused(load(), "(auto_map in config.json). If you trust it, set model.trust_remote_code=true")
+    validate(load("model.trust_remote_code=true"), 1)
+
+
+@pytest.mark.parametrize(
+    ("base", "extra"),
+    [
+        (LLAMA, {"hidden_act": "gelu"}),
+        (LLAMA, {"attention_bias": True}),
+        (QWEN3, {"attention_bias": True}),
+        (LLAMA, {"mlp_bias": True}),
+        (QWEN2, {"use_sliding_window": True}),
+        (QWEN2, {"layer_types": ["full_attention", "sliding_attention"]}),
+        (LLAMA, {"partial_rotary_factor": 0.5}),
+        (LLAMA, {"quantization_config": {"bits": 4}}),
+    ],
+)
+def test_unsupported_feature(
+    load: Callable[..., Config], tmp_path: Path, base: dict[str, Any], extra: dict[str, Any]
+) -> None:
+    write_model(tmp_path / "model", base | extra)
+    [(key, value)] = extra.items()
+    refused(load(), f"sets {key}={value!r}, which is not supported for {base['architectures'][0]}")
+
+
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_rope(load: Callable[..., Config], tmp_path: Path, key: str) -> None:
+    """Both spellings: rope_parameters (transformers 5) and rope_scaling (before, with `type` long ago)."""
+    for rope in ({"rope_type": "yarn", "factor": 2.0}, {"type": "linear", "factor": 2.0}):
+        write_model(tmp_path / "model", LLAMA | {key: rope})
+        refused(load(), f"RoPE type {rope.get('rope_type', rope.get('type'))!r}; supported: default, llama3.")
+    for rope in ({"rope_type": "llama3", "factor": 8.0}, {"rope_type": "default", "rope_theta": 1e4}, None):
+        write_model(tmp_path / "model", LLAMA | {key: rope})
+        validate(load(), 1)
+    write_model(tmp_path / "model", LLAMA | {key: {"rope_type": "default", "partial_rotary_factor": 0.25}})
+    refused(load(), "sets partial_rotary_factor=0.25")
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size"])
+def test_sizes(load: Callable[..., Config], tmp_path: Path, key: str) -> None:
+    for bad in (None, 0, "4", 2.5):
+        write_model(tmp_path / "model", LLAMA | {key: bad})
+        refused(load(), f"{key} is {bad!r}, but must be a positive integer")
+
+
+def test_key_value_heads_must_divide_heads(load: Callable[..., Config], tmp_path: Path) -> None:
+    write_model(tmp_path / "model", LLAMA | {"num_key_value_heads": 3})
+    refused(load(), "num_attention_heads=4 is no multiple of num_key_value_heads=3")
+
+
+@pytest.mark.parametrize("architecture", sorted(FAMILIES))
+def test_defaults_are_those_of_transformers(
+    load: Callable[..., Config], tmp_path: Path, architecture: str
+) -> None:
+    """Keys that config.json leaves out mean the same to us and to transformers."""
+    from transformers import AutoConfig
+
+    sizes = {key: value for key, value in LLAMA.items() if key != "max_position_embeddings"}
+    sizes |= {"architectures": [architecture], "model_type": architecture.removesuffix("ForCausalLM").lower()}
+    model = write_model(tmp_path / "model", sizes)
+    theirs = AutoConfig.from_pretrained(model)
+    ours = validate(load("rollout.max_response_tokens=8"), 1)
+    assert ours.max_positions == theirs.max_position_embeddings
+    assert ours.tied == theirs.tie_word_embeddings
+    head_dim = theirs.to_dict().get("head_dim") or theirs.hidden_size // theirs.num_attention_heads
+    assert ours.head_dim == head_dim
+
+
+def test_hub_id_is_fetched(
+    load: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def fetch(name: str, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in allow_patterns)
+        return str(tmp_path / "model")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert validate(load("model.path=owner/name"), 1).folder == tmp_path / "model"
+    assert asked == ["owner/name"]
+
+
+def test_hub_offline(tmp_path: Path) -> None:
+    """The real client without a network: one clear error, at once."""
+    program = """
+import sys
+from megatron_coreward.config_checks import validate
+from megatron_coreward.config_loading import load_config
+
+names = ["model.path=owner/name", f"run.output_dir={sys.argv[1]}", "data.source=synthetic"]
+try:
+    validate(load_config(None, names), 1)
+except ValueError as error:
+    sys.stdout.write(str(error))
+"""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+    assert "model.path is 'owner/name': no such folder" in done.stdout
+    assert "as a hub id it could not be fetched" in done.stdout
+    assert "\n" not in done.stdout
