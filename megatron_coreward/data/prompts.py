@@ -1,0 +1,210 @@
+"""Prompts as token ids, made once: chat template, stop tokens, over-length policy.
+
+A prompt is the model's chat template over [system, user] with the generation prompt added. The ids are made
+here and never re-tokenised, so no engine can add a second BOS; templates that print today's date see a fixed
+one. The prompt is the paper's; the stop tokens and the fixed date are ours.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from megatron_coreward.config import Config
+from megatron_coreward.data import synthetic
+from megatron_coreward.data.pairs import Question, load_pairs, load_questions
+from megatron_coreward.types import QuestionPair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+# Llama 3 templates take `date_string` (this is their own default), others call `strftime_now`.
+FIXED_DATE: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": datetime(2024, 7, 26).strftime}
+
+
+@dataclass(frozen=True)
+class EvaluationQuestion(Question):
+    """A question with its prompt."""
+
+    prompt_ids: tuple[int, ...] = ()
+
+
+def load_tokenizer(path: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """The tokenizer of model.path. Raises ValueError if it cannot be loaded or has no chat template."""
+    from transformers import AutoTokenizer  # slow to import, and not needed to check a configuration
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path={path}: no tokenizer could be loaded ({error}); set model.path to a Hugging Face "
+            "folder or hub id with tokenizer files"
+        ) from error
+    _check_template(tokenizer)
+    return tokenizer
+
+
+def load_generation_config(path: str, trust_remote_code: bool = False) -> dict[str, Any]:
+    """generation_config.json of model.path, or the same fields of its config.json where there is none."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(path).to_dict()
+    except OSError:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return GenerationConfig.from_model_config(config).to_dict()
+
+
+def _check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"model.path={tokenizer.name_or_path}: the tokenizer has no chat template; use a model whose "
+            "folder has one (chat_template.jinja, or chat_template in tokenizer_config.json)"
+        )
+
+
+def encode_prompts(
+    tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], system_prompt: str
+) -> list[tuple[int, ...]]:
+    """Token ids of each question's prompt. An empty system prompt leaves the system turn out.
+
+    Raises ValueError if the tokenizer has no chat template, or one that refuses these turns.
+    """
+    _check_template(tokenizer)
+    if not questions:
+        return []
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    try:
+        encoded = tokenizer.apply_chat_template(
+            [[*system, {"role": "user", "content": question}] for question in questions],
+            tokenize=True,
+            return_dict=False,
+            add_generation_prompt=True,
+            **FIXED_DATE,
+        )
+    except TemplateError as error:
+        raise ValueError(
+            f"model.path={tokenizer.name_or_path}: its chat template refuses the turns [system, user] "
+            f"({error}); if it takes no system turn, set data.system_prompt to an empty string"
+        ) from error
+    return [tuple(ids) for ids in encoded]
+
+
+def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The token that ends an assistant turn in the chat template; None if nothing does.
+
+    It is the first added token in what follows the turn's text, as in `answer<|im_end|>`. Its own text must
+    stand there: a tokenizer may turn a mere line break into its token for unknown words.
+    """
+    _check_template(tokenizer)
+    answer = "ANSWER"
+    turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": answer}]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, **FIXED_DATE)
+    _, found, tail = rendered.rpartition(answer)
+    if not found:
+        return None
+    added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
+    ids = tokenizer.encode(tail, add_special_tokens=False)
+    return next((token_id for token_id in ids if token_id in added and added[token_id] in tail), None)
+
+
+def stop_token_ids(
+    tokenizer: "PreTrainedTokenizerBase", generation_config: Mapping[str, Any]
+) -> tuple[int, ...]:
+    """Ids that end a response, sorted: generation config, tokenizer EOS and the template's end-of-turn token.
+
+    A base model's EOS is often not its template's end-of-turn token; one that stopped at EOS only would run
+    on to the limit. Raises ValueError if there is none.
+    """
+    configured = generation_config.get("eos_token_id")
+    sources = {
+        "generation config": configured if isinstance(configured, list) else [configured],
+        "tokenizer EOS": [tokenizer.eos_token_id],
+        "end of turn": [end_of_turn_id(tokenizer)],
+    }
+    stops: dict[int, list[str]] = {}
+    for source, ids in sources.items():
+        for token_id in ids:
+            if token_id is not None:
+                stops.setdefault(token_id, []).append(source)
+    if not stops:
+        raise ValueError(
+            f"model.path={tokenizer.name_or_path}: nothing ends a response; set eos_token_id in "
+            "generation_config.json or eos_token in tokenizer_config.json"
+        )
+    for token_id, names in sorted(stops.items()):
+        logger.info("stop token %d %r (%s)", token_id, tokenizer.decode([token_id]), ", ".join(names))
+    return tuple(sorted(stops))
+
+
+def build_pairs(config: Config, tokenizer: "PreTrainedTokenizerBase") -> list[QuestionPair]:
+    """The training pairs of a run with their prompts: source, then data.limit, then the over-length policy.
+
+    Raises ValueError as load_pairs does, and if every pair is too long.
+    """
+    data = config.data
+    if data.source == "synthetic":
+        records = synthetic.make_pairs(data.synthetic_pairs, config.run.seed)
+    else:
+        records = load_pairs(data.original, data.rephrased)
+    records = records[: data.limit] if data.limit else records
+    originals = encode_prompts(tokenizer, [record.original for record in records], data.system_prompt)
+    rephrasings = encode_prompts(tokenizer, [record.rephrased for record in records], data.system_prompt)
+    pairs = [
+        QuestionPair(
+            pair_id=record.pair_id,
+            original=record.original,
+            rephrased=record.rephrased,
+            original_ids=original_ids,
+            rephrased_ids=rephrased_ids,
+            answer=record.answer,
+            level=record.level,
+            subject=record.subject,
+        )
+        for record, original_ids, rephrased_ids in zip(records, originals, rephrasings, strict=True)
+        if max(len(original_ids), len(rephrased_ids)) <= data.max_prompt_tokens
+    ]
+    _report_dropped("pairs", len(records), len(pairs), data.max_prompt_tokens)
+    return pairs
+
+
+def build_questions(config: Config, tokenizer: "PreTrainedTokenizerBase") -> list[EvaluationQuestion]:
+    """The evaluation questions of a run with their prompts; empty if the run has none.
+
+    As build_pairs, from evaluation.file or the held-out synthetic problems: evaluation.limit, then
+    over-length policy.
+    """
+    data, evaluation = config.data, config.evaluation
+    if evaluation.file:
+        questions = load_questions(evaluation.file)
+    elif data.source == "synthetic":
+        questions = synthetic.held_out()
+    else:
+        return []
+    questions = questions[: evaluation.limit] if evaluation.limit else questions
+    prompts = encode_prompts(tokenizer, [record.question for record in questions], data.system_prompt)
+    kept = [
+        EvaluationQuestion(
+            record.question_id, record.question, record.answer, record.level, record.subject, prompt_ids
+        )
+        for record, prompt_ids in zip(questions, prompts, strict=True)
+        if len(prompt_ids) <= data.max_prompt_tokens
+    ]
+    _report_dropped("evaluation questions", len(questions), len(kept), data.max_prompt_tokens)
+    return kept
+
+
+def _report_dropped(what: str, given: int, kept: int, limit: int) -> None:
+    if not kept:
+        raise ValueError(
+            f"data.max_prompt_tokens={limit}: all {given} {what} have a longer prompt; raise the limit"
+        )
+    if kept < given:
+        logger.warning(
+            "dropped %d of %d %s: a prompt is longer than %d tokens", given - kept, given, what, limit
+        )

@@ -1,0 +1,172 @@
+r"""Arithmetic word problems in several wordings, for a run that downloads nothing.
+
+A problem is an operation on two two-digit numbers: a sum, or a difference that is not negative. Each
+operation has several phrasings with slots for a name and a thing; a pair is two different phrasings of one
+problem, with names, things and the order of a sum's operands drawn anew for each. Words are few and
+wordings regular, so that a model of a million parameters with a word-and-digit tokenizer can learn them.
+
+Whether a problem is trained on or held out is decided by a hash of the problem itself, the same for a + b
+and b + a, so no phrasing of a held-out problem is ever trained on. There are 8,190 problems, one in eight
+held out.
+"""
+
+import random
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megatron_coreward.config import SYSTEM_PROMPT
+from megatron_coreward.data.pairs import PairRecord, Question
+
+OPERANDS = range(10, 100)
+HELD_OUT_ONE_IN = 8
+NAMES = ("Ann", "Ben", "Eva", "Tom")
+THINGS = ("apples", "books", "coins", "pens")
+PHRASINGS = {
+    "sum": (
+        "What is {a} plus {b}?",
+        "{name} has {a} {thing} and gets {b} more. How many {thing} does {name} have now?",
+        "There are {a} {thing} in one box and {b} {thing} in another box. How many {thing} are there in all?",
+    ),
+    "difference": (
+        "What is {a} minus {b}?",
+        "{name} has {a} {thing} and gives away {b}. How many {thing} does {name} have now?",
+        "There are {a} {thing} in one box. {name} takes out {b} of them. How many {thing} are there now?",
+    ),
+}
+
+_TURN = pa.struct([("content", pa.string()), ("role", pa.string())])
+_SCHEMA = pa.schema(
+    [
+        ("level", pa.string()),
+        ("type", pa.string()),
+        ("data_source", pa.string()),
+        ("prompt", pa.list_(_TURN)),
+        ("ability", pa.string()),
+        ("reward_model", pa.struct([("ground_truth", pa.string()), ("style", pa.string())])),
+        ("extra_info", pa.struct([("index", pa.int64()), ("split", pa.string())])),
+    ]
+)
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """`a` + `b` ("sum") or `a` - `b` ("difference"), with a >= b, which makes a sum canonical."""
+
+    operation: str
+    a: int
+    b: int
+
+    @property
+    def answer(self) -> str:
+        return str(self.a + self.b if self.operation == "sum" else self.a - self.b)
+
+    @property
+    def digest(self) -> int:
+        """64 bits of blake2b of the problem."""
+        return int.from_bytes(
+            blake2b(f"{self.operation} {self.a} {self.b}".encode(), digest_size=8).digest(), "big"
+        )
+
+    @property
+    def is_held_out(self) -> bool:
+        return self.digest % HELD_OUT_ONE_IN == 0
+
+
+def all_problems() -> list[Problem]:
+    return [Problem(operation, a, b) for operation in PHRASINGS for a in OPERANDS for b in OPERANDS if a >= b]
+
+
+def make_pairs(count: int, seed: int) -> list[PairRecord]:
+    """`count` different training problems, each in two phrasings. Raises ValueError if there are fewer."""
+    problems = [problem for problem in all_problems() if not problem.is_held_out]
+    if not 0 < count <= len(problems):
+        raise ValueError(f"data.synthetic_pairs={count}: allowed are 1 to {len(problems)}")
+    draw = random.Random(f"pairs/{seed}")
+    pairs = []
+    for pair_id, problem in enumerate(draw.sample(problems, count)):
+        original, rephrased = draw.sample(PHRASINGS[problem.operation], 2)
+        pairs.append(
+            PairRecord(
+                pair_id=pair_id,
+                original=_phrase(problem, original, draw)[0],
+                rephrased=_phrase(problem, rephrased, draw)[0],
+                answer=problem.answer,
+                subject=problem.operation,
+            )
+        )
+    return pairs
+
+
+def held_out(count: int = 0) -> list[Question]:
+    """The first `count` held-out problems in the order of their hash, one phrasing each; 0 = all.
+
+    Always the same. Raises ValueError if there are fewer.
+    """
+    problems = sorted((problem for problem in all_problems() if problem.is_held_out), key=lambda p: p.digest)
+    if not 0 <= count <= len(problems):
+        raise ValueError(
+            f"{count} held-out problems were asked for: allowed are 1 to {len(problems)}, or 0 for all"
+        )
+    questions = []
+    for question_id, problem in enumerate(problems[: count or None]):
+        draw = random.Random(f"held out/{problem.digest}")
+        text, _ = _phrase(problem, draw.choice(PHRASINGS[problem.operation]), draw)
+        questions.append(Question(question_id, text, problem.answer, subject=problem.operation))
+    return questions
+
+
+def supervised_examples(count: int, seed: int) -> list[tuple[str, str]]:
+    r"""`count` (question, solution) of training problems, drawn with repetition.
+
+    A solution is the calculation in the question's order with its result boxed: `12+35=\boxed{47}`.
+    """
+    problems = [problem for problem in all_problems() if not problem.is_held_out]
+    draw = random.Random(f"supervised/{seed}")
+    examples = []
+    for _ in range(count):
+        problem = draw.choice(problems)
+        examples.append(_phrase(problem, draw.choice(PHRASINGS[problem.operation]), draw))
+    return examples
+
+
+def write_parquet(folder: Path | str, count: int = 2000, seed: int = 1) -> None:
+    """Writes train_original.parquet, train_rephrased.parquet and test.parquet to `folder`.
+
+    The schema is the one load_pairs and load_questions read; test.parquet has every held-out problem.
+    """
+    pairs, questions = make_pairs(count, seed), held_out()
+    rows = {
+        "train_original": [_row(p.pair_id, "train", p.original, p.answer or "", p.subject) for p in pairs],
+        "train_rephrased": [_row(p.pair_id, "train", p.rephrased, p.answer or "", p.subject) for p in pairs],
+        "test": [_row(q.question_id, "test", q.question, q.answer, q.subject) for q in questions],
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, table in rows.items():
+        pq.write_table(pa.Table.from_pylist(table, schema=_SCHEMA), Path(folder) / f"{name}.parquet")
+
+
+def _phrase(problem: Problem, phrasing: str, draw: random.Random) -> tuple[str, str]:
+    """The question and its solution, with name, thing and a sum's order of operands drawn."""
+    a, b = problem.a, problem.b
+    if problem.operation == "sum" and draw.random() < 0.5:
+        a, b = b, a
+    question = phrasing.format(a=a, b=b, name=draw.choice(NAMES), thing=draw.choice(THINGS))
+    sign = "+" if problem.operation == "sum" else "-"
+    return question, f"{a}{sign}{b}=\\boxed{{{problem.answer}}}"
+
+
+def _row(index: int, split: str, question: str, answer: str, subject: str) -> dict[str, Any]:
+    return {
+        "level": "",
+        "type": subject,
+        "data_source": "synthetic",
+        "prompt": [{"content": SYSTEM_PROMPT, "role": "system"}, {"content": question, "role": "user"}],
+        "ability": "math",
+        "reward_model": {"ground_truth": answer, "style": "rule"},
+        "extra_info": {"index": index, "split": split},
+    }
