@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 logger = logging.getLogger(__name__)
@@ -27,25 +27,33 @@ METRICS = (
     "original/truncated",
     "original/response_tokens",
     "original/signal_groups",
+    "original/distinct_answers",
+    "original/top_answer_share",
     "rephrased/answered",
     "rephrased/majority_share",
     "rephrased/truncated",
     "rephrased/response_tokens",
     "rephrased/signal_groups",
+    "rephrased/distinct_answers",
+    "rephrased/top_answer_share",
     "coreward/agreement",
     "coreward/labelled",
+    "coreward/tied",
     "grader/timeouts",
     "stage/bytes",
     "policy/loss",
     "policy/kl",
     "policy/clip_fraction",
+    "policy/entropy",
     "policy/grad_norm",
     "policy/lr",
     "mismatch/mean_abs",
     "mismatch/max_abs",
     "mismatch/kl",
     "diagnostics/original/label_accuracy",
+    "diagnostics/original/pass@1",
     "diagnostics/rephrased/label_accuracy",
+    "diagnostics/rephrased/pass@1",
     "diagnostics/reward_accuracy",
     "time/rollout",
     "time/reward",
@@ -200,10 +208,10 @@ def _open_wandb(folder: Path, project: str, config: Mapping[str, Any]) -> Any:
     )
 
 
-def wandb_mode() -> str:
-    """WANDB_MODE where set; else online if there is a key in the environment or netrc, else offline."""
+def wandb_mode() -> Literal["online", "offline"] | None:
+    """online when logged in (a key in the environment or netrc), else offline; None if WANDB_MODE decides."""
     if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"]
+        return None
     if os.environ.get("WANDB_API_KEY"):
         return "online"
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

@@ -1,0 +1,72 @@
+"""Draws the curves of a run from its metrics.jsonl.
+
+python tools/plot_run.py RUN --output curves.png
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from megatron_coreward.utils.metrics import METRICS_FILE, read_metrics
+
+PANELS = (
+    ("Held-out accuracy", ("eval/greedy_pass@1", "eval/pass@1", "eval/maj@"), "linear"),
+    (
+        "Agreement of the two views",
+        ("coreward/agreement", "original/majority_share", "rephrased/majority_share"),
+        "linear",
+    ),
+    (
+        "Label accuracy (diagnostics)",
+        ("diagnostics/original/label_accuracy", "diagnostics/rephrased/label_accuracy"),
+        "linear",
+    ),
+    ("Reward", ("reward/mean", "original/signal_groups", "rephrased/signal_groups"), "linear"),
+    ("KL to the start model", ("policy/kl",), "linear"),
+    ("Log-prob mismatch with vLLM (nats)", ("mismatch/mean_abs", "mismatch/max_abs"), "log"),
+    ("Response tokens", ("original/response_tokens", "rephrased/response_tokens"), "linear"),
+    ("Gradient norm", ("policy/grad_norm",), "linear"),
+)
+"""Title, metric names (or their beginnings) and scale of every panel."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="plot_run.py", description="Draws the curves of a run.")
+    parser.add_argument("run", type=Path, help="run folder (run.output_dir)")
+    parser.add_argument("--output", type=Path, default=Path("curves.png"), help="image file to write")
+    options = parser.parse_args(arguments)
+    records = read_metrics(options.run)
+    if not records:
+        sys.stderr.write(f"error: {options.run / METRICS_FILE} is absent or holds no figures yet\n")
+        return 2
+    figure = draw(records)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.output, dpi=130)
+    return 0
+
+
+def draw(records: Sequence[dict[str, float]]) -> Figure:
+    """One panel per group of metrics; panels without data are left out."""
+    names = sorted({name for record in records for name in record})
+    panels = [(title, [n for n in names if n.startswith(wanted)], scale) for title, wanted, scale in PANELS]
+    panels = [panel for panel in panels if panel[1]]
+    rows = max(1, -(-len(panels) // 2))
+    figure = Figure(figsize=(11, 2.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, shown, scale) in zip(grid.flat, panels, strict=False):
+        for name in shown:
+            points = [(record["step"], record[name]) for record in records if name in record]
+            axes.plot(*zip(*points, strict=True), marker=".", label=name)
+        axes.set(title=title, xlabel="step", yscale=scale)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())
