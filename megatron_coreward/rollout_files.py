@@ -76,7 +76,7 @@ def read_rollouts(folder: Path, step: int) -> list[dict[str, Any]]:
     """The rows of one step. ValueError when it has no rollouts."""
     steps = rollout_steps(folder)
     if step not in steps:
-        there = f"there are steps {_ranges(steps)}" if steps else "there are none yet"
+        there = f"it has {_ranges(steps)}" if steps else "it has none yet"
         raise ValueError(f"{folder} has no rollouts of step {step}: {there}")
     return pq.read_table(folder / ROLLOUTS_FOLDER / f"step_{step:06d}.parquet").to_pylist()
 

@@ -172,7 +172,7 @@ def metrics_table(records: Sequence[dict[str, float]], columns: int) -> Table:
         raise ValueError(f"{METRICS_FILE} has no figures yet; the first step writes some")
     recent = records[-columns:]
     table = Table(title=f"step {int(records[-1]['step'])}")
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     for record in recent:
         table.add_column(f"{int(record['step'])}", justify="right")
     for name in sorted({name for record in recent for name in record} - {"step"}):

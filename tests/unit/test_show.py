@@ -156,7 +156,7 @@ def test_errors_say_what_there_is(run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert "is not a folder" in error(capsys, tmp_path / "absent")
     assert "is not a run folder" in error(capsys, tmp_path / "empty")
-    assert "no rollouts of step 5: there are steps 3-4, 6" in error(capsys, run, "--step", 5)
+    assert "no rollouts of step 5: it has 3-4, 6" in error(capsys, run, "--step", 5)
     assert "pair 9 is not in step 6; it has 2, 7" in error(capsys, run, "--pair", 9)
     assert "no figures yet" in error(capsys, run, "--metrics")
 
