@@ -123,6 +123,13 @@ class VllmEngine:
         self._reloader.reload(weights)
         self.weights_version = version
 
+    def close(self) -> None:
+        """Ends vLLM, and with it (vLLM's doing) every process group of torch.distributed: call it last.
+
+        A process that leaves its groups first and never calls this ends with a traceback from vLLM.
+        """
+        self.llm.llm_engine.engine_core.shutdown()
+
     def _sampling_params(self, request: GenerationRequest, sampling: Sampling) -> "SamplingParams":
         from vllm import SamplingParams
 
