@@ -60,6 +60,10 @@ def build_optimizer(config: OptimizerConfig, model: DistributedDataParallel) -> 
             ),
             [model],
         )
+    for group in optimizer.param_groups:
+        # Megatron only notes the factor (0 for norms and biases); its scheduler, which is not used here,
+        # would apply it.
+        group["weight_decay"] = config.weight_decay * group["wd_mult"]
     return optimizer
 
 
