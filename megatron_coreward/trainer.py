@@ -21,6 +21,7 @@ from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.config import Config
 from megatron_coreward.data.sampler import PairSampler
+from megatron_coreward.evaluate import EvalResult
 from megatron_coreward.roles import Communicator, Policy, Reference, RewardStage, RolloutEngine
 from megatron_coreward.rollout.placement import make_requests
 from megatron_coreward.types import QuestionPair, Sampling, ScoredResponse, StepReport
@@ -43,7 +44,7 @@ class Observer(Protocol):
     ) -> None:
         """A step is done. A collective."""
 
-    def on_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+    def on_evaluation(self, step: int, result: EvalResult, seconds: float) -> None:
         """An evaluation after `step` steps is done."""
 
     def save(self, step: int, state: dict[str, Any]) -> None:
@@ -63,8 +64,8 @@ class Trainer:
     sampler: PairSampler
     comm: Communicator
     observer: Observer
-    evaluate: Callable[[], dict[str, float]] | None
-    diagnose: Callable[[Sequence[QuestionPair], Sequence[ScoredResponse]], Figures]
+    evaluate: Callable[[], EvalResult] | None
+    diagnose: Callable[[Sequence[ScoredResponse]], Figures]
     total_steps: int
     step: int = 0
     _times: Figures = field(default_factory=Figures)
@@ -83,7 +84,7 @@ class Trainer:
         with self._phase("log_probs"):
             parts = mini_batches(pairs, scored, config.algorithm.updates_per_batch)
             batches = [self._with_log_probs(self.policy.shard(part)) for part in parts]
-        figures = self.diagnose(pairs, scored)
+        figures = self.diagnose(scored)
         with self._phase("update"):
             for batch in batches:
                 figures.merge(self.policy.update(batch, self.objective))
@@ -107,8 +108,8 @@ class Trainer:
                     self._evaluate()
                 stopping = any(self.comm.all_gather(bool(stop)))
                 if last or stopping or _due(self.step, config.checkpoint.every):
-                    with self._phase("checkpoint"):
-                        self.observer.save(self.step, self.state_dict())
+                    self.observer.on_phase("checkpoint")
+                    self.observer.save(self.step, self.state_dict())
                 if stopping and not last:
                     return False
         return True
@@ -145,8 +146,10 @@ class Trainer:
     def _evaluate(self) -> None:
         if self.evaluate is None:
             return
-        with self._phase("evaluate"):
-            self.observer.on_evaluation(self.step, self.evaluate())
+        self.observer.on_phase("evaluate")
+        started = time.perf_counter()
+        result = self.evaluate()
+        self.observer.on_evaluation(self.step, result, time.perf_counter() - started)
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -155,7 +158,9 @@ class Trainer:
         yield
         self._times.add_sum(f"time/{name}", time.perf_counter() - started)
 
-    def _metrics(self, figures: Figures, started: float, scored: Sequence[ScoredResponse]) -> dict[str, float]:
+    def _metrics(
+        self, figures: Figures, started: float, scored: Sequence[ScoredResponse]
+    ) -> dict[str, float]:
         seconds = time.perf_counter() - started
         tokens = sum(self.comm.all_gather(sum(r.num_tokens for r in scored)))
         metrics = figures.as_dict() | self._times.as_dict()

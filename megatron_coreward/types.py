@@ -8,12 +8,12 @@ nothing before the vote depends on rank, length or arrival order.
 """
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 
 
-class View(str, Enum):
+class View(StrEnum):
     """Which wording of a question a response answers."""
 
     ORIGINAL = "original"

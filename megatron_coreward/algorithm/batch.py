@@ -4,8 +4,8 @@ Shape suffixes: R responses, N tokens (prompt + response), T response tokens. Re
 the other in every flat tensor, prompts before responses, without padding.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,28 +47,34 @@ class TrainBatch:
         return replace(self, old_logps_T=old, ref_logps_T=ref)
 
     def to(self, device: torch.device) -> "TrainBatch":
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return TrainBatch(**{name: None if t is None else t.to(device) for name, t in tensors.items()})
+        return self._map(lambda tensor, _: tensor.to(device))
 
     def select(self, indices: Sequence[int]) -> "TrainBatch":
         """The responses at `indices`, in that order."""
 
-        def take(flat: torch.Tensor | None, lengths_R: torch.Tensor) -> torch.Tensor | None:
-            if flat is None:
-                return None
-            pieces = flat.split(lengths_R.tolist())
-            return torch.cat([pieces[i] for i in indices]) if indices else flat[:0]
+        def take(tensor: torch.Tensor, lengths_R: torch.Tensor) -> torch.Tensor:
+            pieces = tensor.split(lengths_R.tolist())
+            return torch.cat([pieces[i] for i in indices]) if indices else tensor[:0]
 
-        index_R = torch.as_tensor(list(indices), dtype=torch.long)
+        return self._map(take)
+
+    def _map(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> "TrainBatch":
+        """Applies `function(tensor, its elements per response [R])` to every tensor."""
+        one_R = torch.ones_like(self.prompt_lengths_R)
+        of_response = self.response_lengths_R
+
+        def optional(tensor_T: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor_T is None else function(tensor_T, of_response)
+
         return TrainBatch(
-            tokens_N=take(self.tokens_N, self.lengths_R),
-            prompt_lengths_R=self.prompt_lengths_R[index_R],
-            response_lengths_R=self.response_lengths_R[index_R],
-            advantages_R=self.advantages_R[index_R],
-            weights_T=take(self.weights_T, self.response_lengths_R),
-            rollout_logps_T=take(self.rollout_logps_T, self.response_lengths_R),
-            old_logps_T=take(self.old_logps_T, self.response_lengths_R),
-            ref_logps_T=take(self.ref_logps_T, self.response_lengths_R),
+            tokens_N=function(self.tokens_N, self.lengths_R),
+            prompt_lengths_R=function(self.prompt_lengths_R, one_R),
+            response_lengths_R=function(self.response_lengths_R, one_R),
+            advantages_R=function(self.advantages_R, one_R),
+            weights_T=function(self.weights_T, of_response),
+            rollout_logps_T=function(self.rollout_logps_T, of_response),
+            old_logps_T=optional(self.old_logps_T),
+            ref_logps_T=optional(self.ref_logps_T),
         )
 
 

@@ -1,0 +1,108 @@
+"""Everything a run leaves behind, and what a person sees while it goes on.
+
+OUTPUT_DIR/config.yaml         the resolved configuration
+           train.log           the messages
+           metrics.jsonl       one line of figures per step and per evaluation
+           evaluations/        step_*.json: measures with intervals, and the outcome of every question
+           rollouts/           every response of every step, as Parquet
+           tensorboard/, wandb/
+           checkpoints/        step_* (actor/checkpoint.py)
+           hf/                 the final model for transformers and vLLM
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from megatron_coreward.config import Config
+from megatron_coreward.config_loading import to_yaml
+from megatron_coreward.evaluate import EvalResult
+from megatron_coreward.roles import Communicator
+from megatron_coreward.rollout_files import write_rollouts
+from megatron_coreward.types import QuestionPair, ScoredResponse, StepReport
+from megatron_coreward.utils.metrics import MetricsWriter
+from megatron_coreward.utils.progress import RunProgress
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+CHECKPOINTS = "checkpoints"
+HF_EXPORT = "hf"
+EVALUATIONS = "evaluations"
+
+
+class RunFolder:
+    """trainer.Observer: writes the files above; rank 0 writes, the others take part in the gathering.
+
+    `resumed_step` is the step of the checkpoint that the run goes on from, None at a new start. `save` is
+    called with the step and the trainer's state to write a checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        comm: Communicator,
+        console: Console,
+        total_steps: int,
+        resumed_step: int | None,
+        save: Callable[[int, dict[str, Any]], None],
+    ) -> None:
+        self.folder = Path(config.run.output_dir)
+        self.comm = comm
+        self.save = save
+        self.seed = config.run.seed
+        self._rollouts = config.logging.rollouts
+        self._stack = ExitStack()
+        self._writer: MetricsWriter | None = None
+        self._progress: RunProgress | None = None
+        if comm.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / CONFIG_FILE).write_text(to_yaml(config))
+            self._writer = MetricsWriter(
+                self.folder,
+                tensorboard=config.logging.tensorboard,
+                wandb_project=config.logging.wandb_project if config.logging.wandb else "",
+                config=asdict(config),
+                resumed_step=resumed_step,
+            )
+            self._stack.callback(self._writer.close)
+            self._progress = self._stack.enter_context(
+                RunProgress(console, total=total_steps, done=resumed_step or 0)
+            )
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def on_phase(self, name: str) -> None:
+        if self._progress is not None:
+            self._progress.phase(name)
+
+    def on_step(
+        self, report: StepReport, pairs: Sequence[QuestionPair], scored: Sequence[ScoredResponse]
+    ) -> None:
+        if self._rollouts:
+            write_rollouts(self.folder, report.step, pairs, scored, self.comm)
+        if self._writer is not None and self._progress is not None:
+            self._writer.log(report.step, report.metrics)
+            self._progress.step(report.step, report.metrics)
+
+    def on_evaluation(self, step: int, result: EvalResult, seconds: float) -> None:
+        if self._writer is None:
+            return
+        metrics = result.metrics()
+        logger.info(
+            "  ".join([f"evaluation after step {step}:", *(f"{k[5:]} {v:.3f}" for k, v in metrics.items())])
+        )
+        self._writer.log(step, {**metrics, "time/evaluate": seconds})
+        path = self.folder / EVALUATIONS / f"step_{step:06d}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result.summary(self.seed)) + "\n")

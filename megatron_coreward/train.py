@@ -1,0 +1,191 @@
+"""Entry point and the only composition root.
+
+    torchrun --nproc-per-node 2 -m megatron_coreward.train --config run.yaml [key.sub=value ...]
+    python -m megatron_coreward.train --config run.yaml --dry-run
+
+Exit codes: 0 the run reached its end, 2 the configuration or the data are not usable (one line says why),
+3 the run was interrupted, saved a checkpoint and can be resumed.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from megatron_coreward.algorithm.objective import GrpoObjective
+from megatron_coreward.config import Config
+from megatron_coreward.config_checks import validate
+from megatron_coreward.config_loading import load_config
+from megatron_coreward.coreward.alignment import CoRewardStage
+from megatron_coreward.coreward.diagnostics import diagnose
+from megatron_coreward.coreward.grader import Grader
+from megatron_coreward.data.prompts import (
+    EvaluationQuestion,
+    build_pairs,
+    build_questions,
+    load_generation_config,
+    load_tokenizer,
+    stop_token_ids,
+)
+from megatron_coreward.data.sampler import PairSampler
+from megatron_coreward.dry_run import show
+from megatron_coreward.evaluate import evaluate
+from megatron_coreward.roles import Communicator, Policy, Reference, RolloutEngine
+from megatron_coreward.run_folder import CHECKPOINTS, HF_EXPORT, RunFolder
+from megatron_coreward.trainer import Observer, Trainer
+from megatron_coreward.types import QuestionPair
+from megatron_coreward.utils.logging import setup_logging
+
+logger = logging.getLogger(__name__)
+
+UNUSABLE, INTERRUPTED = 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="megatron_coreward.train", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, help="YAML file; see docs/config.md")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, show the plan, build nothing"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override one key")
+    options = parser.parse_intermixed_args(arguments)
+
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        config = load_config(options.config, options.overrides)
+        shape = validate(config, world_size)
+        if options.dry_run:
+            if rank == 0:
+                show(config, shape, world_size)
+            return 0
+        config = replace(config, model=replace(config.model, path=str(shape.folder)))  # a hub id's local copy
+        console = setup_logging(rank, Path(config.run.output_dir))
+        data = _load_data(config)
+    except ValueError as error:
+        if rank == 0:
+            Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+        return UNUSABLE
+    return run(config, data, console)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What is read before any model is built."""
+
+    stop_ids: tuple[int, ...]
+    pairs: list[QuestionPair]
+    questions: list[EvaluationQuestion]
+
+
+def _load_data(config: Config) -> RunData:
+    """Tokenised pairs and evaluation questions. Raises ValueError for anything wrong with the data."""
+    tokenizer = load_tokenizer(config.model.path, config.model.trust_remote_code)
+    generation = load_generation_config(config.model.path, config.model.trust_remote_code)
+    return RunData(
+        stop_ids=stop_token_ids(tokenizer, generation),
+        pairs=build_pairs(config, tokenizer),
+        questions=build_questions(config, tokenizer),
+    )
+
+
+def run(config: Config, data: RunData, console: Console) -> int:
+    """Builds every part, trains, exports. A collective over all ranks."""
+    # Imported here, since a dry run and a refused configuration need neither megatron nor vllm.
+    from megatron_coreward.actor import checkpoint
+    from megatron_coreward.actor.hf_export import export_hf
+    from megatron_coreward.actor.parallel import initialize as initialize_parallel
+    from megatron_coreward.actor.policy import MegatronPolicy
+    from megatron_coreward.actor.reference import MegatronReference
+    from megatron_coreward.rollout.engine import VllmEngine
+    from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
+
+    initialize()
+    comm = TorchCommunicator()
+    _check_same_everywhere(config, comm)
+    output = Path(config.run.output_dir)
+    checkpoints = output / CHECKPOINTS
+    layout = initialize_parallel(config.parallel)
+    sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
+    total_steps = config.run.steps or config.run.epochs * sampler.steps_per_epoch
+    policy = MegatronPolicy(config, layout, comm, total_steps * config.algorithm.updates_per_batch)
+    reference = MegatronReference(config, layout) if config.algorithm.kl_coef > 0 else None
+    engine = VllmEngine(config, config.model.path, data.stop_ids, config.run.seed)
+    grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
+
+    def save(step: int, state: dict[str, Any]) -> None:
+        checkpoint.save_checkpoint(checkpoints, step, policy, state, comm)
+        checkpoint.prune(checkpoints, config.checkpoint.keep_last)
+
+    resumed = checkpoint.latest_checkpoint(checkpoints) if config.run.resume else None
+    state = checkpoint.load_checkpoint(resumed, policy) if resumed else None
+    with RunFolder(config, comm, console, total_steps, state["step"] if state else None, save) as folder:
+        trainer = _trainer(
+            config, data, policy, reference, engine, grader, sampler, comm, folder, total_steps
+        )
+        if state:
+            trainer.load_state_dict(state)
+            logger.info("resumed after step %d from %s", trainer.step, resumed)
+        finished = trainer.fit()
+        folder.on_phase("export")
+        if finished and config.run.export_hf:
+            export_hf(policy, Path(config.model.path), output / HF_EXPORT)
+    if finished:
+        logger.info("done: %s", output)
+    else:
+        logger.warning("stopped after step %d; go on with: run.resume=true", trainer.step)
+    grader.close()
+    engine.close()
+    shutdown()
+    return 0 if finished else INTERRUPTED
+
+
+def _trainer(
+    config: Config,
+    data: RunData,
+    policy: Policy,
+    reference: Reference | None,
+    engine: RolloutEngine,
+    grader: Grader,
+    sampler: PairSampler,
+    comm: Communicator,
+    observer: Observer,
+    total_steps: int,
+) -> Trainer:
+    """Puts the parts together."""
+    stage = CoRewardStage(comm, grader, config.reward)
+    truths = {pair.pair_id: pair.answer for pair in data.pairs}
+    return Trainer(
+        config=config,
+        policy=policy,
+        reference=reference,
+        rollout=engine,
+        reward_stage=stage,
+        objective=GrpoObjective(config.algorithm),
+        sampler=sampler,
+        comm=comm,
+        observer=observer,
+        evaluate=partial(evaluate, engine, comm, data.questions, config, grader) if data.questions else None,
+        diagnose=lambda scored: diagnose(scored, truths, stage, grader, comm),
+        total_steps=total_steps,
+    )
+
+
+def _check_same_everywhere(config: Config, comm: Communicator) -> None:
+    """Ranks that read different configurations would hang in each other's collectives."""
+    configs = comm.all_gather(asdict(config))
+    different = [rank for rank, other in enumerate(configs) if other != configs[0]]
+    if different:
+        raise ValueError(
+            f"ranks {different} have another configuration than rank 0; give all the same --config"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""Trains the quickstart's start model from scratch: about a million parameters, minutes on a laptop.
+
+    torchrun --nproc-per-node 2 tools/make_toy_model.py --output runs/quickstart/toy_model
+
+A Qwen3-architecture model (heads of 32, the smallest that vLLM's CPU attention takes) with its own tokenizer
+learns arithmetic word problems (data/synthetic.py) by supervised training through the same Megatron actor
+that Co-Reward uses, until its sampled pass@1 on held-out problems lies between --low and --high: good enough
+that majorities are mostly right, with room to improve. The result is a Hugging Face folder.
+"""
+
+import argparse
+import logging
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+export_hf = print
+from megatron_coreward.actor.parallel import initialize as initialize_parallel
+from megatron_coreward.actor.policy import MegatronPolicy
+from megatron_coreward.algorithm.batch import TrainBatch, make_batch
+from megatron_coreward.algorithm.objective import nll_objective
+from megatron_coreward.config import Config
+from megatron_coreward.coreward.answers import extract_answer
+from megatron_coreward.data import synthetic
+from megatron_coreward.data.prompts import build_questions, encode_prompts
+from megatron_coreward.rollout.engine import VllmEngine
+from megatron_coreward.rollout.placement import request_seed
+from megatron_coreward.types import GenerationRequest, Sampling, ScoredResponse, View
+from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
+from megatron_coreward.utils.logging import setup_logging
+from megatron_coreward.weight_sync import sync_weights
+
+logger = logging.getLogger("megatron_coreward.tools.make_toy_model")
+
+TURN_START, TURN_END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] }}"
+    "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+WORDS = r" ?[A-Za-z]+|\\boxed|\d|[^A-Za-z\d]"
+"""Tokens: words with their space, single digits, every other character by itself."""
+
+
+def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """One token per word, digit or sign of the problems and their solutions."""
+    examples = synthetic.supervised_examples(5000, seed=0)
+    text = "\n".join([*(part for example in examples for part in example), "system user assistant\n"])
+    words = sorted({*re.findall(WORDS, text), "user", "assistant"})
+    vocabulary = {word: i for i, word in enumerate([PAD, TURN_START, TURN_END, "<|unknown|>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([PAD, TURN_START, TURN_END])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=TURN_END, pad_token=PAD, chat_template=CHAT_TEMPLATE
+    )
+
+
+def write_random_model(folder: Path, seed: int) -> None:
+    """The untrained model with its tokenizer."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
+    config = transformers.Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = transformers.Qwen3ForCausalLM(config)
+    model.generation_config = transformers.GenerationConfig(eos_token_id=tokenizer.eos_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+class SupervisedTrainer:
+    """Supervised steps and sampled pass@1 for one toy model."""
+
+    def __init__(self, config: Config, batch_size: int, warmup_updates: int) -> None:
+        self.config = config
+        self.batch_size = batch_size
+        self.comm = TorchCommunicator()
+        layout = initialize_parallel(config.parallel)
+        self.policy = MegatronPolicy(config, layout, self.comm, total_updates=warmup_updates)
+        self.tokenizer = make_tokenizer()
+        stop_ids = [self.tokenizer.eos_token_id]
+        self.engine = VllmEngine(config, config.model.path, stop_ids, config.run.seed)
+        self.questions = build_questions(config, self.tokenizer)
+
+    def update(self, step: int) -> float:
+        """One supervised step on fresh examples; its loss in nats per response token."""
+        return self.policy.update(self._batch(step), nll_objective).as_dict()["policy/loss"]
+
+    def _batch(self, step: int) -> TrainBatch:
+        examples = synthetic.supervised_examples(self.batch_size, seed=step)
+        prompts = encode_prompts(
+            self.tokenizer, [question for question, _ in examples], self.config.data.system_prompt
+        )
+        answers = [
+            torch.tensor([*self.tokenizer.encode(text), self.tokenizer.eos_token_id]).numpy()
+            for _, text in examples
+        ]
+        weight = 1.0 / sum(len(answer) for answer in answers)
+        responses = [
+            ScoredResponse(i, View.ORIGINAL, 0, prompt, answer, answer.astype("float32"), "", "stop", 0)
+            for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        ]
+        mine = responses[self.policy.layout.dp_rank :: self.policy.layout.dp_size]
+        return make_batch(mine, [weight] * len(mine))
+
+    def pass_at_1(self, step: int) -> float:
+        """Share of right answers over sampled responses to the held-out problems."""
+        sync_weights(self.policy, self.engine, version=step)
+        requests = [
+            GenerationRequest(
+                q.question_id, View.ORIGINAL, 0, q.prompt_ids, request_seed(0, step, q.question_id, View.ORIGINAL, 0)
+            )
+            for q in self.questions
+        ]
+        sampling = Sampling(self.config.rollout.temperature, self.config.rollout.max_response_tokens)
+        answers = {q.question_id: q.answer for q in self.questions}
+        right = [extract_answer(r.text) == answers[r.pair_id] for r in self.engine.generate(requests, sampling)]
+        return sum(sum(part) for part in self.comm.all_gather(right)) / len(self.questions)
+
+
+def toy_config(folder: Path, seed: int, lr: float) -> Config:
+    config = Config()
+    config.run.seed = seed
+    config.model.path = str(folder)
+    config.data.source = "synthetic"
+    config.data.system_prompt = ""
+    config.data.max_prompt_tokens = 96
+    config.rollout.max_response_tokens = 32
+    config.rollout.memory_gb = 0.5
+    config.evaluation.limit = 500
+    config.optimizer.lr = lr
+    config.optimizer.schedule = "constant"
+    config.optimizer.warmup_ratio = 1.0  # linear warm-up over `total_updates`, constant afterwards
+    config.optimizer.micro_batch_tokens = 8192
+    return config
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--low", type=float, default=0.40, help="least sampled pass@1 of the result")
+    parser.add_argument("--high", type=float, default=0.65, help="greatest sampled pass@1 of the result")
+    parser.add_argument("--max-updates", type=int, default=1500)
+    parser.add_argument("--check-every", type=int, default=25, help="updates between measurements")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    initialize()
+    comm = TorchCommunicator()
+    setup_logging(comm.rank)
+    if options.output.exists():
+        logger.error("%s exists already; remove it or choose another --output", options.output)
+        return 2
+    start = Path(comm.broadcast(tempfile.mkdtemp() if comm.rank == 0 else None))
+    if comm.rank == 0:
+        write_random_model(start, options.seed)
+    comm.all_gather(None)
+    trainer = SupervisedTrainer(
+        toy_config(start, options.seed, options.lr), options.batch_size, options.check_every
+    )
+    passed = 0.0
+    for step in range(1, options.max_updates + 1):
+        loss = trainer.update(step)
+        if step % options.check_every == 0:
+            passed = trainer.pass_at_1(step)
+            logger.info("update %d: loss %.3f, sampled pass@1 %.3f", step, loss, passed)
+            if passed >= options.low:
+                break
+    if comm.rank == 0 and not options.low <= passed <= options.high:
+        logger.error("pass@1 %.3f is not in [%.2f, %.2f]; try another --seed", passed, options.low, options.high)
+    if options.low <= passed <= options.high:
+        export_hf(trainer.policy, start, options.output)
+    comm.all_gather(None)
+    if comm.rank == 0:
+        shutil.rmtree(start)
+    shutdown()
+    return 0 if options.low <= passed <= options.high else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
