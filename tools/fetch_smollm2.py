@@ -112,7 +112,7 @@ def main() -> int:
     console = Console(stderr=True)
     try:
         fetch(output)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:  # transformers says by ImportError that gguf is missing
         console.print(f"[red]error:[/red] {error}", soft_wrap=True)
         return 1
     console.print(f"SmolLM2-135M-Instruct (dequantised from 4 bits) is in {output}", soft_wrap=True)

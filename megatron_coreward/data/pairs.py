@@ -142,8 +142,8 @@ class _Table:
         if found is None:
             raise self.error(
                 f"no column '{column}' among {', '.join(self.table.column_names)}",
-                "a file of one view needs prompt (and for pairs extra_info.index), one file of both views, alone "
-                "in data.original, needs original_question and rephrased_question",
+                "a file of one view needs prompt (and for pairs extra_info.index), one file of both views, "
+                "alone in data.original, needs original_question and rephrased_question",
             )
         if not _KINDS[kind](found):
             raise self.error(f"column '{column}' has type {found}", f"it must be {kind}")
