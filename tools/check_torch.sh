@@ -3,7 +3,9 @@
 # next set-up fetches torch anew. Usage: check_torch.sh PYTHON
 python=$1
 
-"$python" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)' 2>/dev/null && exit 0
+"$python" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)' 2>/dev/null
+code=$?
+[ $code -ne 1 ] && exit $code # fine, or killed: says nothing about the build
 "$python" -m pip uninstall --quiet --yes torch
 echo "megatron_coreward: pip did not find the CPU build of torch. Point PIP_EXTRA_INDEX_URL at PyTorch's CPU" \
     "wheels (see PyTorch's install page, choice CPU) and run make setup again." >&2
