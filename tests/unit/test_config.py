@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from megatron_coreward.config import Config
 from megatron_coreward.config_loading import field_types, load_config, nearest, to_yaml
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 GIVEN_PATH = "model.path=models/toy"
 
 
@@ -160,3 +161,8 @@ render()
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/config.yaml")), ids=lambda path: path.parent.name)
+def test_examples_load(path: Path) -> None:
+    load_config(path)
