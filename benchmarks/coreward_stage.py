@@ -1,0 +1,184 @@
+r"""Time and traffic of the Co-Reward stage, against a loop over responses with string equality.
+
+    python -m benchmarks.coreward_stage [--pairs 128] [--samples 8] [--workers 1]
+
+Responses are text of about 3,072 tokens. The loop does what the published reward manager does per item
+(find the last box, count strings per group, compare), in plain Python without its tokenizer.decode. Both run
+in this process, one after the other, so their ratio holds on any machine; seconds are the best of
+`--repeats` runs, each with a fresh grader. Bytes are those of ranks that hold one view of each pair, the
+worst placement.
+"""
+
+import argparse
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from megatron_coreward.config import RewardConfig
+from megatron_coreward.coreward.alignment import CoRewardStage
+from megatron_coreward.coreward.grader import Grader
+from megatron_coreward.types import Response, View
+from tests.fakes import ThreadCommunicator, run_threads
+
+TOKENS = 3072
+SENTENCE = (
+    r"Since $x^2 + \frac{a}{b}$ is positive, we may divide by it and obtain {y} = 3. "  # 25 tokens or so
+)
+FILLER = SENTENCE * (TOKENS // 25)
+SPELLINGS = ["{n}", "{n}.0", "x={n}", r"\text{{{n}}}", r"\frac{{{m}}}{{2}}", "({n})", r"{n}\text{{ cm}}"]
+
+
+class OneRank:
+    """roles.Communicator of a single process."""
+
+    rank, world_size = 0, 1
+
+    def all_to_all(self, outgoing: Sequence[Any]) -> list[Any]:
+        return list(outgoing)
+
+    def all_gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        return value
+
+
+def typical(rng: random.Random, pair: int) -> str | None:
+    """A majority in several spellings, a few wrong numbers, a few responses without an answer."""
+    n = 10 + pair
+    if rng.random() < 0.05:
+        return None
+    if rng.random() < 0.3:
+        return str(rng.randrange(200))
+    if pair % 16 == 0:  # beyond values.py
+        return rng.choice([rf"x<{n}", rf"{n}>x"])
+    return rng.choice(SPELLINGS).format(n=n, m=2 * n)
+
+
+def distinct(template: str) -> Callable[[random.Random, int], str]:
+    counter = iter(range(10, 10**9))
+    return lambda rng, pair: template.format(n=next(counter))
+
+
+CASES: dict[str, Callable[[], Callable[[random.Random, int], str | None]]] = {
+    "typical": lambda: typical,
+    "all distinct: numbers": lambda: distinct("{n}"),
+    "all distinct: fractions": lambda: distinct(r"\frac{{{n}}}{{7}}"),
+    "all distinct: polynomials": lambda: distinct(r"\frac{{x^2+{n}x}}{{2}}"),
+    "all distinct: tuples with roots": lambda: distinct(r"(\sqrt{{{n}}},{n})"),
+    "all distinct: math-verify only": lambda: distinct(r"\sin({n})"),
+}
+
+
+def make_responses(
+    pairs: int, samples: int, answer: Callable[[random.Random, int], str | None]
+) -> list[Response]:
+    rng = random.Random(0)
+    responses = []
+    for pair_id in range(pairs):
+        for view in View:
+            for sample in range(samples):
+                found = answer(rng, pair_id)
+                text = FILLER if found is None else FILLER + rf"The answer is $\boxed{{{found}}}$."
+                ids = np.zeros(TOKENS, np.int32)
+                logps = np.zeros(TOKENS, np.float32)
+                responses.append(Response(pair_id, view, sample, (), ids, logps, text, "stop", 0))
+    return responses
+
+
+def loop_over_items(responses: Sequence[Response]) -> list[float]:
+    """Per item the last box as a string, per group the most frequent one, per item whether they are equal."""
+    answers = {}
+    for r in responses:
+        start, found = r.text.rfind(r"\boxed{"), ""
+        if start >= 0:
+            depth, begin = 0, start + len(r"\boxed")
+            for position in range(begin, len(r.text)):
+                depth += {"{": 1, "}": -1}.get(r.text[position], 0)
+                if depth == 0:
+                    found = r.text[begin + 1 : position]
+                    break
+        answers[r.key] = found
+    by_group: dict[tuple[int, View], Counter[str]] = {}
+    for r in responses:
+        if answers[r.key].strip():
+            by_group.setdefault((r.pair_id, r.view), Counter())[answers[r.key]] += 1
+    rewards = []
+    for r in responses:
+        votes = by_group.get((r.pair_id, r.view.other))
+        label = votes.most_common(1)[0][0] if votes else ""
+        rewards.append(1.0 if label and answers[r.key] == label else 0.0)
+    return rewards
+
+
+def best_time(work: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def stage_seconds(responses: Sequence[Response], workers: int, equality: str, repeats: int) -> float:
+    """Best time with empty caches; the worker processes are started before, once per run."""
+    times = []
+    for _ in range(repeats):
+        with Grader(equality, workers=workers) as grader:
+            grader.equal("x<1", "1>x")
+            stage = CoRewardStage(OneRank(), grader, RewardConfig())
+            stage(responses)
+            times.append(stage.last_seconds)
+            assert grader.timeouts == 0, "a comparison timed out: the time means nothing"
+    return min(times)
+
+
+def bytes_sent(responses: Sequence[Response]) -> int:
+    """What two ranks, each with all responses of one view, send each other."""
+
+    def work(comm: ThreadCommunicator) -> int:
+        with Grader() as grader:
+            stage = CoRewardStage(comm, grader, RewardConfig())
+            stage([r for r in responses if r.view is list(View)[comm.rank]])
+            return stage.last_bytes
+
+    return sum(run_threads(2, work))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--pairs", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    title = f"{options.pairs} pairs x 2 views x {options.samples} samples, {len(FILLER):,} characters each"
+    table = Table(
+        "answers", "loop, strings", "stage, exact", "stage, math", "math / loop", "bytes", title=title
+    )
+    for name, make_answer in CASES.items():
+        responses = make_responses(options.pairs, options.samples, make_answer())
+        loop = best_time(lambda r=responses: loop_over_items(r), options.repeats)
+        exact = stage_seconds(responses, options.workers, "exact", options.repeats)
+        math = stage_seconds(responses, options.workers, "math", options.repeats)
+        figures = (
+            f"{loop:.3f} s",
+            f"{exact:.3f} s",
+            f"{math:.3f} s",
+            f"{math / loop:.1f}",
+            f"{bytes_sent(responses):,}",
+        )
+        table.add_row(name, *figures)
+    text = sum(len(r.text) for r in responses)
+    table.caption = f"text that stays where it was drawn: {text:,} bytes"
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Decides which answers are equal: one grader for votes, rewards, ground truth and evaluation.
+
+Answers are equivalence classes, not strings. Two different normal forms (answers.py) are equal if
+
+1. both are numbers, or values that values.py can read, and the values are equal; or else
+2. math-verify says so in both directions (workers.py), asked only where the numbers in both agree.
+
+Their units must not contradict each other; `5` and `5 cm` do not. Classes are the connected components of
+this relation, so they do not depend on order. A comparison that runs out of time, CPU or memory counts as
+unequal for the rest of the run and is counted in `Grader.timeouts`.
+
+Departs from the reference, which compares strings: equality="exact" does that.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from megatron_coreward.coreward.answers import is_hashed, normal_form, split_unit
+from megatron_coreward.coreward.values import Value, may_be_equal, points, read_value, same_value
+from megatron_coreward.coreward.workers import TIMED_OUT, WorkerPool
+
+NO_ANSWER = -1
+"""Class of the empty form."""
+
+CACHE_SIZE = 100_000
+"""Forms and comparisons remembered before the caches are emptied."""
+
+_PROSE = re.compile(r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}")
+"""Five letters in a row that are no command: a sentence, which math-verify would read as a product."""
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A normal form, taken apart once."""
+
+    body: str
+    unit: str
+    opaque: bool  # a hash or prose: equal only to itself
+    word: bool  # three letters or more: not equal to another word ("tea" is not "eat")
+    value: Value | None
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What math-verify makes of a body; see math_worker.read."""
+
+    kind: str
+    points: list[complex] | None
+
+
+class Grader:
+    """Compares normal forms. Holds worker processes from the first hard comparison until close().
+
+    Args:
+        equality: "math" or "exact" (`reward.equality`).
+        timeout_s: CPU seconds that reading or comparing answers may take (`reward.timeout_s`).
+        workers: processes (`reward.workers`).
+    """
+
+    def __init__(self, equality: str = "math", timeout_s: float = 5.0, workers: int = 1) -> None:
+        assert equality in ("math", "exact"), f"unknown equality {equality!r}"
+        self.equality = equality
+        self.timeouts = 0
+        self._pool = WorkerPool(workers, timeout_s)
+        self._forms: dict[str, _Form] = {}
+        self._readings: dict[str, _Reading] = {}
+        self._equal: dict[Pair, bool] = {}
+        self._timed_out: set[tuple[str, ...]] = set()
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the worker processes; the grader can still be used and starts new ones."""
+        self._pool.close()
+
+    def form(self, answer: str) -> str:
+        """The normal form of an extracted answer or a ground truth, as this grader compares it."""
+        return normal_form(answer, self.equality)
+
+    def equal(self, a: str, b: str) -> bool:
+        """Whether two normal forms are the same answer. No answer equals nothing."""
+        return self.equal_many([(a, b)])[0]
+
+    def equal_many(self, pairs: Sequence[Pair]) -> list[bool]:
+        """`equal` of many pairs at once, which keeps all workers busy."""
+        return [first == second != NO_ANSWER for first, second in self.classify(pairs)]
+
+    def classes(self, forms: Sequence[str]) -> list[int]:
+        """The class of each form: equal answers share a number, "" is NO_ANSWER.
+
+        Classes are numbered from 0 by their smallest form, so the numbers do not depend on order either.
+        """
+        return self.classify([forms])[0]
+
+    def classify(self, groups: Sequence[Sequence[str]]) -> list[list[int]]:
+        """`classes` of many lists at once, which keeps all workers busy."""
+        if max(len(self._forms), len(self._readings), len(self._equal)) > CACHE_SIZE:
+            self._forms, self._readings, self._equal = {}, {}, {}
+        pairs_of = [list(combinations(sorted(set(group) - {""}), 2)) for group in groups]
+        if self.equality == "math":
+            self._decide({pair for pairs in pairs_of for pair in pairs})
+        return [
+            _components(group, [pair for pair in pairs if self._equal.get(pair, False)])
+            for group, pairs in zip(groups, pairs_of, strict=True)
+        ]
+
+    def _decide(self, pairs: Iterable[Pair]) -> None:
+        """Fills the cache for `pairs`: cheap rules first, then readings, then comparisons."""
+        hard: list[Pair] = []
+        for pair in pairs:
+            if pair not in self._equal:
+                verdict = self._compare(*pair)
+                if verdict is None:
+                    hard.append(pair)
+                else:
+                    self._equal[pair] = verdict
+        bodies = {pair: (self._form(pair[0]).body, self._form(pair[1]).body) for pair in sorted(hard)}
+        forms = [self._form(form) for pair in hard for form in pair]
+        self._read(sorted({f.body for f in forms if f.value is None} - self._readings.keys()))
+        close = [pair for pair in bodies if self._plausible(pair)]
+        verdicts = self._ask([("compare", *bodies[pair]) for pair in close])
+        self._equal.update(dict.fromkeys(bodies, False))
+        self._equal.update({pair: v is True for pair, v in zip(close, verdicts, strict=True)})
+
+    def _form(self, form: str) -> _Form:
+        if form not in self._forms:
+            body, unit = split_unit(form)
+            opaque = is_hashed(form) or bool(_PROSE.search(body))
+            word = body.isalpha() and len(body) > 2
+            self._forms[form] = _Form(body, unit, opaque, word, None if opaque else read_value(body))
+        return self._forms[form]
+
+    def _compare(self, form_a: str, form_b: str) -> bool | None:
+        """The verdict on two different forms, or None if math-verify must be asked."""
+        a, b = self._form(form_a), self._form(form_b)
+        if a.unit and b.unit and a.unit != b.unit:
+            return False
+        if a.body == b.body:
+            return True
+        if a.opaque or b.opaque or (a.word and b.word):
+            return False
+        if a.value is not None and b.value is not None:
+            return same_value(a.value, b.value)
+        return None
+
+    def _read(self, bodies: Sequence[str]) -> None:
+        for body, answer in zip(bodies, self._ask([("read", body) for body in bodies]), strict=True):
+            self._readings[body] = _Reading("text", None) if answer is TIMED_OUT else _Reading(*answer)
+
+    def _plausible(self, pair: Pair) -> bool:
+        """Whether a full comparison could find two forms equal."""
+        a, b = (self._reading(self._form(form)) for form in pair)
+        if "text" in (a.kind, b.kind):
+            return False
+        return a.kind != b.kind or a.points is None or b.points is None or may_be_equal(a.points, b.points)
+
+    def _reading(self, form: _Form) -> _Reading:
+        return _Reading("value", points(form.value)) if form.value is not None else self._readings[form.body]
+
+    def _ask(self, tasks: Sequence[tuple[str, ...]]) -> list[Any]:
+        """The workers' answers; what ran out of time once is not tried again."""
+        fresh = [task for task in tasks if task not in self._timed_out]
+        answers = dict(zip(fresh, self._pool.run(fresh), strict=True)) if fresh else {}
+        failed = [task for task, answer in answers.items() if answer is TIMED_OUT]
+        self._timed_out.update(failed)
+        self.timeouts += len(failed)
+        return [answers.get(task, TIMED_OUT) for task in tasks]
+
+
+def _components(forms: Sequence[str], equal: Sequence[Pair]) -> list[int]:
+    """Connected components of `equal`, numbered by their smallest form."""
+    root = {form: form for form in forms}
+
+    def find(form: str) -> str:
+        while root[form] != form:
+            form = root[form]
+        return form
+
+    for a, b in equal:
+        low, high = sorted((find(a), find(b)))
+        root[high] = low
+    number = {form: n for n, form in enumerate(sorted({find(form) for form in forms if form}))}
+    return [number[find(form)] if form else NO_ANSWER for form in forms]

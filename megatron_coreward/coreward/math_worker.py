@@ -1,0 +1,129 @@
+"""Worker process of workers.py: reads and compares answers with math-verify.
+
+Started as a script, so that it imports nothing of the run (no torch, no vLLM) and is ready in under a
+second. It answers one task at a time on a socket inherited from its parent, and leaves when the parent
+does. The operating system ends it when a task takes too much CPU time or memory: sympy can spend hours, or
+all memory, on a short expression, inside C code that no Python exception reaches.
+"""
+
+import logging
+import os
+import resource
+import signal
+import sys
+from functools import lru_cache
+from multiprocessing.connection import Connection
+from zlib import crc32
+
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Basic, FiniteSet, Float, Interval, MatrixBase, Tuple
+from sympy.core.relational import Relational
+from sympy.logic.boolalg import Boolean
+from sympy.sets.sets import Set
+
+READY = "ready"
+_WARM_UP = (r"\frac{1}{2}x<\sin(1)", r"x<2\sin(1)")
+"""The first comparison is slow (tables, lazy imports); it must not count as the first task's time."""
+PARENT_CHECK_S = 5.0
+_NORMALIZATION = NormalizationConfig(
+    basic_latex=True,
+    units=False,  # it would take "3t" for 3, too; normal forms have their units split off
+    malformed_operators=True,
+    nits=True,
+)
+_LATEX = LatexExtractionConfig(boxed_match_priority=0, normalization_config=_NORMALIZATION)
+_ROUNDING = 12
+"""Decimals to which math-verify compares floats: a rounded number is another answer."""
+_NO_NUMBER = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    NotImplementedError,
+    RecursionError,
+    MemoryError,
+)
+"""What sympy raises where an expression has no numeric value."""
+
+
+def main(descriptor: int, cpu_s: float, memory_bytes: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    logging.disable()
+    parent = os.getppid()
+    compare(*_WARM_UP)
+    with Connection(descriptor) as connection:
+        connection.send(READY)
+        while True:
+            while not connection.poll(PARENT_CHECK_S):
+                if os.getppid() != parent:
+                    return
+            try:
+                task, *forms = connection.recv()
+            except EOFError:
+                return
+            signal.setitimer(signal.ITIMER_PROF, cpu_s)  # SIGPROF, unhandled, ends the process
+            result = read(*forms) if task == "read" else compare(*forms)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            connection.send(result)
+
+
+@lru_cache(maxsize=4096)
+def parsed(form: str) -> list[Basic | MatrixBase | str]:
+    return parse(f"\\boxed{{{form}}}", [_LATEX], parsing_timeout=None)
+
+
+def read(form: str) -> tuple[str, list[complex] | None]:
+    """What kind of thing a form is, and numbers that equal things share (None: unknown).
+
+    Kinds: "text" (not mathematics), "relation" (one number, unchanged when both sides are scaled), "value".
+    """
+    expressions = [item for item in parsed(form) if not isinstance(item, str)]
+    if not expressions:
+        return "text", None
+    expression = expressions[0]
+    kind = "relation" if isinstance(expression, Relational) else "value"
+    try:
+        return kind, _numbers(expression)
+    except _NO_NUMBER:
+        return kind, None
+
+
+def _numbers(expression: Basic | MatrixBase) -> list[complex] | None:
+    if isinstance(expression, Relational):
+        difference = expression.lhs - expression.rhs
+        return [_number(difference, "first") / _number(difference, "second")]
+    if isinstance(expression, MatrixBase):
+        return [_number(item) for item in expression.flat()]
+    if isinstance(expression, (FiniteSet, Tuple)):
+        nested = [_numbers(item) for item in expression.args]
+        known = [numbers for numbers in nested if numbers is not None]
+        return sum(known, []) if len(known) == len(nested) else None
+    if isinstance(expression, Interval):
+        return [_number(expression.start), _number(expression.end)]
+    if isinstance(expression, (Set, Boolean)):
+        return None
+    return [_number(expression)]
+
+
+def _number(expression: Basic, salt: str = "") -> complex:
+    """The expression's value with every symbol at the point that values.letter_value gives its name."""
+    at = {s: Float(1 + crc32((salt + s.name).encode()) / 2**32) for s in expression.free_symbols}
+    number = complex(expression.evalf(subs=at))
+    if number != number:
+        raise ValueError("not a number")
+    return number
+
+
+def compare(a: str, b: str) -> bool:
+    """Equal in both directions: math-verify is not symmetric (it takes `2x+z=5` for 5, but not 5 for it)."""
+
+    def implies(gold: str, target: str) -> bool:
+        return verify(parsed(gold), parsed(target), float_rounding=_ROUNDING, timeout_seconds=None)
+
+    return implies(a, b) and implies(b, a)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,130 @@
+"""A pool of processes that answer mathematical questions within a hard time limit.
+
+math-verify guards itself with signals, which work in the main thread only and never reach C code; a hang
+then stops the whole run. Here a task that takes too long ends with its process: the caller gets TIMED_OUT
+for that task and the next one gets a new process.
+"""
+
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from typing import Any
+
+TIMED_OUT = object()
+"""Result of a task that took too long, or that ended its process."""
+
+WALL_FACTOR = 10.0
+"""The limit is CPU time, so that a busy machine decides no reward; wall time may be this many times more."""
+START_LIMIT_S = 120.0
+MEMORY_LIMIT_BYTES = 2 << 30
+_SCRIPT = Path(__file__).with_name("math_worker.py")
+
+
+class WorkerPool:
+    """Up to `count` processes, started when first needed. Not for use by several threads at once."""
+
+    def __init__(self, count: int, timeout_s: float) -> None:
+        assert count > 0 and timeout_s > 0, f"need workers and time, got {count=} {timeout_s=}"
+        self._count = count
+        self._timeout_s = timeout_s
+        self._idle: list[_Worker] = []
+
+    def run(self, tasks: Sequence[tuple[str, ...]]) -> list[Any]:
+        """Results in the order of `tasks`, each (name, form, ...) as in math_worker.py, or TIMED_OUT."""
+        results: list[Any] = [TIMED_OUT] * len(tasks)
+        waiting = deque(enumerate(tasks))
+        busy: dict[Connection, _Job] = {}
+        self._start(min(self._count, len(tasks)))
+        try:
+            while waiting or busy:
+                while waiting and len(busy) < self._count:
+                    self._start(1)
+                    index, task = waiting.popleft()
+                    worker = self._idle.pop()
+                    worker.send(task)  # waits for a new process to be ready, which is not the task's time
+                    deadline = time.monotonic() + WALL_FACTOR * self._timeout_s
+                    busy[worker.connection] = _Job(worker, index, deadline)
+                patience = min(job.deadline for job in busy.values()) - time.monotonic()
+                wait(list(busy), timeout=max(0.0, patience))
+                for connection, job in list(busy.items()):
+                    if connection.poll():
+                        results[job.index] = job.worker.receive()
+                    elif time.monotonic() < job.deadline:
+                        continue
+                    del busy[connection]
+                    if results[job.index] is TIMED_OUT:
+                        job.worker.kill()
+                    else:
+                        self._idle.append(job.worker)
+        finally:
+            for job in busy.values():  # interrupted: their answers would go to the wrong task
+                job.worker.kill()
+        return results
+
+    def _start(self, count: int) -> None:
+        """Makes sure that `count` live workers are idle."""
+        self._idle = [worker for worker in self._idle if worker.alive()]
+        self._idle += [_Worker(self._timeout_s) for _ in range(count - len(self._idle))]
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().kill()
+
+
+@dataclass(frozen=True)
+class _Job:
+    worker: "_Worker"
+    index: int
+    deadline: float
+
+
+class _Worker:
+    """One process and the socket to it."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.connection, theirs = Pipe()
+        # -P: the folder of this file must not shadow other packages. A session of its own keeps signals
+        # meant for the run away from a worker that is still needed to finish the step.
+        limits = (str(theirs.fileno()), str(timeout_s), str(MEMORY_LIMIT_BYTES))
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(_SCRIPT), *limits],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+        self._ready = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, task: tuple[str, ...]) -> None:
+        if not self._ready:
+            if not self.connection.poll(START_LIMIT_S) or self.receive() is TIMED_OUT:
+                self.kill()
+                raise RuntimeError("a process for comparing answers did not start: is math-verify installed?")
+            self._ready = True
+        with suppress(BrokenPipeError):  # it has just died: receive() will say so
+            self.connection.send(task)
+
+    def receive(self) -> Any:
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            return TIMED_OUT
+
+    def kill(self) -> None:
+        self.connection.close()
+        self._process.kill()
+        self._process.wait()
