@@ -12,6 +12,7 @@ from megatron_coreward.config_loading import to_yaml
 from megatron_coreward.config_model import ModelShape
 from megatron_coreward.estimates import (
     GIB,
+    MIB,
     BatchArithmetic,
     batch_arithmetic,
     count_pairs,
@@ -38,12 +39,12 @@ def show(config: Config, shape: ModelShape, world_size: int, console: Console | 
     # Which device there is, is not asked here: with dtype=auto both possibilities are shown.
     dtypes = ("float32", "bfloat16") if config.model.dtype == "auto" else (config.model.dtype,)
     memory = {dtype: memory_per_rank(config, shape, dtype) for dtype in dtypes}
-    console.print(_bytes_table("Memory per rank, without activations and logits", memory, with_sum=True))
+    console.print(_bytes_table("Memory per rank (no activations)", memory, with_sum=True))
     for dtype in dtypes:
         console.print(f"KV cache ({dtype}): {kv_cache_tokens(config, shape, dtype):,} tokens a replica")
     usage = {dtype: disk(config, shape, batch, dtype) for dtype in dtypes}
     console.print(_bytes_table("Disk", usage, with_sum=False))
-    console.print(f"Free on that disk: {_gib(free_space(Path(config.run.output_dir)))}")
+    console.print(f"Free on that disk: {_size(free_space(Path(config.run.output_dir)))}")
     console.print("Dry run: the configuration is valid, nothing was built.", style="green")
 
 
@@ -85,11 +86,13 @@ def _bytes_table(title: str, columns: Mapping[str, Mapping[str, int]], *, with_s
     table = Table("", *columns, title=title, title_justify="left")
     parts = next(iter(columns.values()))
     for part in parts:
-        table.add_row(part, *(_gib(sizes[part]) for sizes in columns.values()))
+        table.add_row(part, *(_size(sizes[part]) for sizes in columns.values()))
     if with_sum:
-        table.add_row("sum", *(_gib(sum(sizes.values())) for sizes in columns.values()), style="bold")
+        table.add_row("sum", *(_size(sum(sizes.values())) for sizes in columns.values()), style="bold")
     return table
 
 
-def _gib(size: int) -> str:
-    return f"{size / GIB:.3g} GiB"
+def _size(num_bytes: int) -> str:
+    if num_bytes < GIB / 10:
+        return f"{num_bytes / MIB:.1f} MiB"
+    return f"{num_bytes / GIB:.1f} GiB"

@@ -14,7 +14,7 @@ from pyarrow import ArrowException
 from megatron_coreward.config import Config
 from megatron_coreward.config_model import ModelShape
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 _VIEWS = 2
 
 

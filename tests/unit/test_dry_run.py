@@ -191,6 +191,8 @@ def test_show(tmp_path: Path) -> None:
         "float32",
         "bfloat16",
         "KV cache",
+        "2.0 GiB",
+        "0.0 MiB",
         "nothing was built",
     ):
         assert expected in text, expected
