@@ -61,7 +61,7 @@ def main(descriptor: int, cpu_s: float, memory_bytes: int) -> None:
                     return
             try:
                 task, *forms = connection.recv()
-            except EOFError:
+            except (EOFError, ConnectionResetError):
                 return
             signal.setitimer(signal.ITIMER_PROF, cpu_s)  # SIGPROF, unhandled, ends the process
             result = read(*forms) if task == "read" else compare(*forms)

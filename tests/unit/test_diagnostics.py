@@ -1,11 +1,16 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from megatron_coreward.coreward.diagnostics import ground_truth_figures, label_free_figures
+from megatron_coreward.config import RewardConfig
+from megatron_coreward.coreward.alignment import CoRewardStage
+from megatron_coreward.coreward.diagnostics import diagnose, ground_truth_figures, label_free_figures
 from megatron_coreward.coreward.grader import Grader
 from megatron_coreward.types import ScoredResponse, View
+from megatron_coreward.utils.metrics import undocumented
+from tests.fakes import run_threads
 
 ORIGINAL, REPHRASED = View.ORIGINAL, View.REPHRASED
 
@@ -84,3 +89,20 @@ def test_figures_add_up_over_ranks(grader):
             total.merge(label_free_figures(part))
             total.merge(ground_truth_figures(part, truths, grader))
         assert total.as_dict() == whole.as_dict()
+
+
+def test_diagnose_gives_every_rank_all_figures():
+    step = [replace(r, text=rf"\boxed{{{r.answer}}}") for r in STEP]
+    truths = {1: "5", 2: "0.5"}
+
+    def work(comm):
+        with Grader() as grader:
+            stage = CoRewardStage(comm, grader, RewardConfig())
+            part = stage([r for i, r in enumerate(step) if i // 2 % comm.world_size == comm.rank])
+            return diagnose(part, truths, stage, grader, comm).as_dict()
+
+    [alone] = run_threads(1, work)
+    for figures in run_threads(3, work):
+        assert {**figures, "stage/bytes": 0.0} == alone
+    assert alone["coreward/agreement"] == 0.5 and alone["diagnostics/reward_accuracy"] == 7 / 8
+    assert undocumented(alone) == []
