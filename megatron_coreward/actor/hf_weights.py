@@ -125,14 +125,21 @@ def load_hf_weights(model: GPTModel, family: Family, dims: Dims, layout: Layout,
         # A tied model on several stages has the embedding on the last one too, as its head.
         names = [EMBEDDING] if dims.tied and entry.hf_names == [HEAD] else entry.hf_names
         tensors = [source.tensor(name) for name in names]
+        for name, tensor, shape in zip(names, tensors, _hf_shapes(entry, dims, layout), strict=True):
+            if tensor.shape != shape:
+                raise ValueError(
+                    f"{name} of model.path={folder} has shape {list(tensor.shape)} where config.json asks "
+                    f"for {list(shape)}; weights and config.json belong to different models"
+                )
         shard = entry.mapping.kind.split(tensors, dims, layout.tp_rank, layout.tp_size)
-        if tuple(shard.shape) != entry.shape:
-            raise ValueError(
-                f"{names} of model.path={folder} have shapes {[tuple(t.shape) for t in tensors]}, which give "
-                f"{tuple(shard.shape)} per tensor-parallel rank where config.json asks for {entry.shape}"
-            )
         with torch.no_grad():
             parameters[entry.local_name].copy_(shard)
+
+
+def _hf_shapes(entry: Entry, dims: Dims, layout: Layout) -> list[torch.Size]:
+    """Shapes of the Hugging Face tensors that the built parameter is made of."""
+    shards = [torch.empty(entry.shape, device="meta")] * layout.tp_size
+    return [tensor.shape for tensor in entry.mapping.kind.merge(shards, dims)]
 
 
 class WeightExporter:

@@ -74,8 +74,8 @@ class MegatronPolicy:
             grad_norm = self._clip()
             if not math.isfinite(grad_norm):
                 raise FloatingPointError(
-                    f"the gradient norm of update {self.num_updates} is {grad_norm}; nothing was changed. Resume "
-                    "from the last checkpoint with a lower optimizer.lr or a higher algorithm.kl_coef"
+                    f"the gradient norm of update {self.num_updates} is {grad_norm}; nothing was changed. "
+                    "Resume from the last checkpoint with a lower optimizer.lr or a higher algorithm.kl_coef"
                 )
             self.optimizer.step_with_ready_grads()
         self.num_updates += 1
