@@ -12,6 +12,7 @@ OUTPUT_DIR/config.yaml         the resolved configuration
 
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -55,7 +56,7 @@ class RunFolder:
     ) -> None:
         self.folder = Path(config.run.output_dir)
         self.comm = comm
-        self.save = save
+        self._save = save
         self.seed = config.run.seed
         self._rollouts = config.logging.rollouts
         self._stack = ExitStack()
@@ -106,3 +107,9 @@ class RunFolder:
         path = self.folder / EVALUATIONS / f"step_{step:06d}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(result.summary(self.seed)) + "\n")
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        started = time.perf_counter()
+        self._save(step, state)
+        if self._writer is not None:
+            self._writer.log(step, {"time/checkpoint": time.perf_counter() - started})

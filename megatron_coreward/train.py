@@ -66,13 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 show(config, shape, world_size)
             return 0
         config = replace(config, model=replace(config.model, path=str(shape.folder)))  # a hub id's local copy
-        console = setup_logging(rank, Path(config.run.output_dir))
+        setup_logging(rank)
         data = _load_data(config)
     except ValueError as error:
         if rank == 0:
-            Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+            console = Console(stderr=True)
+            console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return UNUSABLE
-    return run(config, data, console)
+    return run(config, data)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _load_data(config: Config) -> RunData:
     )
 
 
-def run(config: Config, data: RunData, console: Console) -> int:
+def run(config: Config, data: RunData) -> int:
     """Builds every part, trains, exports. A collective over all ranks."""
     # Imported here, since a dry run and a refused configuration need neither megatron nor vllm.
     from megatron_coreward.actor import checkpoint
@@ -109,7 +110,9 @@ def run(config: Config, data: RunData, console: Console) -> int:
     initialize()
     comm = TorchCommunicator()
     _check_same_everywhere(config, comm)
+    # Only now: every rank has checked that no earlier run is in the folder.
     output = Path(config.run.output_dir)
+    console = setup_logging(comm.rank, output)
     checkpoints = output / CHECKPOINTS
     layout = initialize_parallel(config.parallel)
     sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)

@@ -25,6 +25,7 @@ from megatron_coreward.evaluate import EvalResult
 from megatron_coreward.roles import Communicator, Policy, Reference, RewardStage, RolloutEngine
 from megatron_coreward.rollout.placement import make_requests
 from megatron_coreward.types import QuestionPair, Sampling, ScoredResponse, StepReport
+from megatron_coreward.utils.distributed import peak_memory_gb
 from megatron_coreward.utils.metrics import Figures
 from megatron_coreward.weight_sync import sync_weights, verify_sync
 
@@ -162,9 +163,12 @@ class Trainer:
         self, figures: Figures, started: float, scored: Sequence[ScoredResponse]
     ) -> dict[str, float]:
         seconds = time.perf_counter() - started
-        tokens = sum(self.comm.all_gather(sum(r.num_tokens for r in scored)))
-        metrics = figures.as_dict() | self._times.as_dict()
-        return metrics | {"time/step": seconds, "throughput/tokens_per_second": tokens / seconds}
+        totals = Figures()
+        for tokens, memory_gb in self.comm.all_gather((sum(r.num_tokens for r in scored), peak_memory_gb())):
+            totals.add_sum("throughput/tokens_per_second", tokens / seconds)
+            totals.add_max("memory/peak_gb", memory_gb)
+        totals.add_sum("time/step", seconds)
+        return figures.as_dict() | self._times.as_dict() | totals.as_dict()
 
 
 def mini_batches(

@@ -20,18 +20,18 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-export_hf = print
+from megatron_coreward.actor.hf_export import export_hf
 from megatron_coreward.actor.parallel import initialize as initialize_parallel
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.algorithm.objective import nll_objective
 from megatron_coreward.config import Config
-from megatron_coreward.coreward.answers import extract_answer
+from megatron_coreward.coreward.grader import Grader
 from megatron_coreward.data import synthetic
 from megatron_coreward.data.prompts import build_questions, encode_prompts
+from megatron_coreward.evaluate import evaluate
 from megatron_coreward.rollout.engine import VllmEngine
-from megatron_coreward.rollout.placement import request_seed
-from megatron_coreward.types import GenerationRequest, Sampling, ScoredResponse, View
+from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 from megatron_coreward.utils.logging import setup_logging
 from megatron_coreward.weight_sync import sync_weights
@@ -40,11 +40,16 @@ logger = logging.getLogger("megatron_coreward.tools.make_toy_model")
 
 TURN_START, TURN_END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] }}"
-    "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 WORDS = r" ?[A-Za-z]+|\\boxed|\d|[^A-Za-z\d]"
 """Tokens: words with their space, single digits, every other character by itself."""
+WARMUP_UPDATES = 30
+WORTH_CHECKING = 0.12
+"""Loss in nats per token (a solution has about 15) from which on pass@1 is worth measuring."""
 
 
 def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
@@ -76,6 +81,7 @@ def write_random_model(folder: Path, seed: int) -> None:
         head_dim=32,
         max_position_embeddings=512,
         tie_word_embeddings=True,
+        initializer_range=0.08,  # about 1/sqrt(hidden): twice as fast to learn here as the usual 0.02
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -99,6 +105,7 @@ class SupervisedTrainer:
         stop_ids = [self.tokenizer.eos_token_id]
         self.engine = VllmEngine(config, config.model.path, stop_ids, config.run.seed)
         self.questions = build_questions(config, self.tokenizer)
+        self.grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
 
     def update(self, step: int) -> float:
         """One supervised step on fresh examples; its loss in nats per response token."""
@@ -122,18 +129,14 @@ class SupervisedTrainer:
         return make_batch(mine, [weight] * len(mine))
 
     def pass_at_1(self, step: int) -> float:
-        """Share of right answers over sampled responses to the held-out problems."""
+        """Share of right answers over sampled responses to held-out problems."""
         sync_weights(self.policy, self.engine, version=step)
-        requests = [
-            GenerationRequest(
-                q.question_id, View.ORIGINAL, 0, q.prompt_ids, request_seed(0, step, q.question_id, View.ORIGINAL, 0)
-            )
-            for q in self.questions
-        ]
-        sampling = Sampling(self.config.rollout.temperature, self.config.rollout.max_response_tokens)
-        answers = {q.question_id: q.answer for q in self.questions}
-        right = [extract_answer(r.text) == answers[r.pair_id] for r in self.engine.generate(requests, sampling)]
-        return sum(sum(part) for part in self.comm.all_gather(right)) / len(self.questions)
+        result = evaluate(self.engine, self.comm, self.questions, self.config, self.grader)
+        return result.metrics()["eval/pass@1"]
+
+    def close(self) -> None:
+        self.grader.close()
+        self.engine.close()
 
 
 def toy_config(folder: Path, seed: int, lr: float) -> Config:
@@ -145,7 +148,9 @@ def toy_config(folder: Path, seed: int, lr: float) -> Config:
     config.data.max_prompt_tokens = 96
     config.rollout.max_response_tokens = 32
     config.rollout.memory_gb = 0.5
-    config.evaluation.limit = 500
+    config.evaluation.limit = 250
+    config.evaluation.samples = 2
+    config.evaluation.temperature = 1.0
     config.optimizer.lr = lr
     config.optimizer.schedule = "constant"
     config.optimizer.warmup_ratio = 1.0  # linear warm-up over `total_updates`, constant afterwards
@@ -158,10 +163,10 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--low", type=float, default=0.40, help="least sampled pass@1 of the result")
     parser.add_argument("--high", type=float, default=0.65, help="greatest sampled pass@1 of the result")
-    parser.add_argument("--max-updates", type=int, default=1500)
-    parser.add_argument("--check-every", type=int, default=25, help="updates between measurements")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--max-updates", type=int, default=1000)
+    parser.add_argument("--check-every", type=int, default=10, help="updates between measurements")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     initialize()
@@ -175,25 +180,31 @@ def main() -> int:
         write_random_model(start, options.seed)
     comm.all_gather(None)
     trainer = SupervisedTrainer(
-        toy_config(start, options.seed, options.lr), options.batch_size, options.check_every
+        toy_config(start, options.seed, options.lr), options.batch_size, WARMUP_UPDATES
     )
     passed = 0.0
     for step in range(1, options.max_updates + 1):
         loss = trainer.update(step)
-        if step % options.check_every == 0:
+        worth_it = loss < WORTH_CHECKING and step % options.check_every == 0
+        if worth_it or step == options.max_updates:
             passed = trainer.pass_at_1(step)
             logger.info("update %d: loss %.3f, sampled pass@1 %.3f", step, loss, passed)
             if passed >= options.low:
                 break
-    if comm.rank == 0 and not options.low <= passed <= options.high:
-        logger.error("pass@1 %.3f is not in [%.2f, %.2f]; try another --seed", passed, options.low, options.high)
-    if options.low <= passed <= options.high:
+    good = options.low <= passed <= options.high
+    if good:
         export_hf(trainer.policy, start, options.output)
+    else:
+        logger.error(
+            "sampled pass@1 is %.3f, not %.2f to %.2f: try another --seed or --check-every",
+            *(passed, options.low, options.high),
+        )
     comm.all_gather(None)
     if comm.rank == 0:
         shutil.rmtree(start)
+    trainer.close()
     shutdown()
-    return 0 if options.low <= passed <= options.high else 1
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

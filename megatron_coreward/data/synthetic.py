@@ -157,7 +157,8 @@ def _phrase(problem: Problem, phrasing: str, draw: random.Random) -> tuple[str, 
         a, b = b, a
     question = phrasing.format(a=a, b=b, name=draw.choice(NAMES), thing=draw.choice(THINGS))
     sign = "+" if problem.operation == "sum" else "-"
-    return question, f"{a}{sign}{b}=\\boxed{{{problem.answer}}}"
+    steps = ",".join(reversed(problem.answer))
+    return question, f"{a}{sign}{b}={steps}=\\boxed{{{problem.answer}}}"
 
 
 def _row(index: int, split: str, question: str, answer: str, subject: str) -> dict[str, Any]:

@@ -78,7 +78,9 @@ def test_held_out_answers_and_mix() -> None:
 
 def test_solutions_restate_the_question_and_box_the_answer() -> None:
     for question, solution in synthetic.supervised_examples(300, seed=1):
-        a, sign, b, answer = re.fullmatch(r"(\d+)([+-])(\d+)=\\boxed\{(\d+)\}", solution).groups()
+        pattern = r"(\d+)([+-])(\d+)=([\d,]+)=\\boxed\{(\d+)\}"
+        a, sign, b, steps, answer = re.fullmatch(pattern, solution).groups()
+        assert steps == ",".join(reversed(answer))
         assert re.findall(r"\d+", question) == [a, b]
         assert int(answer) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
         assert (sign == "+") == (parse(question).operation == "sum")

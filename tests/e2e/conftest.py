@@ -1,0 +1,20 @@
+"""A start model that speaks the arithmetic language, if badly: trained for a few dozen updates."""
+
+from pathlib import Path
+
+import pytest
+from runs import launch
+
+
+@pytest.fixture(scope="session")
+def apprentice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Writes well-formed solutions with mostly wrong digits, so that votes and rewards differ."""
+    folder = tmp_path_factory.mktemp("apprentice") / "model"
+    result = launch(
+        2,
+        "tools/make_toy_model.py",
+        *("--output", str(folder), "--low", "0", "--high", "1"),
+        *("--max-updates", "40", "--check-every", "40", "--batch-size", "128"),
+    )
+    assert result.returncode == 0, result.stdout
+    return folder

@@ -1,0 +1,83 @@
+"""Starts the real programs the way a user does, and reads what they leave behind."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megatron_coreward.data import synthetic
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ("-m", "megatron_coreward.train")
+
+
+def launch(ranks: int, *arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
+    """Runs Python with `arguments` on `ranks` ranks; stdout and stderr together in `.stdout`."""
+    return subprocess.run(
+        command(ranks, *arguments),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def command(ranks: int, *arguments: str) -> list[str]:
+    if ranks == 1:
+        return [sys.executable, *arguments]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return [*torchrun, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """The user's, with one thread per rank, and without the variables of an outer torchrun."""
+    outer = re.compile(r"^(RANK|WORLD_SIZE|LOCAL_RANK|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*)$")
+    kept = {name: value for name, value in os.environ.items() if not outer.match(name)}
+    return {**kept, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+
+
+def settings(model: Path, output: Path, data: Path, **overrides: object) -> list[str]:
+    """A small run as command-line overrides; `section__key=value` changes or adds one."""
+    keys: dict[str, object] = {
+        "model.path": model,
+        "run.output_dir": output,
+        "run.steps": 3,
+        "data.original": data / "train_original.parquet",
+        "data.rephrased": data / "train_rephrased.parquet",
+        "data.batch_pairs": 4,
+        "data.max_prompt_tokens": 96,
+        "data.system_prompt": "",
+        "rollout.samples": 4,
+        "rollout.max_response_tokens": 24,
+        "rollout.memory_gb": 0.25,
+        "optimizer.lr": 1e-3,
+        "optimizer.micro_batch_tokens": 512,
+        "logging.tensorboard": "false",
+    }
+    keys |= {name.replace("__", "."): value for name, value in overrides.items()}
+    return [f"{key}={value}" for key, value in keys.items()]
+
+
+def write_data(folder: Path, truth: str | None = None) -> Path:
+    """Synthetic pairs as Parquet; `truth` poisons or empties the ground truths, or drops them ("absent")."""
+    synthetic.write_parquet(folder, count=48)
+    for name in ("train_original", "train_rephrased"):
+        path = folder / f"{name}.parquet"
+        table = pq.read_table(path)
+        column = table.schema.get_field_index("reward_model")
+        if truth == "absent":
+            pq.write_table(table.remove_column(column), path)
+        elif truth is not None:
+            value = {"poisoned": "12345", "empty": ""}[truth]
+            rows = pa.array(
+                [{"ground_truth": value, "style": "rule"}] * len(table), type=table.schema.field(column).type
+            )
+            pq.write_table(table.set_column(column, "reward_model", rows), path)
+    return folder

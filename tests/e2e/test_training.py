@@ -1,0 +1,157 @@
+"""Whole runs with real Megatron-Core and real vLLM: what a user starts, what it leaves behind."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from runs import ROOT, TRAIN, command, environment, launch, settings, write_data
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from megatron_coreward.utils.metrics import read_metrics, undocumented
+
+MISMATCH_MEAN, MISMATCH_MAX = 2e-5, 5e-4
+
+
+@pytest.fixture(scope="module")
+def straight(apprentice: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four uninterrupted steps at TP2 with two rollout replicas; ground truths are there."""
+    folder = tmp_path_factory.mktemp("straight")
+    output = folder / "run"
+    result = launch(2, *TRAIN, *resumable_settings(apprentice, output, write_data(folder / "data")))
+    assert result.returncode == 0, result.stdout
+    return output
+
+
+def resumable_settings(model: Path, output: Path, data: Path, **overrides: object) -> list[str]:
+    """Two optimizer steps per rollout batch and a cosine schedule: the case that resuming gets wrong."""
+    return settings(
+        model,
+        output,
+        data,
+        run__steps=4,
+        parallel__tensor=2,
+        algorithm__updates_per_batch=2,
+        evaluation__file=data / "test.parquet",
+        evaluation__limit=16,
+        evaluation__samples=2,
+        evaluation__every=2,
+        **overrides,
+    )
+
+
+def test_a_run_leaves_figures_rollouts_and_a_model(straight: Path, apprentice: Path) -> None:
+    records = read_metrics(straight)
+    assert [int(record["step"]) for record in records] == [0, 1, 2, 3, 4]
+    for record in records[1:]:
+        assert not undocumented(record.keys() - {"step"})
+        assert record["mismatch/mean_abs"] < MISMATCH_MEAN
+        assert record["mismatch/max_abs"] < MISMATCH_MAX
+        assert 0 < record["reward/mean"] < 1, "without unequal rewards this run proves nothing"
+    assert {"eval/greedy_pass@1", "eval/pass@1", "eval/maj@2"} <= records[0].keys() & records[-1].keys()
+
+    rows = pq.read_table(straight / "rollouts" / "step_000001.parquet").to_pylist()
+    assert len(rows) == 4 * 2 * 4
+    assert {row["weights_version"] for row in rows} == {0}
+    assert {
+        row["weights_version"]
+        for row in pq.read_table(straight / "rollouts" / "step_000004.parquet").to_pylist()
+    } == {3}
+
+    model = AutoModelForCausalLM.from_pretrained(straight / "hf", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(straight / "hf")
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 12 plus 30?"}], add_generation_prompt=True, return_tensors="pt"
+    )
+    ids = prompt["input_ids"] if not isinstance(prompt, torch.Tensor) else prompt
+    text = tokenizer.decode(model.generate(ids, max_new_tokens=16, do_sample=False)[0, ids.shape[1] :])
+    assert "\\boxed{" in text
+    before = load_file(apprentice / "model.safetensors")
+    after = load_file(straight / "hf" / "model.safetensors")
+    assert before.keys() == after.keys()
+    unchanged = [name for name in before if torch.equal(before[name], after[name])]
+    assert not unchanged
+
+
+def test_sigterm_saves_and_resume_equals_a_straight_run(
+    straight: Path, apprentice: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    arguments = resumable_settings(apprentice, output, write_data(tmp_path / "data"))
+    process = subprocess.Popen(
+        command(2, *TRAIN, *arguments),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while len(read_metrics(output)) < 3:  # the evaluation before and two steps
+        assert process.poll() is None and time.monotonic() < deadline, "the run did not reach step 2"
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, messages = process.communicate(timeout=120)
+    assert "run.resume=true" in messages
+    stopped_at = int(read_metrics(output)[-1]["step"])
+    assert stopped_at < 4, "the run ended before the signal came"
+    assert (output / "checkpoints" / f"step_{stopped_at:06d}").is_dir()
+
+    refused = launch(2, *TRAIN, *arguments)
+    assert refused.returncode != 0 and "run.resume" in refused.stdout
+
+    resumed = launch(2, *TRAIN, *arguments, "run.resume=true")
+    assert resumed.returncode == 0, resumed.stdout
+    assert _weights(output).keys() == _weights(straight).keys()
+    for name, tensor in _weights(straight).items():
+        assert torch.equal(tensor, _weights(output)[name]), name
+    assert _without_times(output) == _without_times(straight)
+    assert _texts(output, 4) == _texts(straight, 4)
+
+
+@pytest.mark.parametrize("truth", ["poisoned", "empty", "absent"])
+def test_training_never_sees_ground_truth(
+    truth: str, reference_run: Path, apprentice: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    result = launch(
+        1, *TRAIN, *settings(apprentice, output, write_data(tmp_path / "data", truth), run__steps=2)
+    )
+    assert result.returncode == 0, result.stdout
+    for name, tensor in _weights(reference_run).items():
+        assert torch.equal(tensor, _weights(output)[name]), name
+    assert _texts(output, 2) == _texts(reference_run, 2)
+
+
+@pytest.fixture(scope="module")
+def reference_run(apprentice: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps on one rank with the true answers beside the questions."""
+    folder = tmp_path_factory.mktemp("reference")
+    result = launch(
+        1, *TRAIN, *settings(apprentice, folder / "run", write_data(folder / "data"), run__steps=2)
+    )
+    assert result.returncode == 0, result.stdout
+    records = read_metrics(folder / "run")
+    assert "diagnostics/original/label_accuracy" in records[-1]
+    assert records[-1]["original/signal_groups"] > 0
+    return folder / "run"
+
+
+def _weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "hf" / "model.safetensors")
+
+
+def _texts(run: Path, step: int) -> list[str]:
+    return pq.read_table(run / "rollouts" / f"step_{step:06d}.parquet")["text"].to_pylist()
+
+
+def _without_times(run: Path) -> list[dict[str, float]]:
+    """The figures of a run that must not depend on how fast it was."""
+    changing = ("time/", "throughput/", "memory/")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(changing)} for line in lines]
