@@ -109,12 +109,15 @@ def long_request(length: int) -> GenerationRequest:
     return replace(requests()[0], prompt_ids=tuple(i % 256 for i in range(length)))
 
 
-def replica(rank: int, folder: Path, tensor_parallel_size: int, reloaded: Path | None) -> list[Response]:
-    """The responses of one of two ranks."""
-    engine = VllmEngine(config(tensor_parallel_size), str(folder), STOP_IDS, seed=1)
-    if reloaded is not None:
-        engine.load_weights(weights(reloaded), version=1)
+def replica_of_one(rank: int, folder: Path) -> list[Response]:
+    engine = VllmEngine(config(), str(folder), STOP_IDS, seed=1)
     return engine.generate(requests(), Sampling(0.7, MAX_RESPONSE))
+
+
+def replica_of_two(rank: int, folder: Path, reloaded: Path) -> list[Response]:
+    engine = VllmEngine(config(tensor_parallel_size=2), str(folder), STOP_IDS, seed=1)
+    engine.load_weights(weights(reloaded), version=1)
+    return engine.generate([r for r in requests() if r.sample == 0], Sampling(0.7, MAX_RESPONSE))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +128,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def shown(models) -> dict[str, Any]:
-    return run_ranks(1, one_rank, models["a"], models["b"], models["c"], timeout_s=300)[0]
+    return run_ranks(1, one_rank, models["a"], models["b"], models["c"], timeout_s=500)[0]
 
 
 def gaps(responses: list[Response], folder: Path, temperature: float) -> dict[tuple, float]:
@@ -248,7 +251,7 @@ def test_a_cache_that_cannot_be_reset_is_an_error(shown):
 
 
 def test_rollouts_do_not_depend_on_the_number_of_replicas(shown, models):
-    first, second = run_ranks(2, replica, models["a"], 1, None, timeout_s=300)
+    first, second = run_ranks(2, replica_of_one, models["a"], timeout_s=500)
     assert first and second
     alone = {response.key: response for response in shown["a at 0.7"]}
     assert {response.key for response in first + second} == set(alone)
@@ -261,7 +264,7 @@ def test_rollouts_do_not_depend_on_the_number_of_replicas(shown, models):
 def test_two_ranks_form_one_replica(tmp_path, family, tied):
     """Full tensors are given to both ranks; vLLM slices them."""
     a, b = (tiny_model(tmp_path / n, family, tied=tied, kv_heads=2, seed=s) for s, n in enumerate("ab"))
-    first, second = run_ranks(2, replica, a, 2, b, timeout_s=300)
+    first, second = run_ranks(2, replica_of_two, a, b, timeout_s=500)
     assert not second
-    assert [response.key for response in first] == [request.key for request in requests()]
+    assert [response.key for response in first] == [r.key for r in requests() if r.sample == 0]
     assert worst(first, b, 0.7) < TOLERANCE
