@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 DRAWS_AT_ONCE = 1_000_000
 """Bounds the memory of a bootstrap."""
 
