@@ -6,6 +6,7 @@ that the ranks start once. A case may carry a mutant: one deliberate mistake tha
 
 import contextlib
 import importlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from megatron.core.models.gpt import GPTModel
 
@@ -52,6 +54,8 @@ class Case:
     sequence: bool = False
     budget: int = 1000
     updates: int = 3
+    on_policy: bool = False
+    """The old log-probs are those of the policy itself, at every update."""
     mutant: str = ""
 
     def config(self) -> Config:
@@ -115,6 +119,30 @@ def random_responses(seed: int, pairs: int, samples: int, vocab: int) -> tuple[S
     return tuple(responses)
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """What one rank saw of an update with a gradient that is not finite."""
+
+    message: str
+    unchanged: bool
+
+
+def refuse(rank: int, case: Case) -> Refusal:
+    """Makes one response's advantage infinite. A data-parallel rank without that response refuses as well."""
+    first, *others = case.responses
+    config = case.config()
+    policy = MegatronPolicy(config, parallel.initialize(config.parallel), TorchCommunicator(), 1)
+    broken = [replace(first, advantage=math.inf), *others]
+    batch = policy.shard(broken if rank == 0 else [])
+    batch = batch.with_log_probs(old=None, ref=batch.rollout_logps_T)
+    start = _whole_weights(policy)
+    with pytest.raises(FloatingPointError) as error:
+        policy.update(batch, GrpoObjective(config.algorithm))
+    unchanged = all(torch.equal(weight, start[name]) for name, weight in _whole_weights(policy).items())
+    parallel.destroy()
+    return Refusal(str(error.value), unchanged)
+
+
 def walk(rank: int, cases: Sequence[Case]) -> list[Run] | None:
     """Every case's outcome on rank 0, None elsewhere."""
     runs = [_run(case) for case in cases]
@@ -131,7 +159,8 @@ def _run(case: Case) -> Run:
         policy = MegatronPolicy(config, layout, comm, total_updates=case.updates)
         reference = MegatronReference(replace(config, model=ModelConfig(str(case.reference))), layout)
         batch = policy.shard(held)
-        batch = batch.with_log_probs(old=batch.rollout_logps_T, ref=reference.log_probs(batch))
+        old_T = None if case.on_policy else batch.rollout_logps_T
+        batch = batch.with_log_probs(old=old_T, ref=reference.log_probs(batch))
         objective = GrpoObjective(config.algorithm)
         log_probs = _by_response(policy, case.responses, policy.log_probs(batch))
         policy.accumulate_gradients(batch, objective)

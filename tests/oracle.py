@@ -11,6 +11,7 @@ The loss is written from the paper's Eq. 4-6 and shares no code with the package
 with pi the softmax of logits / temperature. One response at a time, no packing, no padding.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ class Settings:
     lr: float = 1e-2
     weight_decay: float = 0.5
     clip_grad: float = 1.0
+    """0 = no clipping."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,15 @@ def loss_of(
 def train(
     folder: Path,
     responses: Sequence[ScoredResponse],
-    old: dict[Key, torch.Tensor],
+    old: dict[Key, torch.Tensor] | None,
     ref: dict[Key, torch.Tensor],
     settings: Settings,
     updates: int,
 ) -> Training:
-    """`updates` steps of torch's AdamW on one batch; biases and norms have no weight decay."""
+    """`updates` steps of torch's AdamW on one batch; biases and norms have no weight decay.
+
+    `old` None: pi_old is pi_theta at every step.
+    """
     model = load(folder)
     parameters = dict(model.named_parameters())  # names a tied weight once
     decayed = [p for p in parameters.values() if p.dim() > 1]
@@ -118,10 +123,12 @@ def train(
     first: tuple[dict[Key, torch.Tensor], Tensors, float] | None = None
     for _ in range(updates):
         log_probs = {r.key: log_probs_of(model, r, settings.temperature) for r in responses}
-        loss_of(log_probs, old, ref, responses, settings).backward()
+        detached = {key: logps.detach() for key, logps in log_probs.items()}
+        loss_of(log_probs, old or detached, ref, responses, settings).backward()
         gradients = {name: p.grad.clone() for name, p in parameters.items()}
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip_grad))
-        first = first or ({key: logps.detach() for key, logps in log_probs.items()}, gradients, norm)
+        limit = settings.clip_grad or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), limit))
+        first = first or (detached, gradients, norm)
         optimizer.step()
         optimizer.zero_grad()
     assert first is not None, "no update, nothing to compare"
