@@ -11,7 +11,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 
-from megatron_coreward.actor.cpu import actor_device
+from megatron_coreward.actor.cpu import actor_device, compute_device
 from megatron_coreward.config import OptimizerConfig
 
 
@@ -64,7 +64,26 @@ def build_optimizer(config: OptimizerConfig, model: DistributedDataParallel) -> 
         # Megatron only notes the factor (0 for norms and biases); its scheduler, which is not used here,
         # would apply it.
         group["weight_decay"] = config.weight_decay * group["wd_mult"]
+    if isinstance(optimizer.optimizer, torch.optim.AdamW):
+        _prepare_torch_adam(optimizer.optimizer)
     return optimizer
+
+
+def _prepare_torch_adam(adam: torch.optim.AdamW) -> None:
+    """Torch's AdamW, which Megatron takes where neither Transformer Engine nor Apex is installed.
+
+    Megatron passes no `fused`, and on a CPU the plain implementation takes several times as long. The
+    moments are made now, as AdamW itself would at its first step: then a checkpoint has the same tensors
+    before the first update as after it. Megatron's own way to make them forgets the step count.
+    """
+    for group in adam.param_groups:
+        group["fused"] = compute_device().type == "cpu"
+        for parameter in group["params"]:
+            adam.state[parameter] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
 
 
 def set_learning_rate(optimizer: MegatronOptimizer, lr: float) -> None:
