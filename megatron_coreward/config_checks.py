@@ -47,6 +47,9 @@ class Range:
 
 _POSITIVE, _AT_LEAST_ONE, _NOT_NEGATIVE = Range(above=0), Range(least=1), Range(least=0)
 
+_TEMPERATURE = Range(least=0.01)
+"""vLLM raises lower ones to 0.01, silently."""
+
 RANGES = {
     "run.seed": _NOT_NEGATIVE,
     "run.steps": _NOT_NEGATIVE,
@@ -58,7 +61,7 @@ RANGES = {
     "data.limit": _NOT_NEGATIVE,
     "data.synthetic_pairs": _AT_LEAST_ONE,
     "rollout.samples": _AT_LEAST_ONE,
-    "rollout.temperature": _POSITIVE,
+    "rollout.temperature": _TEMPERATURE,
     "rollout.max_response_tokens": _AT_LEAST_ONE,
     "rollout.tensor_parallel_size": _AT_LEAST_ONE,
     "rollout.memory_gb": _POSITIVE,
@@ -82,7 +85,7 @@ RANGES = {
     "evaluation.limit": _NOT_NEGATIVE,
     "evaluation.every": _NOT_NEGATIVE,
     "evaluation.samples": _AT_LEAST_ONE,
-    "evaluation.temperature": _POSITIVE,
+    "evaluation.temperature": _TEMPERATURE,
     "checkpoint.every": _NOT_NEGATIVE,
     "checkpoint.keep_last": _NOT_NEGATIVE,
     "weight_sync.bucket_mb": _AT_LEAST_ONE,

@@ -185,6 +185,8 @@ def main() -> int:
     passed = 0.0
     for step in range(1, options.max_updates + 1):
         loss = trainer.update(step)
+        if step % 50 == 0:
+            logger.info("update %d: loss %.3f nats per token", step, loss)
         worth_it = loss < WORTH_CHECKING and step % options.check_every == 0
         if worth_it or step == options.max_updates:
             passed = trainer.pass_at_1(step)

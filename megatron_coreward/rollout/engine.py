@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch._dynamo
 import torch.distributed as dist
 
 from megatron_coreward.config import Config
@@ -51,6 +52,9 @@ def set_vllm_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("RANK", str(dist.get_rank()))
     os.environ.setdefault("LOCAL_RANK", str(dist.get_rank()))
+    if not torch.cuda.is_available():
+        # vLLM would compile small functions at the first request: seconds lost, and a C++ compiler needed.
+        torch._dynamo.config.disable = True
 
 
 class VllmEngine:
