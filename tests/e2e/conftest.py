@@ -1,9 +1,10 @@
-"""A start model that speaks the arithmetic language, if badly: trained for a few dozen updates."""
+"""A start model that speaks the arithmetic language, if badly: trained for a third of the toy model's updates."""
 
 from pathlib import Path
 
 import pytest
-from runs import launch
+
+from tests.programs import launch
 
 
 @pytest.fixture(scope="session")
@@ -13,8 +14,7 @@ def apprentice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = launch(
         2,
         "tools/make_toy_model.py",
-        *("--output", str(folder), "--low", "0", "--high", "1"),
-        *("--max-updates", "40", "--check-every", "40", "--batch-size", "128"),
+        *("--output", str(folder), "--low", "0", "--high", "1", "--max-updates", "120"),
     )
     assert result.returncode == 0, result.stdout
     return folder

@@ -1,6 +1,5 @@
 """Whole runs with real Megatron-Core and real vLLM: what a user starts, what it leaves behind."""
 
-import json
 import signal
 import subprocess
 import time
@@ -9,11 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from runs import ROOT, TRAIN, command, environment, launch, settings, write_data
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_coreward.utils.metrics import read_metrics, undocumented
+from tests.programs import ROOT, TRAIN, command, environment, launch, settings, write_data
 
 MISMATCH_MEAN, MISMATCH_MAX = 2e-5, 5e-4
 
@@ -53,10 +52,11 @@ def test_a_run_leaves_figures_rollouts_and_a_model(straight: Path, apprentice: P
         assert record["mismatch/mean_abs"] < MISMATCH_MEAN
         assert record["mismatch/max_abs"] < MISMATCH_MAX
         assert 0 < record["reward/mean"] < 1, "without unequal rewards this run proves nothing"
+        assert record["policy/grad_norm"] > 0
     assert {"eval/greedy_pass@1", "eval/pass@1", "eval/maj@2"} <= records[0].keys() & records[-1].keys()
 
     rows = pq.read_table(straight / "rollouts" / "step_000001.parquet").to_pylist()
-    assert len(rows) == 4 * 2 * 4
+    assert len(rows) == 16 * 2 * 8
     assert {row["weights_version"] for row in rows} == {0}
     assert {
         row["weights_version"]
@@ -153,5 +153,4 @@ def _texts(run: Path, step: int) -> list[str]:
 def _without_times(run: Path) -> list[dict[str, float]]:
     """The figures of a run that must not depend on how fast it was."""
     changing = ("time/", "throughput/", "memory/")
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(changing)} for line in lines]
+    return [{k: v for k, v in step.items() if not k.startswith(changing)} for step in read_metrics(run)]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from megatron_coreward.data import synthetic
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ("-m", "megatron_coreward.train")
 
 
@@ -51,14 +51,14 @@ def settings(model: Path, output: Path, data: Path, **overrides: object) -> list
         "run.steps": 3,
         "data.original": data / "train_original.parquet",
         "data.rephrased": data / "train_rephrased.parquet",
-        "data.batch_pairs": 4,
+        "data.batch_pairs": 16,
         "data.max_prompt_tokens": 96,
         "data.system_prompt": "",
-        "rollout.samples": 4,
+        "rollout.samples": 8,
         "rollout.max_response_tokens": 24,
         "rollout.memory_gb": 0.25,
         "optimizer.lr": 1e-3,
-        "optimizer.micro_batch_tokens": 512,
+        "optimizer.micro_batch_tokens": 2048,
         "logging.tensorboard": "false",
     }
     keys |= {name.replace("__", "."): value for name, value in overrides.items()}
