@@ -1,4 +1,4 @@
-"""A start model that speaks the arithmetic language, if badly: trained for a third of the toy model's updates."""
+"""A start model that speaks the arithmetic language, if badly: a third of the toy model's training."""
 
 from pathlib import Path
 
