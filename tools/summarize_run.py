@@ -28,7 +28,7 @@ TRAINING_FIGURES = {
     "log-prob gap to vLLM, mean (nats)": "mismatch/mean_abs",
     "log-prob gap to vLLM, largest (nats)": "mismatch/max_abs",
 }
-AVERAGED_STEPS = 3
+AVERAGED_STEPS = 10
 SEED = 1
 
 
@@ -52,7 +52,7 @@ def evaluation_rows(folder: Path) -> list[tuple[str, ...]]:
 
 
 def training_rows(records: Sequence[dict[str, float]]) -> list[tuple[str, ...]]:
-    """Means over the first and the last few steps."""
+    """Means over the first and the last ten steps."""
     rows = []
     for label, name in TRAINING_FIGURES.items():
         values = [record[name] for record in records if name in record]

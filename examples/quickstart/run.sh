@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 run=runs/quickstart
-ranks=(torchrun --standalone --nproc-per-node 2)
+ranks=(torchrun --standalone --shutdown-timeout 600 --nproc-per-node 2)
 
 if [ ! -d runs/toy_model ]; then
   echo "== 1/3 supervised training of the start model"

@@ -7,5 +7,5 @@ cd "$(dirname "$0")/../.."
 if [ ! -d runs/SmolLM2-135M-Instruct ]; then
   python tools/fetch_smollm2.py --output runs/SmolLM2-135M-Instruct
 fi
-torchrun --standalone --nproc-per-node 2 -m megatron_coreward.train \
+torchrun --standalone --shutdown-timeout 600 --nproc-per-node 2 -m megatron_coreward.train \
   --config examples/smollm2_135m_math/config.yaml "$@"

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megatron_coreward import config_model
 from megatron_coreward.actor.batching import pack, plan_micro_batches
 from megatron_coreward.actor.families.mapping import (
     Dims,
@@ -166,6 +167,11 @@ def test_the_padding_of_a_vocabulary_is_zero(vocab, rows):
     for rank, own in enumerate(rows):
         shard = Vocabulary().split([table], dims_at(4, vocab=vocab), rank, 4)
         assert shard[:, 0].tolist() == [100.0 + row for row in own] + [0.0] * (2 - len(own))
+
+
+def test_the_check_before_a_run_knows_the_same_families():
+    """config_model.py keeps a list of its own, because it imports no torch."""
+    assert FAMILIES.keys() == config_model.FAMILIES.keys()
 
 
 def test_an_unknown_architecture_is_refused_with_the_supported_ones():

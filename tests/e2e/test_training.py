@@ -36,6 +36,7 @@ def resumable_settings(model: Path, output: Path, data: Path, **overrides: objec
         run__steps=4,
         parallel__tensor=2,
         algorithm__updates_per_batch=2,
+        weight_sync__verify="true",
         evaluation__file=data / "test.parquet",
         evaluation__limit=16,
         evaluation__samples=2,

@@ -1,0 +1,90 @@
+"""The sync and its proof, with an engine and a policy that hold no model."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from megatron_coreward.algorithm.batch import TrainBatch, make_batch
+from megatron_coreward.trainer import mini_batches
+from megatron_coreward.types import GenerationRequest, QuestionPair, Response, Sampling, ScoredResponse, View
+from megatron_coreward.utils.distributed import TorchCommunicator
+from megatron_coreward.weight_sync import sync_weights, verify_sync
+
+PAIRS = [QuestionPair(i, "a", "b", (1, 2), (3, 4, 5)) for i in range(3)]
+
+
+class Engine:
+    """Gives every token the log-prob -1; takes only the first weight of a stream."""
+
+    version = -1
+
+    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Response]:
+        return [
+            Response(
+                r.pair_id,
+                r.view,
+                r.sample,
+                r.prompt_ids,
+                np.array([7, 8]),
+                np.array([-1.0, -1.0]),
+                "",
+                "stop",
+                0,
+            )
+            for r in requests
+        ]
+
+    def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
+        next(weights)
+        self.version = version
+
+
+class Policy:
+    """Gives every token the log-prob -1 + gap."""
+
+    def __init__(self, gap: float) -> None:
+        self.gap = gap
+        self.exported = 0
+
+    def shard(self, scored: Sequence[ScoredResponse]) -> TrainBatch:
+        return make_batch(scored, [0.0] * len(scored))
+
+    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
+        return torch.full_like(batch.rollout_logps_T, -1 + self.gap)
+
+    def export_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for i in range(3):
+            self.exported += 1
+            yield f"weight {i}", torch.zeros(1)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-4, -1e-4])
+def test_a_small_gap_passes_and_is_returned(gap: float) -> None:
+    found = verify_sync(Policy(gap), Engine(), TorchCommunicator(), PAIRS, temperature=1.0, tolerance=1e-3)
+    assert found == pytest.approx(abs(gap), abs=1e-6)
+
+
+@pytest.mark.parametrize("gap", [0.01, -0.01, float("nan")])
+def test_a_large_gap_or_nan_is_an_error_that_names_the_key(gap: float) -> None:
+    with pytest.raises(RuntimeError, match=r"weight_sync\.tolerance"):
+        verify_sync(Policy(gap), Engine(), TorchCommunicator(), PAIRS, temperature=1.0, tolerance=1e-3)
+
+
+def test_an_engine_that_stops_early_does_not_stop_the_export() -> None:
+    """Other ranks are in the collectives of the remaining buckets."""
+    policy, engine = Policy(0.0), Engine()
+    sync_weights(policy, engine, version=5)
+    assert (policy.exported, engine.version) == (3, 5)
+
+
+def test_mini_batches_hold_whole_pairs() -> None:
+    scored = [
+        ScoredResponse(pair.pair_id, view, 0, (1,), np.array([2]), np.array([0.0]), "", "stop", 0)
+        for view in View
+        for pair in PAIRS
+    ]
+    parts = mini_batches(PAIRS, scored, 2)
+    assert [sorted({r.pair_id for r in part}) for part in parts] == [[0, 1], [2]]
+    assert sum(len(part) for part in parts) == len(scored)
