@@ -43,7 +43,7 @@ from megatron_coreward.trainer import Observer, Trainer
 from megatron_coreward.types import QuestionPair
 from megatron_coreward.utils.logging import setup_logging
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run
 
 UNUSABLE, INTERRUPTED = 2, 3
 
