@@ -41,6 +41,7 @@ from megatron_coreward.roles import Communicator, Policy, Reference, RolloutEngi
 from megatron_coreward.run_folder import CHECKPOINTS, HF_EXPORT, RunFolder
 from megatron_coreward.trainer import Observer, Trainer
 from megatron_coreward.types import QuestionPair
+from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 from megatron_coreward.utils.logging import setup_logging
 
 logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run
@@ -68,12 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = replace(config, model=replace(config.model, path=str(shape.folder)))  # a hub id's local copy
         setup_logging(rank)
         data = _load_data(config)
+        resumed = _resume_point(config)
+        comm = _join(config)
     except ValueError as error:
         if rank == 0:
             console = Console(stderr=True)
             console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return UNUSABLE
-    return run(config, data)
+    return run(config, data, resumed, comm)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,44 @@ def _load_data(config: Config) -> RunData:
     )
 
 
-def run(config: Config, data: RunData) -> int:
+def _resume_point(config: Config) -> Path | None:
+    """The checkpoint to go on from; None for a new run.
+
+    Raises:
+        ValueError: `run.resume` without a complete checkpoint. Starting anew would overwrite the old figures.
+    """
+    if not config.run.resume:
+        return None
+    from megatron_coreward.actor.checkpoint import latest_checkpoint
+
+    folder = Path(config.run.output_dir) / CHECKPOINTS
+    found = latest_checkpoint(folder)
+    if found is None:
+        raise ValueError(
+            f"run.resume=true, but {folder} holds no complete checkpoint; start anew in another "
+            "run.output_dir"
+        )
+    return found
+
+
+def _join(config: Config) -> Communicator:
+    """Waits for the other ranks, which have then made the same checks, and compares configurations.
+
+    Raises:
+        ValueError: a rank has another configuration; it would hang in the others' collectives.
+    """
+    initialize()
+    comm = TorchCommunicator()
+    configs = comm.all_gather(asdict(config))
+    different = [rank for rank, other in enumerate(configs) if other != configs[0]]
+    if different:
+        raise ValueError(
+            f"ranks {different} have another configuration than rank 0; give all the same --config"
+        )
+    return comm
+
+
+def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator) -> int:
     """Builds every part, trains, exports. A collective over all ranks."""
     # Imported here, since a dry run and a refused configuration need neither megatron nor vllm.
     from megatron_coreward.actor import checkpoint
@@ -105,12 +145,7 @@ def run(config: Config, data: RunData) -> int:
     from megatron_coreward.actor.policy import MegatronPolicy
     from megatron_coreward.actor.reference import MegatronReference
     from megatron_coreward.rollout.engine import VllmEngine
-    from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 
-    initialize()
-    comm = TorchCommunicator()
-    _check_same_everywhere(config, comm)
-    # Only now: every rank has checked that no earlier run is in the folder.
     output = Path(config.run.output_dir)
     console = setup_logging(comm.rank, output)
     checkpoints = output / CHECKPOINTS
@@ -126,7 +161,6 @@ def run(config: Config, data: RunData) -> int:
         checkpoint.save_checkpoint(checkpoints, step, policy, state, comm)
         checkpoint.prune(checkpoints, config.checkpoint.keep_last)
 
-    resumed = checkpoint.latest_checkpoint(checkpoints) if config.run.resume else None
     state = checkpoint.load_checkpoint(resumed, policy) if resumed else None
     with RunFolder(config, comm, console, total_steps, state["step"] if state else None, save) as folder:
         trainer = _trainer(
@@ -178,16 +212,6 @@ def _trainer(
         diagnose=lambda scored: diagnose(scored, truths, stage, grader, comm),
         total_steps=total_steps,
     )
-
-
-def _check_same_everywhere(config: Config, comm: Communicator) -> None:
-    """Ranks that read different configurations would hang in each other's collectives."""
-    configs = comm.all_gather(asdict(config))
-    different = [rank for rank, other in enumerate(configs) if other != configs[0]]
-    if different:
-        raise ValueError(
-            f"ranks {different} have another configuration than rank 0; give all the same --config"
-        )
 
 
 if __name__ == "__main__":

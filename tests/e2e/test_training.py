@@ -115,6 +115,21 @@ def test_sigterm_saves_and_resume_equals_a_straight_run(
     assert _texts(output, 4) == _texts(straight, 4)
 
 
+def test_resume_without_a_complete_checkpoint_keeps_the_old_figures(
+    straight: Path, apprentice: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    (output / "checkpoints" / "step_000002").mkdir(parents=True)
+    figures = (straight / "metrics.jsonl").read_text()
+    (output / "metrics.jsonl").write_text(figures)
+    result = launch(
+        1, *TRAIN, *settings(apprentice, output, write_data(tmp_path / "data")), "run.resume=true"
+    )
+    assert result.returncode == 2
+    assert "run.resume=true, but" in result.stdout and "Traceback" not in result.stdout
+    assert (output / "metrics.jsonl").read_text() == figures
+
+
 @pytest.mark.parametrize("truth", ["poisoned", "empty", "absent"])
 def test_training_never_sees_ground_truth(
     truth: str, reference_run: Path, apprentice: Path, tmp_path: Path
