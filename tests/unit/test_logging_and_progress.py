@@ -10,15 +10,6 @@ from megatron_coreward.utils.logging import setup_logging
 from megatron_coreward.utils.progress import RunProgress, format_seconds
 
 
-@pytest.fixture(autouse=True)
-def restore_logging():
-    root, package = logging.getLogger(), logging.getLogger("megatron_coreward")
-    handlers, level = list(root.handlers), package.level
-    yield
-    root.handlers[:] = handlers
-    package.setLevel(level)
-
-
 def test_rank_0_tells_the_story_on_stderr_and_in_the_file(tmp_path, capfd):
     setup_logging(0, tmp_path)
     logging.getLogger("megatron_coreward.trainer").info("step 1 [done]")
