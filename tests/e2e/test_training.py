@@ -1,14 +1,19 @@
 """Whole runs with real Megatron-Core and real vLLM: what a user starts, what it leaves behind."""
 
+import json
 import signal
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_coreward.utils.metrics import read_metrics, undocumented
@@ -37,6 +42,8 @@ def resumable_settings(model: Path, output: Path, data: Path, **overrides: objec
         parallel__tensor=2,
         algorithm__updates_per_batch=2,
         weight_sync__verify="true",
+        checkpoint__every=1,
+        checkpoint__keep_last=0,
         evaluation__file=data / "test.parquet",
         evaluation__limit=16,
         evaluation__samples=2,
@@ -72,11 +79,36 @@ def test_a_run_leaves_figures_rollouts_and_a_model(straight: Path, apprentice: P
     ids = prompt["input_ids"] if not isinstance(prompt, torch.Tensor) else prompt
     text = tokenizer.decode(model.generate(ids, max_new_tokens=16, do_sample=False)[0, ids.shape[1] :])
     assert "\\boxed{" in text
+
     before = load_file(apprentice / "model.safetensors")
     after = load_file(straight / "hf" / "model.safetensors")
     assert before.keys() == after.keys()
     unchanged = [name for name in before if torch.equal(before[name], after[name])]
     assert not unchanged
+
+
+def test_vllm_finds_the_last_evaluation_in_the_exported_folder(straight: Path, tmp_path: Path) -> None:
+    result = launch(
+        1,
+        *("-m", "megatron_coreward.evaluate", "--model", str(straight / "hf"), "--output", str(tmp_path)),
+        *("--file", str(straight.parent / "data" / "test.parquet"), "--limit", "16", "--samples", "2"),
+        *("--max-response-tokens", "24", "data.system_prompt=", "data.max_prompt_tokens=96"),
+    )
+    assert result.returncode == 0, result.stdout
+    found = json.loads((tmp_path / "summary.json").read_text())
+    last = json.loads((straight / "evaluations" / "step_000004.json").read_text())
+    assert found["outcomes"] == last["outcomes"]
+
+
+def test_every_tensor_changes_at_every_step(straight: Path) -> None:
+    """Layers lie stacked in a checkpoint; each of them has to move."""
+    steps = [_checkpoint_tensors(path) for path in sorted((straight / "checkpoints").iterdir())]
+    assert len(steps) == 4
+    for before, after in pairwise(steps):
+        assert before.keys() == after.keys() and len(after) > 8
+        for name, tensor in after.items():
+            parts = zip(before[name], tensor, strict=True) if ".layers." in name else [(before[name], tensor)]
+            assert not any(torch.equal(old, new) for old, new in parts), name
 
 
 def test_sigterm_saves_and_resume_equals_a_straight_run(
@@ -156,6 +188,19 @@ def reference_run(apprentice: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert "diagnostics/original/label_accuracy" in records[-1]
     assert records[-1]["original/signal_groups"] > 0
     return folder / "run"
+
+
+def _checkpoint_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The model's tensors, by Megatron name."""
+    reader = FileSystemReader(path)
+    stored = reader.read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in stored.items()
+        if isinstance(entry, TensorStorageMetadata) and not name.startswith("optimizer")
+    }
+    torch.distributed.checkpoint.load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
 
 
 def _weights(run: Path) -> dict[str, torch.Tensor]:
