@@ -20,7 +20,9 @@ import logging
 import platform
 import re
 import shutil
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +32,7 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, is_main_replica
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch.distributed.checkpoint.api import CheckpointException
 
 import megatron_coreward
@@ -66,7 +69,7 @@ def save_checkpoint(
         if comm.rank == 0:
             _make_room(folder, new, total_bytes)
     try:
-        with actor_device():
+        with actor_device(), _undisturbed_writers():
             dist_checkpointing.save(state, str(new))
     except (CheckpointException, OSError, RuntimeError) as error:
         # A shard that cannot be written fails on every rank. The small files are rank 0's alone: then the
@@ -83,6 +86,22 @@ def save_checkpoint(
         if comm.rank == 0:
             _finish(new, target, _state(step, policy, trainer_state, files))
     return target
+
+
+@contextmanager
+def _undisturbed_writers() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM back while Megatron's writer processes live.
+
+    torchrun sends signals to the whole process group. Children inherit a blocked signal, so the writers
+    finish; this process sees it afterwards. Megatron would also keep its manager process from one save to
+    the next: the signal that asks for a last checkpoint would end it, and that checkpoint would fail.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        filesystem_async._results_queue = None
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _make_room(folder: Path, new: Path, num_bytes: int) -> None:
