@@ -14,7 +14,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -24,6 +23,7 @@ from megatron_coreward.config import RewardConfig
 from megatron_coreward.coreward.alignment import CoRewardStage
 from megatron_coreward.coreward.grader import Grader
 from megatron_coreward.types import Response, View
+from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.fakes import ThreadCommunicator, run_threads
 
 TOKENS = 3072
@@ -32,21 +32,6 @@ SENTENCE = (
 )
 FILLER = SENTENCE * (TOKENS // 25)
 SPELLINGS = ["{n}", "{n}.0", "x={n}", r"\text{{{n}}}", r"\frac{{{m}}}{{2}}", "({n})", r"{n}\text{{ cm}}"]
-
-
-class OneRank:
-    """roles.Communicator of a single process."""
-
-    rank, world_size = 0, 1
-
-    def all_to_all(self, outgoing: Sequence[Any]) -> list[Any]:
-        return list(outgoing)
-
-    def all_gather(self, value: Any) -> list[Any]:
-        return [value]
-
-    def broadcast(self, value: Any, source: int = 0) -> Any:
-        return value
 
 
 def typical(rng: random.Random, pair: int) -> str | None:
@@ -132,7 +117,7 @@ def stage_seconds(responses: Sequence[Response], workers: int, equality: str, re
     for _ in range(repeats):
         with Grader(equality, workers=workers) as grader:
             grader.equal("x<1", "1>x")
-            stage = CoRewardStage(OneRank(), grader, RewardConfig())
+            stage = CoRewardStage(TorchCommunicator(), grader, RewardConfig())
             stage(responses)
             times.append(stage.last_seconds)
             assert grader.timeouts == 0, "a comparison timed out: the time means nothing"

@@ -23,6 +23,8 @@ class Communicator(Protocol):
 
     rank: int
     world_size: int
+    bytes_sent: int
+    """What this rank has sent to others by all_to_all so far."""
 
     def all_to_all(self, outgoing: Sequence[Any]) -> list[Any]:
         """Sends `outgoing[d]` to rank d; returns what every rank s sent here, at index s."""

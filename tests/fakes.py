@@ -15,11 +15,14 @@ class ThreadCommunicator:
     def __init__(self, rank: int, world_size: int, table: list[Any], barrier: threading.Barrier) -> None:
         self.rank = rank
         self.world_size = world_size
+        self.bytes_sent = 0
         self._table = table
         self._barrier = barrier
 
     def all_to_all(self, outgoing: Sequence[Any]) -> list[Any]:
         assert len(outgoing) == self.world_size, f"{len(outgoing)} items for {self.world_size} ranks"
+        others = [item for rank, item in enumerate(outgoing) if rank != self.rank]
+        self.bytes_sent += sum(len(pickle.dumps(item, pickle.HIGHEST_PROTOCOL)) for item in others)
         return [items[self.rank] for items in self.all_gather(list(outgoing))]
 
     def all_gather(self, value: Any) -> list[Any]:

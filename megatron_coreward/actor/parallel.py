@@ -40,10 +40,6 @@ class Layout:
     def pp_group(self) -> torch.distributed.ProcessGroup:
         return parallel_state.get_pipeline_model_parallel_group()
 
-    @property
-    def dp_group(self) -> torch.distributed.ProcessGroup:
-        return parallel_state.get_data_parallel_group()
-
     def pp_global_rank(self, stage: int) -> int:
         """Global rank of `stage` in this rank's pipeline."""
         return torch.distributed.get_global_rank(self.pp_group, stage)

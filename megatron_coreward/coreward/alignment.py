@@ -11,7 +11,6 @@ the step's responses: the number of ranks, the placement of groups and the order
 nothing. The reference gathers all text on one driver and loops over it.
 """
 
-import pickle
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -64,7 +63,7 @@ class CoRewardStage:
     def __call__(self, responses: Sequence[Response]) -> list[ScoredResponse]:
         """The same responses in the same order, with answer, pseudo_label and reward. A collective."""
         started = time.perf_counter()
-        timeouts = self._grader.timeouts
+        timeouts, bytes_before = self._grader.timeouts, self._comm.bytes_sent
         self.figures = Figures()
         answers = [
             _Answer(r.pair_id, r.view.value, r.sample, self._grader.form(extract_answer(r.text)))
@@ -74,7 +73,6 @@ class CoRewardStage:
         outgoing: list[list[_Answer]] = [[] for _ in range(self._comm.world_size)]
         for answer in answers:
             outgoing[owners[answer.pair_id]].append(answer)
-        self.last_bytes = 0
         received = self._exchange(outgoing)
         verdicts = self._judge(sorted(_Answer._make(item) for part in received for item in part))
         returned = self._exchange([[verdicts[answer] for answer in part] for part in received])
@@ -85,6 +83,7 @@ class CoRewardStage:
         }
         self._note_top_answers(answers)
         self.figures.add_sum("grader/timeouts", self._grader.timeouts - timeouts)
+        self.last_bytes = self._comm.bytes_sent - bytes_before
         self.figures.add_sum("stage/bytes", self.last_bytes)
         self.last_seconds = time.perf_counter() - started
         return [_scored(r, a, verdict_of[a]) for r, a in zip(responses, answers, strict=True)]
@@ -97,10 +96,7 @@ class CoRewardStage:
 
     def _exchange(self, outgoing: Sequence[Sequence[tuple]]) -> list[list]:
         # plain tuples: pickled without the name of their class in every item
-        plain = [[tuple(item) for item in part] for part in outgoing]
-        others = [part for rank, part in enumerate(plain) if rank != self._comm.rank]
-        self.last_bytes += sum(len(pickle.dumps(part, pickle.HIGHEST_PROTOCOL)) for part in others)
-        return self._comm.all_to_all(plain)
+        return self._comm.all_to_all([[tuple(item) for item in part] for part in outgoing])
 
     def _judge(self, answers: Sequence[_Answer]) -> dict[tuple, _Verdict]:
         """Verdicts on all responses of the pairs that this rank owns; `answers` in canonical order."""
