@@ -20,10 +20,11 @@ from megatron.core.models.gpt import GPTModel
 
 from megatron_coreward.actor import forward, hf_weights, parallel, token_stats
 from megatron_coreward.actor import model as actor_model
-from megatron_coreward.actor.hf_weights import WeightExporter, local_entries
+from megatron_coreward.actor.hf_weights import local_entries
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
 from megatron_coreward.actor.sharding import balanced_owners
+from megatron_coreward.actor.weight_export import WeightExporter
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config import (
     AlgorithmConfig,

@@ -7,10 +7,11 @@ import torch
 
 from megatron_coreward.actor.cpu import actor_device
 from megatron_coreward.actor.forward import PackedForward
-from megatron_coreward.actor.hf_weights import WeightExporter, load_model
+from megatron_coreward.actor.hf_weights import load_model
 from megatron_coreward.actor.optimizer import build_optimizer, learning_rate, set_learning_rate, wrap_ddp
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.sharding import shard
+from megatron_coreward.actor.weight_export import WeightExporter
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.config import Config

@@ -2,7 +2,7 @@
 
 A family (llama.py, qwen2.py, qwen3.py) is a table of `Mapping`s. Four consumers read it: loading,
 exporting, converting and weight sync. A kind knows how one parameter is split over tensor-parallel
-ranks; the collectives that bring shards together (actor/hf_weights.py) are the same for every kind, so a
+ranks; the collectives that bring shards together (actor/weight_export.py) are the same for every kind, so a
 table has no communication in it.
 
 Shape words: V vocabulary, padded_V the vocabulary padded to a multiple of TP, H query heads, K key/value
