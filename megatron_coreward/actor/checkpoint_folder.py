@@ -1,0 +1,183 @@
+"""What is in a checkpoint's folder, whether all of it is there, and which checkpoints are kept. No torch.
+
+    CHECKPOINTS/step_000010/   *.distcp, .metadata, common.pt, metadata.json   megatron.core.dist_checkpointing
+                               hf/          config, generation config, tokenizer: what an export needs
+                               state.json   ours, written last: step, contents, sizes and checksums, ...
+                .step_000011.*.tmp          being written; what a crash leaves is removed at the next save
+                .step_000010.replaced       the older of two checkpoints of a step, for the moment of renaming
+
+A checkpoint is complete when its state.json can be read and every file has the size noted there, and
+undamaged when the checksums agree too. Which one is the latest is decided by looking, not by a pointer file.
+"""
+
+import json
+import logging
+import re
+import shutil
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_coreward.roles import Communicator
+from megatron_coreward.utils.folders import errors_on_all_ranks
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "state.json"
+FORMAT = 2
+HF_FILES = "hf"
+_CARRIED = ("*.json", "*.txt", "*.model", "*.jinja")
+_NAME = re.compile(r"step_(\d+)|\.step_(\d+)\.replaced")
+_BLOCK = 1 << 24
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The content of state.json.
+
+    Raises:
+        ValueError: `path` is no checkpoint of this format.
+    """
+    try:
+        state = json.loads((path / STATE_FILE).read_text())
+        found = state["format"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{path} is no checkpoint: {STATE_FILE} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        raise ValueError(f"{path} is no usable checkpoint: {STATE_FILE} is damaged") from None
+    if found != FORMAT:
+        raise ValueError(
+            f"{path} is no usable checkpoint: {STATE_FILE} has format {found}, and this version reads "
+            f"format {FORMAT}"
+        )
+    return state
+
+
+def write_state(path: Path, state: dict[str, Any], files: dict[str, dict[str, int]]) -> None:
+    """Completes the checkpoint in `path`; `files` are the measures of all its other files."""
+    (path / STATE_FILE).write_text(json.dumps({"format": FORMAT, **state, "files": files}, indent=1))
+
+
+def measure(path: Path, names: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Size and CRC-32 of files of the folder `path`."""
+    return {name: {"bytes": (path / name).stat().st_size, "crc32": _crc32(path / name)} for name in names}
+
+
+def _crc32(file: Path) -> int:
+    checksum = 0
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def copy_hf_files(source: Path, target: Path) -> None:
+    """Copies everything of a Hugging Face folder but its weights: configs, tokenizer, chat template."""
+    target.mkdir(exist_ok=True)
+    for pattern in _CARRIED:
+        for file in source.glob(pattern):
+            if not file.name.endswith(".index.json"):
+                shutil.copyfile(file, target / file.name)
+
+
+def find_problem(path: Path) -> str | None:
+    """What keeps `path` from being a complete checkpoint, by names and sizes; None if nothing does."""
+    try:
+        files = read_state(path)["files"]
+    except ValueError as error:
+        return str(error).removeprefix(f"{path} ")
+    for name, expected in files.items():
+        file = path / name
+        if not file.exists():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
+    return None
+
+
+def find_damage(path: Path, comm: Communicator) -> str | None:
+    """Like find_problem, and reads every file: the ranks share the work. A collective, one answer for all."""
+    problem = comm.broadcast(find_problem(path) if comm.rank == 0 else None)
+    if problem:
+        return problem
+    files = read_state(path)["files"]
+    largest_first = sorted(files, key=lambda name: (-files[name]["bytes"], name))
+    damaged = None
+    for name in largest_first[comm.rank :: comm.world_size]:
+        if _crc32(path / name) != files[name]["crc32"]:
+            damaged = f"{name} does not have the checksum it was written with; its content has changed"
+            break
+    return next((found for found in comm.all_gather(damaged) if found), None)
+
+
+def require_intact(path: Path, comm: Communicator) -> None:
+    """Raises ValueError, on every rank, unless the checkpoint is complete and undamaged. A collective."""
+    problem = find_damage(path, comm)
+    if problem:
+        raise ValueError(f"the checkpoint {path} cannot be used: {problem}. Take another one")
+
+
+def latest_checkpoint(folder: Path, comm: Communicator) -> Path | None:
+    """The intact checkpoint of the highest step, if any; others are named in a warning. A collective."""
+    for path in comm.broadcast(list(reversed(_by_step(folder))) if comm.rank == 0 else None):
+        problem = find_damage(path, comm)
+        if problem is None:
+            return path
+        logger.warning("skipping the checkpoint %s: %s", path, problem)
+    return None
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """Checkpoints, complete or not, oldest first; of two of one step the replaced one comes first."""
+    if not folder.is_dir():
+        return []
+    matches = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    steps = [(int(match[1] or match[2]), path.name, path) for match, path in matches if match]
+    return [path for _, _, path in sorted(steps)]
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay: one that any of the three rules wants. All 0 keeps everything."""
+
+    last: int
+    """The newest so many; 0 = all of them."""
+    every: int = 0
+    """Those whose step is a multiple; 0 = none for this reason."""
+    best: int = 0
+    """The so many of highest `signal`, a figure that needs no labels."""
+
+
+def prune(folder: Path, retention: Retention, comm: Communicator) -> None:
+    """Deletes the complete checkpoints that no rule keeps. A collective; rank 0 acts.
+
+    Incomplete ones newer than the newest complete one are left for a person to look at; older ones go.
+    """
+    with errors_on_all_ranks(comm):
+        if comm.rank == 0 and retention.last > 0:
+            _delete(folder, _kept(folder, retention))
+
+
+def _kept(folder: Path, retention: Retention) -> set[Path]:
+    paths = _by_step(folder)
+    states = {path: read_state(path) for path in paths if find_problem(path) is None}
+    complete = list(states)
+    newest = complete[-retention.last :]
+    kept = set(newest)
+    if newest:
+        kept |= set(paths[paths.index(newest[-1]) :])
+    if retention.every:
+        kept |= {path for path in complete if states[path]["step"] % retention.every == 0}
+    rated = [path for path in complete if states[path]["signal"] is not None]
+    if retention.best:
+        kept |= set(sorted(rated, key=lambda path: states[path]["signal"])[-retention.best :])
+    return kept if complete else set(paths)
+
+
+def _delete(folder: Path, kept: set[Path]) -> None:
+    for path in _by_step(folder):
+        if path not in kept:
+            # Renamed first, so that a deletion cut short leaves no half checkpoint under its name.
+            doomed = path.rename(folder / f".{path.name.lstrip('.')}.tmp")
+            shutil.rmtree(doomed)
