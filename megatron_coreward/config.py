@@ -35,6 +35,9 @@ class ModelConfig:
 
     path: str = "???"
     """Folder in Hugging Face format (config.json, *.safetensors, tokenizer) or hub id."""
+    checkpoint: str = ""
+    """Take the weights from this checkpoint (a run's, or one of tools/convert_checkpoint.py) instead of those
+    in `path`; config and tokenizer still come from `path`."""
     dtype: str = "auto"
     """Compute type of actor and rollout: auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16."""
     trust_remote_code: bool = False
@@ -160,6 +163,8 @@ class OptimizerConfig:
     """Global gradient norm limit; 0 = no clipping."""
     micro_batch_tokens: int = 4096
     """Token budget of one packed micro-batch. A longer single response gets one of its own."""
+    distributed: bool = False
+    """Divide Adam's state over data-parallel ranks (Megatron's distributed optimizer): where it fills memory."""
 
 
 @dataclass
@@ -187,6 +192,13 @@ class CheckpointConfig:
     """Steps between checkpoints; 0 = only at the end and when interrupted."""
     keep_last: int = 2
     """Newest checkpoints to keep; 0 = all."""
+    keep_every: int = 0
+    """Keep those whose step is a multiple of this as well; 0 = none for this reason."""
+    keep_best: int = 0
+    """Keep this many of the highest agreement between the two views as well (mean since the checkpoint
+    before); needs no labels."""
+    async_save: bool = True
+    """Write in the background while the next step runs; false = wait until it is written."""
 
 
 @dataclass

@@ -88,6 +88,8 @@ RANGES = {
     "evaluation.temperature": _TEMPERATURE,
     "checkpoint.every": _NOT_NEGATIVE,
     "checkpoint.keep_last": _NOT_NEGATIVE,
+    "checkpoint.keep_every": _NOT_NEGATIVE,
+    "checkpoint.keep_best": _NOT_NEGATIVE,
     "weight_sync.bucket_mb": _AT_LEAST_ONE,
     "weight_sync.tolerance": _POSITIVE,
 }

@@ -145,14 +145,16 @@ def disk(config: Config, shape: ModelShape, batch: BatchArithmetic, dtype: str) 
     """What is written -> bytes.
 
     A checkpoint holds weights and optimizer. While a new one is written the oldest is still there, hence
-    one more than checkpoint.keep_last. Rollouts are an upper bound: 4 bytes of text per token, no
+    one more than the checkpoint.keep_* rules keep. Rollouts are an upper bound: 4 bytes of text per token, no
     compression, every response at full length.
     """
     precision = PRECISIONS[dtype]
     parameters = count_parameters(shape)
     checkpoint = parameters * (precision.weight + precision.optimizer)
     written = math.ceil(batch.steps / config.checkpoint.every) if config.checkpoint.every else 1
-    kept = min(written, config.checkpoint.keep_last + 1) if config.checkpoint.keep_last else written
+    rules = config.checkpoint
+    milestones = batch.steps // rules.keep_every if rules.keep_every else 0
+    kept = min(written, rules.keep_last + milestones + rules.keep_best + 1) if rules.keep_last else written
     rollouts = batch.steps * batch.responses * batch.tokens_per_response * 4 if config.logging.rollouts else 0
     return {
         "one checkpoint": checkpoint,

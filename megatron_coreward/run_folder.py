@@ -13,11 +13,11 @@ OUTPUT_DIR/config.yaml         the resolved configuration
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
@@ -36,13 +36,25 @@ CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
 HF_EXPORT = "hf"
 EVALUATIONS = "evaluations"
+AGREEMENT = "coreward/agreement"
+"""How often the votes of the two views agree: what rates a checkpoint, since it needs no labels."""
+
+
+class Saver(Protocol):
+    """Writes checkpoints (actor/checkpoint.py)."""
+
+    def save(self, step: int, trainer_state: dict[str, Any], signal: float | None = None) -> None:
+        """Begins one. A collective."""
+
+    def poll(self) -> None:
+        """Completes the one under way, if it is written. A collective."""
 
 
 class RunFolder:
     """trainer.Observer: writes the files above; rank 0 writes, the others take part in the gathering.
 
-    `resumed_step` is the step of the checkpoint that the run goes on from, None at a new start. `save` is
-    called with the step and the trainer's state to write a checkpoint.
+    `resumed` is the state, as `save` was given and completed it, that the run goes on from; None at a new
+    start.
     """
 
     def __init__(
@@ -51,12 +63,14 @@ class RunFolder:
         comm: Communicator,
         console: Console,
         total_steps: int,
-        resumed_step: int | None,
-        save: Callable[[int, dict[str, Any]], None],
+        resumed: dict[str, Any] | None,
+        saver: Saver,
     ) -> None:
         self.folder = Path(config.run.output_dir)
         self.comm = comm
-        self._save = save
+        self._saver = saver
+        self._agreements: list[float] = []
+        resumed_step = resumed["step"] if resumed else None
         self.seed = config.run.seed
         self._rollouts = config.logging.rollouts
         self._stack = ExitStack()
@@ -71,6 +85,7 @@ class RunFolder:
                 wandb_project=config.logging.wandb_project if config.logging.wandb else "",
                 config=asdict(config),
                 resumed_step=resumed_step,
+                saved=resumed["metrics"] if resumed else None,
             )
             self._stack.callback(self._writer.close)
             self._progress = self._stack.enter_context(
@@ -84,6 +99,7 @@ class RunFolder:
         self._stack.close()
 
     def on_phase(self, name: str) -> None:
+        self._saver.poll()
         if self._progress is not None:
             self._progress.phase(name)
 
@@ -95,6 +111,7 @@ class RunFolder:
         if self._writer is not None and self._progress is not None:
             self._writer.log(report.step, report.metrics)
             self._progress.step(report.step, report.metrics)
+        self._agreements += [report.metrics[AGREEMENT]] if AGREEMENT in report.metrics else []
 
     def on_evaluation(self, step: int, result: EvalResult, seconds: float) -> None:
         if self._writer is None:
@@ -110,6 +127,9 @@ class RunFolder:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         started = time.perf_counter()
-        self._save(step, state)
+        metrics = self._writer.state_dict() if self._writer is not None else None
+        signal = sum(self._agreements) / len(self._agreements) if self._agreements else None
+        self._saver.save(step, {**state, "metrics": metrics}, signal)
+        self._agreements = []
         if self._writer is not None:
             self._writer.log(step, {"time/checkpoint": time.perf_counter() - started})

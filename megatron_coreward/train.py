@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from megatron_coreward.actor.checkpoint_folder import Retention, latest_checkpoint, read_state, require_intact
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config import Config
 from megatron_coreward.config_checks import validate
@@ -42,6 +43,7 @@ from megatron_coreward.run_folder import CHECKPOINTS, HF_EXPORT, RunFolder
 from megatron_coreward.trainer import Observer, Trainer
 from megatron_coreward.types import QuestionPair
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
+from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks
 from megatron_coreward.utils.logging import setup_logging
 
 logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run
@@ -69,14 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = replace(config, model=replace(config.model, path=str(shape.folder)))  # a hub id's local copy
         setup_logging(rank)
         data = _load_data(config)
-        resumed = _resume_point(config)
         comm = _join(config)
+        claim = _claim(Path(config.run.output_dir), comm)
+        resumed = _resume_point(config, comm)
+        if config.model.checkpoint:
+            require_intact(Path(config.model.checkpoint), comm)
     except ValueError as error:
         if rank == 0:
             console = Console(stderr=True)
             console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return UNUSABLE
-    return run(config, data, resumed, comm)
+    code = run(config, data, resumed, comm)
+    if claim is not None:
+        claim.release()
+    return code
 
 
 @dataclass(frozen=True)
@@ -99,22 +107,32 @@ def _load_data(config: Config) -> RunData:
     )
 
 
-def _resume_point(config: Config) -> Path | None:
-    """The checkpoint to go on from; None for a new run.
+def _claim(output: Path, comm: Communicator) -> FolderLock | None:
+    """Rank 0's hold on the run folder.
 
     Raises:
-        ValueError: `run.resume` without a complete checkpoint. Starting anew would overwrite the old figures.
+        ValueError: on every rank: another run is at work there.
+    """
+    with errors_on_all_ranks(comm):
+        try:
+            return FolderLock(output) if comm.rank == 0 else None
+        except BlockingIOError as error:
+            raise ValueError(f"run.output_dir: {error}. Wait for it, or choose another folder") from error
+
+
+def _resume_point(config: Config, comm: Communicator) -> Path | None:
+    """The checkpoint to go on from; None for a new run. A collective.
+
+    Raises:
+        ValueError: `run.resume` without an intact checkpoint. Starting anew would overwrite the old figures.
     """
     if not config.run.resume:
         return None
-    from megatron_coreward.actor.checkpoint import latest_checkpoint
-
     folder = Path(config.run.output_dir) / CHECKPOINTS
-    found = latest_checkpoint(folder)
+    found = latest_checkpoint(folder, comm)
     if found is None:
         raise ValueError(
-            f"run.resume=true, but {folder} holds no complete checkpoint; start anew in another "
-            "run.output_dir"
+            f"run.resume=true, but {folder} holds no intact checkpoint; start anew in another run.output_dir"
         )
     return found
 
@@ -139,7 +157,7 @@ def _join(config: Config) -> Communicator:
 def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator) -> int:
     """Builds every part, trains, exports. A collective over all ranks."""
     # Imported here, since a dry run and a refused configuration need neither megatron nor vllm.
-    from megatron_coreward.actor import checkpoint
+    from megatron_coreward.actor.checkpoint import CheckpointSaver, load_checkpoint
     from megatron_coreward.actor.hf_export import export_hf
     from megatron_coreward.actor.parallel import initialize as initialize_parallel
     from megatron_coreward.actor.policy import MegatronPolicy
@@ -148,7 +166,6 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
 
     output = Path(config.run.output_dir)
     console = setup_logging(comm.rank, output)
-    checkpoints = output / CHECKPOINTS
     layout = initialize_parallel(config.parallel)
     sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     total_steps = config.run.steps or config.run.epochs * sampler.steps_per_epoch
@@ -157,19 +174,19 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     engine = VllmEngine(config, config.model.path, data.stop_ids, config.run.seed)
     grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
 
-    def save(step: int, state: dict[str, Any]) -> None:
-        checkpoint.save_checkpoint(checkpoints, step, policy, state, comm)
-        checkpoint.prune(checkpoints, config.checkpoint.keep_last)
-
-    state = checkpoint.load_checkpoint(resumed, policy) if resumed else None
-    with RunFolder(config, comm, console, total_steps, state["step"] if state else None, save) as folder:
+    keep = Retention(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
+    saver = CheckpointSaver(output / CHECKPOINTS, policy, keep, in_background=config.checkpoint.async_save)
+    state = load_checkpoint(resumed, policy) if resumed else None
+    with RunFolder(config, comm, console, total_steps, state, saver) as folder:
         trainer = _trainer(
             config, data, policy, reference, engine, grader, sampler, comm, folder, total_steps
         )
-        if state:
+        if resumed and state:
             trainer.load_state_dict(state)
             logger.info("resumed after step %d from %s", trainer.step, resumed)
+            _warn_of_changes(read_state(resumed)["config"], asdict(config))
         finished = trainer.fit()
+        saver.finish()
         folder.on_phase("export")
         if finished and config.run.export_hf:
             export_hf(policy, Path(config.model.path), output / HF_EXPORT)
@@ -181,6 +198,17 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     engine.close()
     shutdown()
     return 0 if finished else INTERRUPTED
+
+
+def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Names the keys that differ from those of the run that saved the checkpoint."""
+    for section, keys in now.items():
+        for key, value in keys.items():
+            old = before.get(section, {}).get(key)
+            if old != value and (section, key) not in (("run", "resume"), ("run", "output_dir")):
+                logger.warning(
+                    "%s.%s is now %r; it was %r when the checkpoint was saved", section, key, value, old
+                )
 
 
 def _trainer(

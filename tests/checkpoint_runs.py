@@ -13,10 +13,8 @@ import pytest
 import torch
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.checkpoint import (
-    load_checkpoint,
-    save_checkpoint,
-)
+from megatron_coreward.actor.checkpoint import CheckpointSaver, load_checkpoint
+from megatron_coreward.actor.checkpoint_folder import Retention
 from megatron_coreward.actor.hf_export import export_hf
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.algorithm.objective import GrpoObjective
@@ -89,7 +87,8 @@ def error_of(function: Any, *args: Any) -> str:
 
 
 def save(folder: Path, policy: MegatronPolicy, step: int = SAVED) -> Path:
-    return save_checkpoint(folder, step, policy, TRAINER, policy.comm)
+    CheckpointSaver(folder, policy, Retention(last=0)).save(step, TRAINER)
+    return folder / f"step_{step:06d}"
 
 
 @contextmanager

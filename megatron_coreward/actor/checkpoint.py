@@ -1,107 +1,161 @@
-"""Checkpoints of the actor and the trainer that any layout can load.
+"""Saves and loads the policy with all that a run needs to go on; any layout can load what another saved.
 
-    FOLDER/step_000010/   *.distcp, .metadata, common.pt, metadata.json    megatron.core.dist_checkpointing
-                          state.json    ours: step, updates, trainer, config, versions, size of every file
-           .step_000011.tmp             being written; what a crash leaves is removed at the next save
-           .step_000010.replaced        the older one of two checkpoints of a step, for the moment of renaming
+A checkpoint holds the model, the optimizer's moments and step count, the number of updates (from which the
+learning rate follows), and the trainer's state: step, sampler, position in the metrics file, wandb id. There
+is no random state to keep: the actor draws no random numbers, and every request's seed follows from the
+run's seed and its place in the run. Adam's settings (betas, weight decay, ...) always come from the
+configuration of the run that loads.
 
-A checkpoint gets its name by one rename, when all of it is on disk, and nothing earlier is deleted before.
-A folder counts as complete when its state.json can be read and every file has the size noted there.
-
-Adam's moments and step count come from the checkpoint; its settings (betas, weight decay, ...) always come
-from the configuration of the run that loads. The actor draws no random numbers, so there are none to keep.
-
-`dist_checkpointing.save` starts a helper process that imports `__main__`: entry points need
-`if __name__ == "__main__"`. The folder must be one that all ranks see.
+Saving copies nothing and blocks for a moment (checkpoint_writing.py); the checkpoint gets its name by one
+rename, when all of it is on disk and its state.json is written, and nothing earlier is deleted before.
+The folder must be one that all ranks see.
 """
 
-import json
 import logging
 import platform
-import re
 import shutil
-import signal
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, is_main_replica
-from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.mapping import is_main_replica
 from torch.distributed.checkpoint.api import CheckpointException
 
 import megatron_coreward
+from megatron_coreward.actor.checkpoint_folder import (
+    HF_FILES,
+    Retention,
+    copy_hf_files,
+    find_problem,
+    measure,
+    prune,
+    read_state,
+    write_state,
+)
+from megatron_coreward.actor.checkpoint_model import (
+    CONTENTS_MODEL,
+    CONTENTS_OPTIMIZER,
+    check_model,
+    comparable_dims,
+    sharded_tensors,
+)
+from megatron_coreward.actor.checkpoint_writing import ShardWriting
 from megatron_coreward.actor.cpu import actor_device
 from megatron_coreward.actor.policy import MegatronPolicy
-from megatron_coreward.roles import Communicator
-from megatron_coreward.utils.folders import errors_on_all_ranks, publish, temporary_name
+from megatron_coreward.utils.folders import errors_on_all_ranks, publish
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "state.json"
-FORMAT = 1
-_NAME = re.compile(r"step_(\d+)|\.step_(\d+)\.replaced")
+
+@dataclass
+class _Save:
+    """A checkpoint that is being written."""
+
+    target: Path
+    new: Path
+    state: dict[str, Any]
+    hf_folder: Path
+    writing: ShardWriting
+    started: float
 
 
-def save_checkpoint(
-    folder: Path, step: int, policy: MegatronPolicy, trainer_state: dict[str, Any], comm: Communicator
-) -> Path:
-    """Writes `folder`/step_NNNNNN; returns its path. A collective over all ranks.
+class CheckpointSaver:
+    """Writes FOLDER/step_NNNNNN and deletes what `retention` does not keep.
 
-    `trainer_state` goes through JSON: tuples come back as lists, and keys as strings. A checkpoint of the
-    same step is replaced.
-
-    Raises:
-        OSError: on every rank; what was there before is intact, and what was half written is removed.
+    With `in_background` a save overlaps the next step: it is complete when `poll`, which costs a tiny
+    collective while one is under way, or `finish` has found it so. Otherwise `save` waits. Every method is a
+    collective over all ranks.
     """
-    target = folder / f"step_{step:06d}"
-    new = temporary_name(target)
-    with actor_device():
-        state = _sharded_state(policy)
-        bytes_here = sum(t.data.nbytes for t in _tensors(state) if is_main_replica(t.replica_id))
-    total_bytes = sum(comm.all_gather(bytes_here))
-    with errors_on_all_ranks(comm):
-        if comm.rank == 0:
-            _make_room(folder, new, total_bytes)
-    try:
-        with actor_device(), _undisturbed_writers():
-            dist_checkpointing.save(state, str(new))
-    except (CheckpointException, OSError, RuntimeError) as error:
-        # A shard that cannot be written fails on every rank. The small files are rank 0's alone: then the
-        # others wait in a collective until rank 0 has left, which torchrun answers by ending them all.
-        if comm.rank == 0:
-            shutil.rmtree(new, ignore_errors=True)
-        raise OSError(
-            f"the checkpoint of step {step} could not be written to {folder} ({_free_mib(folder)} MiB free): "
-            f"{_reason(error)}. Earlier checkpoints are intact; free space there or set run.output_dir to "
-            "another disk, then resume"
-        ) from error
-    files = _file_sizes(new, comm)
-    with errors_on_all_ranks(comm):
-        if comm.rank == 0:
-            _finish(new, target, _state(step, policy, trainer_state, files))
-    return target
 
+    def __init__(
+        self, folder: Path, policy: MegatronPolicy, retention: Retention, *, in_background: bool = False
+    ) -> None:
+        self.folder = folder
+        self.policy = policy
+        self.comm = policy.comm
+        self.retention = retention
+        self.in_background = in_background
+        self._current: _Save | None = None
 
-@contextmanager
-def _undisturbed_writers() -> Iterator[None]:
-    """Holds SIGINT and SIGTERM back while Megatron's writer processes live.
+    def save(self, step: int, trainer_state: dict[str, Any], signal: float | None = None) -> None:
+        """Begins the checkpoint of `step`, after the one before it is complete.
 
-    torchrun sends signals to the whole process group. Children inherit a blocked signal, so the writers
-    finish; this process sees it afterwards. Megatron would also keep its manager process from one save to
-    the next: the signal that asks for a last checkpoint would end it, and that checkpoint would fail.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        filesystem_async._results_queue = None
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        `trainer_state` goes through JSON: tuples come back as lists, and keys as strings. `signal` rates the
+        checkpoint for Retention.best. A checkpoint of the same step is replaced.
+
+        Raises:
+            OSError: on every rank; what was there before is intact, and what was half written is removed.
+        """
+        self.finish()
+        target = self.folder / f"step_{step:06d}"
+        # Nobody else's: the orphaned writers of a killed run may still be at work in theirs.
+        new = target.with_name(f".{target.name}.{self.comm.broadcast(uuid.uuid4().hex[:8])}.tmp")
+        started = time.perf_counter()
+        with actor_device():
+            sharded = sharded_state(self.policy)
+            bytes_here = sum(t.data.nbytes for t in sharded_tensors(sharded) if is_main_replica(t.replica_id))
+        total_bytes = sum(self.comm.all_gather(bytes_here))
+        with errors_on_all_ranks(self.comm):
+            if self.comm.rank == 0:
+                _make_room(self.folder, new, total_bytes)
+        state = describe(step, self.policy) | {"trainer": trainer_state, "signal": signal}
+        with self._failures(new, step), actor_device():
+            writing = ShardWriting(sharded, new)
+        self._current = _Save(target, new, state, Path(self.policy.config.model.path), writing, started)
+        if not self.in_background:
+            self.finish()
+
+    def poll(self) -> None:
+        """Completes the checkpoint if it is written; does not wait. Raises OSError as `save` does."""
+        self._advance(wait=False)
+
+    def finish(self) -> None:
+        """Waits for the checkpoint that is being written, if any. Raises OSError as `save` does."""
+        self._advance(wait=True)
+
+    def _advance(self, wait: bool) -> None:
+        current = self._current
+        if current is None:
+            return
+        self._current = None
+        with self._failures(current.new, current.state["step"]), actor_device():
+            done = current.writing.is_done(wait)
+        if not done:
+            self._current = current
+            return
+        files: dict[str, dict[str, int]] = {}
+        for part in self.comm.all_gather(current.writing.files()):
+            files |= part
+        with errors_on_all_ranks(self.comm):
+            if self.comm.rank == 0:
+                _complete(current, files)
+        logger.info(
+            "%s is complete, %.1f s after its begin", current.target, time.perf_counter() - current.started
+        )
+        prune(self.folder, self.retention, self.comm)
+
+    @contextmanager
+    def _failures(self, new: Path, step: int) -> Iterator[None]:
+        """Turns what goes wrong in writing into one OSError, and removes what was half written."""
+        try:
+            yield
+        except (CheckpointException, OSError, RuntimeError) as error:
+            # A shard that cannot be written fails on every rank. The small files are rank 0's alone: then the
+            # others wait in a collective until rank 0 has left, which torchrun answers by ending them all.
+            if self.comm.rank == 0:
+                shutil.rmtree(new, ignore_errors=True)
+            raise OSError(
+                f"the checkpoint of step {step} could not be written to {self.folder} "
+                f"({_free_mib(self.folder)} MiB free): {_reason(error)}. Earlier checkpoints are intact; "
+                "free space there or set run.output_dir to another disk, then resume"
+            ) from error
 
 
 def _make_room(folder: Path, new: Path, num_bytes: int) -> None:
@@ -129,105 +183,44 @@ def _reason(error: BaseException) -> str:
     return str(error)
 
 
-def _file_sizes(new: Path, comm: Communicator) -> dict[str, int]:
-    """Every file's size, measured by the rank that wrote it."""
-    mine = list(new.glob(f"__{comm.rank}_*"))
-    if comm.rank == 0:
-        mine += [path for path in new.iterdir() if not path.name.startswith("__")]
-    sizes: dict[str, int] = {}
-    for part in comm.all_gather({path.name: path.stat().st_size for path in mine}):
-        sizes.update(part)
-    return sizes
-
-
-def _state(
-    step: int, policy: MegatronPolicy, trainer_state: dict[str, Any], files: dict[str, int]
-) -> dict[str, Any]:
+def describe(step: int, policy: MegatronPolicy) -> dict[str, Any]:
+    """What state.json says of a policy's checkpoint, but for what the trainer adds."""
     layout = policy.layout
     return {
-        "format": FORMAT,
         "step": step,
         "num_updates": policy.num_updates,
+        "contents": [CONTENTS_MODEL, CONTENTS_OPTIMIZER],
         "architecture": policy.model.family.architecture,
-        "dims": _dims(policy),
+        "dims": comparable_dims(policy.model.dims),
         "layout": {"tensor": layout.tp_size, "pipeline": layout.pp_size, "data": layout.dp_size},
-        "trainer": trainer_state,
         "config": asdict(policy.config),
-        "versions": {
-            "python": platform.python_version(),
-            "megatron_coreward": megatron_coreward.__version__,
-            **{package: version(package) for package in ("torch", "megatron-core", "transformers")},
-        },
-        "files": files,
+        "versions": versions(),
     }
 
 
-def _finish(new: Path, target: Path, state: dict[str, Any]) -> None:
+def versions() -> dict[str, str]:
+    """Of what takes part in writing a checkpoint."""
+    return {
+        "python": platform.python_version(),
+        "megatron_coreward": megatron_coreward.__version__,
+        **{package: version(package) for package in ("torch", "megatron-core", "transformers")},
+    }
+
+
+def _complete(save: _Save, files: dict[str, dict[str, int]]) -> None:
+    """Rank 0's end of a save: the small files, state.json, and the name."""
     try:
-        (new / STATE_FILE).write_text(json.dumps(state, indent=1))
-        problem = find_problem(new)
+        copy_hf_files(save.hf_folder, save.new / HF_FILES)
+        names = [str(file.relative_to(save.new)) for file in save.new.rglob("*") if file.is_file()]
+        files = files | measure(save.new, sorted(set(names) - files.keys()))
+        write_state(save.new, save.state, files)
+        problem = find_problem(save.new)
         if problem:
-            raise OSError(f"{new} was written but {problem}; do all nodes see this folder?")
-        publish(new, target)
+            raise OSError(f"{save.new} was written but {problem}; do all nodes see this folder?")
+        publish(save.new, save.target)
     except OSError:
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(save.new, ignore_errors=True)
         raise
-
-
-def find_problem(path: Path) -> str | None:
-    """What keeps `path` from being a complete checkpoint; None if nothing does."""
-    try:
-        state = json.loads((path / STATE_FILE).read_text())
-        found_format, files = state["format"], state["files"]
-    except FileNotFoundError:
-        return f"{STATE_FILE} is missing"
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return f"{STATE_FILE} is damaged"
-    if found_format != FORMAT:
-        return f"{STATE_FILE} has format {found_format}, and this version reads format {FORMAT}"
-    for name, size in files.items():
-        file = path / name
-        if not file.exists():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}"
-    return None
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The complete checkpoint of the highest step, if any; incomplete ones are named in a warning."""
-    for path in reversed(_by_step(folder)):
-        problem = find_problem(path)
-        if problem is None:
-            return path
-        logger.warning("skipping the incomplete checkpoint %s: %s", path, problem)
-    return None
-
-
-def _by_step(folder: Path) -> list[Path]:
-    """Checkpoints, complete or not, oldest first; of two of one step the replaced one comes first."""
-    if not folder.is_dir():
-        return []
-    matches = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
-    steps = [(int(match[1] or match[2]), path.name, path) for match, path in matches if match]
-    return [path for _, _, path in sorted(steps)]
-
-
-def prune(folder: Path, keep_last: int) -> None:
-    """Deletes what is older than the newest `keep_last` complete checkpoints; 0 keeps all.
-
-    May be called on every rank: rank 0 acts. Newer incomplete ones are left for a person to look at.
-    """
-    if keep_last == 0 or (torch.distributed.is_initialized() and torch.distributed.get_rank() != 0):
-        return
-    num_complete = 0
-    for path in reversed(_by_step(folder)):
-        if num_complete < keep_last:
-            num_complete += find_problem(path) is None
-        else:
-            # Renamed first, so that a deletion cut short leaves no half checkpoint under its name.
-            doomed = path.rename(folder / f".{path.name.lstrip('.')}.tmp")
-            shutil.rmtree(doomed)
 
 
 def load_checkpoint(path: Path, policy: MegatronPolicy) -> dict[str, Any]:
@@ -236,8 +229,8 @@ def load_checkpoint(path: Path, policy: MegatronPolicy) -> dict[str, Any]:
     The layout may differ from the one that saved.
 
     Raises:
-        ValueError: on every rank, before the policy is touched: the checkpoint is incomplete, or of another
-            model.
+        ValueError: on every rank, before the policy is touched: the checkpoint is incomplete, of another
+            model, or has no optimizer.
     """
     with errors_on_all_ranks(policy.comm):
         problem = find_problem(path)
@@ -246,10 +239,15 @@ def load_checkpoint(path: Path, policy: MegatronPolicy) -> dict[str, Any]:
                 f"{path} is not a complete checkpoint: {problem}. Move it away, and the newest complete one "
                 "is used"
             )
-        saved = json.loads((path / STATE_FILE).read_text())
+        saved = read_state(path)
+        if CONTENTS_OPTIMIZER not in saved["contents"]:
+            raise ValueError(
+                f"{path} holds weights only and no run can go on from it; start one from it with "
+                "model.checkpoint"
+            )
     with actor_device():
-        state = _sharded_state(policy)
-        _check_model(path, saved, policy, state)
+        state = sharded_state(policy)
+        check_model(path, state, policy.model.family, policy.model.dims)
         loaded = dist_checkpointing.load(state, str(path))
         policy.model.module.load_state_dict(loaded["model"])
         settings = [
@@ -263,7 +261,7 @@ def load_checkpoint(path: Path, policy: MegatronPolicy) -> dict[str, Any]:
     return saved["trainer"]
 
 
-def _sharded_state(policy: MegatronPolicy) -> dict[str, Any]:
+def sharded_state(policy: MegatronPolicy) -> dict[str, Any]:
     """Model and optimizer as Megatron's sharded tensors; both saving and loading walk it."""
     model = policy.model.module.sharded_state_dict()
     optimizer = policy.optimizer.sharded_state_dict(model)
@@ -271,45 +269,3 @@ def _sharded_state(policy: MegatronPolicy) -> dict[str, Any]:
     # Megatron leaves out a step count of 0, and Adam could not take its first step after loading.
     adam["state"].setdefault("common_step", torch.tensor(0.0))
     return {"model": model, "optimizer": optimizer}
-
-
-def _tensors(state: dict[str, Any]) -> Iterator[ShardedTensor]:
-    """The tensors of a sharded state, those cut in pieces (the gated MLP) as their pieces."""
-    for value in nested_values(state):
-        if isinstance(value, ShardedTensorFactory):
-            yield from _tensors({"pieces": value.build()})
-        elif isinstance(value, ShardedTensor):
-            yield value
-
-
-def _dims(policy: MegatronPolicy) -> dict[str, Any]:
-    """The model's sizes without the padding of the vocabulary, which depends on the layout."""
-    return {key: value for key, value in asdict(policy.model.dims).items() if key != "padded_vocab"}
-
-
-def _check_model(path: Path, saved: dict[str, Any], policy: MegatronPolicy, state: dict[str, Any]) -> None:
-    """Raises ValueError unless the checkpoint is of this policy's model.
-
-    Both sizes and tensors are compared: equal shapes may hide other heads (two of 64 for four of 32), and
-    the sizes do not tell everything.
-    """
-    wanted: dict[str, Any] = {"architecture": policy.model.family.architecture, **_dims(policy)}
-    found = {"architecture": saved["architecture"], **saved["dims"]}
-    # The rows of a vocabulary are padded to the layout; their true number is among the sizes.
-    skipped_axes = {}
-    for part in policy.comm.all_gather(
-        {t.key: (int(t.allow_shape_mismatch), t.global_shape) for t in _tensors(state)}
-    ):
-        for name, (skip, shape) in part.items():
-            skipped_axes[name] = skip
-            wanted[name] = tuple(shape[skip:])
-    for name, tensor in dist_checkpointing.load_tensors_metadata(str(path)).items():
-        found[name] = tuple(tensor.global_shape[skipped_axes.get(name, 0) :])
-    for name in [*wanted, *found]:
-        old, new = found.get(name, "absent"), wanted.get(name, "absent")
-        if old != new:
-            raise ValueError(
-                f"{path} is of another model than model.path={policy.config.model.path}: {name} is {old} in "
-                f"the checkpoint and {new} in the model. Set model.path to the model that the run was "
-                "started from, or run.output_dir to another folder"
-            )

@@ -1,6 +1,6 @@
 """What is in a checkpoint's folder, whether all of it is there, and which checkpoints are kept. No torch.
 
-    CHECKPOINTS/step_000010/   *.distcp, .metadata, common.pt, metadata.json   megatron.core.dist_checkpointing
+    CHECKPOINTS/step_000010/   *.distcp, .metadata, common.pt, metadata.json   Megatron's dist_checkpointing
                                hf/          config, generation config, tokenizer: what an export needs
                                state.json   ours, written last: step, contents, sizes and checksums, ...
                 .step_000011.*.tmp          being written; what a crash leaves is removed at the next save

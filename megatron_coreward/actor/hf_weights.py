@@ -11,6 +11,7 @@ import torch
 from megatron.core.models.gpt import GPTModel
 from transformers import AutoConfig, PretrainedConfig
 
+from megatron_coreward.actor.checkpoint_model import load_weights
 from megatron_coreward.actor.cpu import compute_dtype
 from megatron_coreward.actor.families.mapping import Dims, Family, Mapping
 from megatron_coreward.actor.families.registry import family_of
@@ -73,12 +74,15 @@ class LoadedModel:
 
 
 def load_model(config: ModelConfig, layout: Layout) -> LoadedModel:
-    """Builds this rank's part of `model.path` and fills it."""
+    """Builds this rank's part of `model.path` and fills it, from `model.checkpoint` if there is one."""
     hf = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
     family = family_of(hf.architectures or [])
     dims = model_dims(hf, layout.tp_size)
     module = build_model(hf, family, layout, compute_dtype(config.dtype))
-    load_hf_weights(module, family, dims, layout, config.path)
+    if config.checkpoint:
+        load_weights(Path(config.checkpoint), module, family, dims)
+    else:
+        load_hf_weights(module, family, dims, layout, config.path)
     return LoadedModel(module, hf, family, dims)
 
 

@@ -1,7 +1,10 @@
 """Folders that appear under their name only when they are complete, and errors that all ranks share."""
 
+import errno
+import fcntl
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +51,7 @@ def publish(new: Path, target: Path) -> None:
 
     A folder that is there already is moved aside first and deleted last.
     """
-    for path in [*new.iterdir(), new]:
+    for path in [*new.rglob("*"), new]:
         _to_disk(path)
     old = replaced_name(target)
     if target.exists():
@@ -57,6 +60,35 @@ def publish(new: Path, target: Path) -> None:
     new.rename(target)
     _to_disk(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+class FolderLock:
+    """Holds a folder for this process: as long as it lives, another's lock on the folder fails.
+
+    A POSIX lock, so that the system lifts it however the process ends, and forked children do not keep it.
+
+    Raises:
+        BlockingIOError: another process holds it; the message says which.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / ".lock").open("a+")
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.seek(0)
+            holder = self._file.read().strip()
+            self._file.close()
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise BlockingIOError(f"{folder} is in use by {holder or 'another process'}") from error
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        self._file.close()
 
 
 def _to_disk(path: Path) -> None:

@@ -132,8 +132,9 @@ def _complete_lines(path: Path) -> list[str]:
 class MetricsWriter:
     """Writes metrics.jsonl, TensorBoard and wandb. Made on rank 0 only.
 
-    `resumed_step` is the step of the checkpoint a run goes on from: later figures of the interrupted
-    run are removed, so that no step is there twice. None starts a new run.
+    `resumed_step` is the step of the checkpoint a run goes on from, and `saved` the `state_dict()` that was
+    put into it: later figures of the interrupted run are removed, so that no step is there twice, and the
+    wandb run goes on. None starts a new run.
     """
 
     def __init__(
@@ -144,25 +145,40 @@ class MetricsWriter:
         wandb_project: str = "",
         config: Mapping[str, Any] | None = None,
         resumed_step: int | None = None,
+        saved: Mapping[str, Any] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS_FILE
-        _truncate(path, resumed_step)
+        self._lines = _truncate(path, resumed_step)
+        self._wandb_id = folder / "wandb_id"
+        if saved is not None:
+            if self._lines < saved["lines"]:
+                logger.warning(
+                    "%s lacks %d lines that the checkpoint had", path, saved["lines"] - self._lines
+                )
+            if saved["wandb_id"] and not self._wandb_id.exists():
+                self._wandb_id.write_text(saved["wandb_id"])
         self._file = path.open("a")
         self._tensorboard = _open_tensorboard(folder, resumed_step) if tensorboard else None
-        self._wandb = _open_wandb(folder, wandb_project, config or {}) if wandb_project else None
+        self._wandb = _open_wandb(self._wandb_id, wandb_project, config or {}) if wandb_project else None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line, flushed. JSON has no NaN or infinity: they are written as null."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
+        self._lines += 1
         if self._tensorboard is not None:
             for name, value in metrics.items():
                 self._tensorboard.add_scalar(name, value, step)
             self._tensorboard.flush()
         if self._wandb is not None:
             self._wandb.log(dict(metrics), step=step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of this: the position in the file, and the wandb run."""
+        wandb_id = self._wandb_id.read_text() if self._wandb_id.exists() else None
+        return {"lines": self._lines, "wandb_id": wandb_id}
 
     def close(self) -> None:
         self._file.close()
@@ -172,7 +188,8 @@ class MetricsWriter:
             self._wandb.finish()
 
 
-def _truncate(path: Path, resumed_step: int | None) -> None:
+def _truncate(path: Path, resumed_step: int | None) -> int:
+    """Removes what is after the step; returns the number of lines that stay."""
     lines = _complete_lines(path)
     last = -1 if resumed_step is None else resumed_step
     kept = [line for line in lines if json.loads(line)["step"] <= last]
@@ -181,6 +198,7 @@ def _truncate(path: Path, resumed_step: int | None) -> None:
     os.replace(temporary, path)
     if len(kept) < len(lines):
         logger.info("%s: removed %d lines after step %d", path.name, len(lines) - len(kept), last)
+    return len(kept)
 
 
 def _open_tensorboard(folder: Path, resumed_step: int | None) -> Any:
@@ -190,18 +208,17 @@ def _open_tensorboard(folder: Path, resumed_step: int | None) -> Any:
     return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
 
 
-def _open_wandb(folder: Path, project: str, config: Mapping[str, Any]) -> Any:
+def _open_wandb(id_file: Path, project: str, config: Mapping[str, Any]) -> Any:
     import wandb
 
-    id_file = folder / "wandb_id"
     if not id_file.exists():
         id_file.write_text(uuid.uuid4().hex[:8])
     return wandb.init(
         project=project,
-        name=folder.name,
+        name=id_file.parent.name,
         id=id_file.read_text(),
         resume="allow",
-        dir=str(folder),
+        dir=str(id_file.parent),
         config=dict(config),
         mode=wandb_mode(),
         settings=wandb.Settings(silent=True),

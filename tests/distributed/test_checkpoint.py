@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megatron_coreward.actor.checkpoint import find_problem, latest_checkpoint, prune
+from megatron_coreward.actor.checkpoint_folder import Retention, find_problem, latest_checkpoint, prune
+from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.checkpoint_runs import (
     LAYOUTS,
     MODELS,
@@ -26,6 +27,8 @@ from tests.checkpoint_runs import (
 )
 from tests.models import tiny_model
 from tests.ranks import run_ranks
+
+ALONE = TorchCommunicator()
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,7 @@ def test_a_full_disk_leaves_what_was_there(two: list[dict[str, Any]], root: Path
     assert "could not be written" in two[1]["full"] and "another rank failed" in two[1]["full"]
     assert two[0]["after_full"] == ["step_000002"]
     assert find_problem(root / "pp2/untied/step_000002") is None
-    assert latest_checkpoint(root / "room_again") is not None
+    assert latest_checkpoint(root / "room_again", ALONE) is not None
 
 
 def test_a_checkpoint_that_will_not_fit_is_not_begun(one: dict[str, Any]) -> None:
@@ -120,15 +123,17 @@ def folder(one: dict[str, Any], root: Path, tmp_path: Path) -> Path:
 
 
 def test_latest_is_the_highest_complete_step(folder: Path, tmp_path: Path) -> None:
-    assert latest_checkpoint(folder) == folder / "step_000100"
-    assert latest_checkpoint(tmp_path / "nothing") is None
+    assert latest_checkpoint(folder, ALONE) == folder / "step_000100"
+    assert latest_checkpoint(tmp_path / "nothing", ALONE) is None
     (folder / "step_000100").rename(folder / ".step_000200.tmp")
-    assert latest_checkpoint(folder) == folder / "step_000010"
+    assert latest_checkpoint(folder, ALONE) == folder / "step_000010"
     (folder / "step_000010").rename(folder / ".step_000010.replaced")
-    assert latest_checkpoint(folder) == folder / ".step_000010.replaced"
+    assert latest_checkpoint(folder, ALONE) == folder / ".step_000010.replaced"
 
 
-@pytest.mark.parametrize("file", ["__0_0.distcp", "common.pt", ".metadata", "metadata.json", "state.json"])
+@pytest.mark.parametrize(
+    "file", ["__0_0.distcp", "common.pt", ".metadata", "metadata.json", "hf/config.json", "state.json"]
+)
 @pytest.mark.parametrize("fault", ["missing", "truncated", "empty"])
 def test_latest_names_and_skips_an_incomplete_one(
     folder: Path, caplog: pytest.LogCaptureFixture, file: str, fault: str
@@ -138,24 +143,24 @@ def test_latest_names_and_skips_an_incomplete_one(
         victim.unlink()
     else:
         victim.write_bytes(victim.read_bytes()[:-1] if fault == "truncated" else b"")
-    assert latest_checkpoint(folder) == folder / "step_000010"
+    assert latest_checkpoint(folder, ALONE) == folder / "step_000010"
     assert str(folder / "step_000100") in caplog.text and file in caplog.text
 
 
 def test_another_format_is_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = folder / "step_000100/state.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 2}))
-    assert latest_checkpoint(folder) == folder / "step_000010"
-    assert "format 2" in caplog.text
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 1}))
+    assert latest_checkpoint(folder, ALONE) == folder / "step_000010"
+    assert "format 1" in caplog.text
 
 
 def test_prune_counts_complete_checkpoints_only(folder: Path) -> None:
-    prune(folder, 0)
+    prune(folder, Retention(last=0), ALONE)
     assert len(list(folder.iterdir())) == 3
     (folder / "step_000100/.metadata").unlink()
-    prune(folder, 1)
+    prune(folder, Retention(last=1), ALONE)
     assert sorted(path.name for path in folder.iterdir()) == ["step_000010", "step_000100"]
-    prune(folder, 1)
+    prune(folder, Retention(last=1), ALONE)
     assert find_problem(folder / "step_000010") is None
 
 

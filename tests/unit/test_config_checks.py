@@ -72,7 +72,7 @@ def test_tables_cover_every_key() -> None:
     assert set(RANGES) == numbers
     texts = {key for key, kind in types.items() if kind is str}
     free = {"run.output_dir", "model.path", "data.original", "data.rephrased", "data.system_prompt"}
-    free |= {"evaluation.file", "logging.wandb_project"}
+    free |= {"model.checkpoint", "evaluation.file", "logging.wandb_project"}
     assert set(CHOICES) == texts - free
 
 

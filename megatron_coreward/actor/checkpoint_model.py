@@ -1,0 +1,80 @@
+"""The model's part of a checkpoint: is it this model, and loading it at any layout."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.models.gpt import GPTModel
+
+from megatron_coreward.actor.checkpoint_folder import read_state
+from megatron_coreward.actor.cpu import actor_device
+from megatron_coreward.actor.families.mapping import Dims, Family
+
+CONTENTS_MODEL, CONTENTS_OPTIMIZER = "model", "optimizer"
+"""What state.json's `contents` may list."""
+
+
+def load_weights(path: Path, model: GPTModel, family: Family, dims: Dims) -> None:
+    """Fills this rank's part of the model from a checkpoint; a converted one will do. A collective.
+
+    Raises:
+        ValueError: on every rank, before a weight is touched: it is of another model.
+    """
+    with actor_device():
+        state = {"model": model.sharded_state_dict()}
+        check_model(path, state, family, dims)
+        loaded = dist_checkpointing.load(state, str(path))
+        model.load_state_dict(loaded["model"])
+
+
+def comparable_dims(dims: Dims) -> dict[str, Any]:
+    """The model's sizes without the padding of the vocabulary, which depends on the layout."""
+    return {key: value for key, value in asdict(dims).items() if key != "padded_vocab"}
+
+
+def sharded_tensors(state: dict[str, Any]) -> Iterator[ShardedTensor]:
+    """The tensors of a sharded state, those cut in pieces (the gated MLP) as their pieces."""
+    for value in nested_values(state):
+        if isinstance(value, ShardedTensorFactory):
+            yield from sharded_tensors({"pieces": value.build()})
+        elif isinstance(value, ShardedTensor):
+            yield value
+
+
+def check_model(path: Path, state: dict[str, Any], family: Family, dims: Dims) -> None:
+    """Raises ValueError unless the checkpoint is of this model. A collective.
+
+    Both sizes and tensors are compared: equal shapes may hide other heads (two of 64 for four of 32), and
+    the sizes do not tell everything. What the checkpoint has and `state` does not ask for is no matter.
+    """
+    saved = read_state(path)
+    wanted: dict[str, Any] = {"architecture": family.architecture, **comparable_dims(dims)}
+    found = {"architecture": saved["architecture"], **saved["dims"]}
+    stored = dist_checkpointing.load_tensors_metadata(str(path))
+    # The rows of a vocabulary are padded to the layout; their true number is among the sizes.
+    for tensor in sharded_tensors(state):
+        skip = int(tensor.allow_shape_mismatch)
+        wanted[tensor.key] = tuple(tensor.global_shape[skip:])
+        if tensor.key in stored:
+            found[tensor.key] = tuple(stored[tensor.key].global_shape[skip:])
+    differences = [
+        f"{name} is {found.get(name, 'absent')} in the checkpoint and {want} in the model"
+        for name, want in wanted.items()
+        if found.get(name, "absent") != want
+    ]
+    for difference in _of_all_ranks(differences[:1]):
+        raise ValueError(
+            f"{path} is of another model than model.path: {difference}. Set model.path to the model that the "
+            "checkpoint was made from, or choose another checkpoint (run.output_dir, model.checkpoint)"
+        )
+
+
+def _of_all_ranks(lines: list[str]) -> list[str]:
+    parts: list[list[str]] = [[]] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, lines)
+    return [line for part in parts for line in part]
