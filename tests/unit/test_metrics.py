@@ -121,6 +121,22 @@ def test_resume_removes_what_was_logged_after_the_checkpoint(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3, 4, 5, 6]
 
 
+def test_a_checkpoint_knows_the_position_and_the_wandb_run(tmp_path, caplog):
+    (tmp_path / "wandb_id").write_text("abc")
+    writer = MetricsWriter(tmp_path)
+    for step in range(4):
+        writer.log(step, {"policy/lr": 0.1})
+    saved = writer.state_dict()
+    writer.close()
+    assert saved == {"lines": 4, "wandb_id": "abc"}
+    (tmp_path / "wandb_id").unlink()
+    MetricsWriter(tmp_path, resumed_step=3, saved=saved).close()
+    assert (tmp_path / "wandb_id").read_text() == "abc" and not caplog.text
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    MetricsWriter(tmp_path, resumed_step=3, saved=saved).close()
+    assert "lacks 3 lines" in caplog.text
+
+
 def test_a_new_run_starts_with_an_empty_file(tmp_path):
     write_steps(tmp_path, range(3))
     MetricsWriter(tmp_path).close()
