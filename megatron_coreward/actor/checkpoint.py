@@ -23,7 +23,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import is_main_replica
 from torch.distributed.checkpoint.api import CheckpointException
@@ -48,6 +47,7 @@ from megatron_coreward.actor.checkpoint_model import (
 )
 from megatron_coreward.actor.checkpoint_writing import ShardWriting
 from megatron_coreward.actor.cpu import actor_device
+from megatron_coreward.actor.optimizer_state import load_optimizer_state, sharded_optimizer_state
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.utils.folders import errors_on_all_ranks, publish
 
@@ -246,26 +246,17 @@ def load_checkpoint(path: Path, policy: MegatronPolicy) -> dict[str, Any]:
                 "model.checkpoint"
             )
     with actor_device():
-        state = sharded_state(policy)
+        state = sharded_state(policy, is_loading=True)
         check_model(path, state, policy.model.family, policy.model.dims)
         loaded = dist_checkpointing.load(state, str(path))
         policy.model.module.load_state_dict(loaded["model"])
-        settings = [
-            {key: value for key, value in group.items() if key not in ("params", "step")}
-            for group in policy.optimizer.param_groups
-        ]
-        policy.optimizer.load_state_dict(loaded["optimizer"])
-        for group, own in zip(policy.optimizer.param_groups, settings, strict=True):
-            group.update(own)
+        load_optimizer_state(policy.optimizer, loaded["optimizer"])
     policy.num_updates = saved["num_updates"]
     return saved["trainer"]
 
 
-def sharded_state(policy: MegatronPolicy) -> dict[str, Any]:
-    """Model and optimizer as Megatron's sharded tensors; both saving and loading walk it."""
+def sharded_state(policy: MegatronPolicy, *, is_loading: bool = False) -> dict[str, Any]:
+    """Model and optimizer as Megatron's sharded tensors; both saving and loading walk it. A collective."""
     model = policy.model.module.sharded_state_dict()
-    optimizer = policy.optimizer.sharded_state_dict(model)
-    adam = optimizer.get("optimizer", optimizer)  # with bfloat16 the float32 weights are beside it
-    # Megatron leaves out a step count of 0, and Adam could not take its first step after loading.
-    adam["state"].setdefault("common_step", torch.tensor(0.0))
+    optimizer = sharded_optimizer_state(policy.optimizer, model, is_loading=is_loading)
     return {"model": model, "optimizer": optimizer}

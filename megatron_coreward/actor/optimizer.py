@@ -26,15 +26,18 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def wrap_ddp(model: GPTModel) -> DistributedDataParallel:
-    """The model with gradient buffers in float32, summed (not averaged, see forward.py) over DP."""
+def wrap_ddp(config: OptimizerConfig, model: GPTModel) -> DistributedDataParallel:
+    """The model with gradient buffers in float32, summed (not averaged, see forward.py) over DP.
+
+    With the distributed optimizer the sum of a gradient is only on the rank that steps on it.
+    """
     with actor_device():
         return DistributedDataParallel(
             config=model.config,
             ddp_config=DistributedDataParallelConfig(
                 grad_reduce_in_fp32=True,
                 overlap_grad_reduce=False,
-                use_distributed_optimizer=False,
+                use_distributed_optimizer=config.distributed,
                 check_for_nan_in_grad=False,
             ),
             module=model,
@@ -42,10 +45,13 @@ def wrap_ddp(model: GPTModel) -> DistributedDataParallel:
 
 
 def build_optimizer(config: OptimizerConfig, model: DistributedDataParallel) -> MegatronOptimizer:
-    """AdamW over the model's parameters; norms and biases get no weight decay."""
+    """AdamW over the model's parameters; norms and biases get no weight decay.
+
+    With `config.distributed` each data-parallel rank steps on its slice of them and gathers the others'.
+    """
     bf16 = next(model.parameters()).dtype == torch.bfloat16
     with actor_device():
-        optimizer = get_megatron_optimizer(
+        chain = get_megatron_optimizer(
             MegatronOptimizerConfig(
                 optimizer="adam",
                 lr=config.lr,
@@ -57,25 +63,30 @@ def build_optimizer(config: OptimizerConfig, model: DistributedDataParallel) -> 
                 clip_grad=config.clip_grad,
                 bf16=bf16,
                 params_dtype=torch.bfloat16 if bf16 else torch.float32,
+                use_distributed_optimizer=config.distributed,
             ),
             [model],
         )
+    (optimizer,) = chain.chained_optimizers  # a second one would be for experts
     for group in optimizer.param_groups:
         # Megatron only notes the factor (0 for norms and biases); its scheduler, which is not used here,
         # would apply it.
         group["weight_decay"] = config.weight_decay * group["wd_mult"]
-    if isinstance(optimizer.optimizer, torch.optim.AdamW):
-        _prepare_torch_adam(optimizer.optimizer)
+    _make_moments(optimizer)
     return optimizer
 
 
-def _prepare_torch_adam(adam: torch.optim.AdamW) -> None:
-    """Torch's AdamW, which Megatron takes where neither Transformer Engine nor Apex is installed.
+def _make_moments(optimizer: MegatronOptimizer) -> None:
+    """Makes the moments now, not at the first step: a checkpoint has the same tensors before it as after.
 
-    Megatron passes no `fused`, and on a CPU the plain implementation takes several times as long. The
-    moments are made now, as AdamW itself would at its first step: then a checkpoint has the same tensors
-    before the first update as after it. Megatron's own way to make them forgets the step count.
+    Megatron's own way does for Transformer Engine's and Apex's Adam, but forgets the step count of torch's,
+    which Megatron takes where neither is installed. Megatron passes no `fused` to it either, and on a CPU
+    the plain implementation takes several times as long.
     """
+    adam = optimizer.optimizer
+    if not isinstance(adam, torch.optim.AdamW):
+        optimizer.init_state_fn(adam, optimizer.config)
+        return
     for group in adam.param_groups:
         group["fused"] = compute_device().type == "cpu"
         for parameter in group["params"]:

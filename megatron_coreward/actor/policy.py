@@ -34,7 +34,7 @@ class MegatronPolicy:
         self.total_updates = total_updates
         self.num_updates = 0
         self.model = load_model(config.model, layout)
-        self.ddp = wrap_ddp(self.model.module)
+        self.ddp = wrap_ddp(config.optimizer, self.model.module)
         self.optimizer = build_optimizer(config.optimizer, self.ddp)
         self._forward = PackedForward(
             self.ddp,
