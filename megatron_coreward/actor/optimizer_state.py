@@ -1,12 +1,13 @@
 """The optimizer's part of a checkpoint: Adam's moments, the float32 weights beside bfloat16, the step count.
 
 One form for both optimizers, so that a run may change `optimizer.distributed` when it resumes: every tensor
-has the shape and the sharding of its parameter, under the name optimizer.state.NAME.PARAMETER. Adam's settings
-(learning rate, betas, weight decay, ...) are no state: they come from the configuration of the run that loads.
+has the shape and the sharding of its parameter, under the name optimizer.state.NAME.PARAMETER. Adam's
+settings (learning rate, betas, weight decay, ...) are no state: they come from the configuration of the run
+that loads.
 
-Under the distributed optimizer the parameters are laid end to end and each data-parallel rank has a slice. The
-rank with the first piece of a parameter saves all of it: only parameters that cross a border of slices have to
-move, and the ranks write side by side. To load, a rank reads the parameters that its slice touches.
+Under the distributed optimizer the parameters are laid end to end and each data-parallel rank has a slice.
+The rank with the first piece of a parameter saves all of it: only parameters that cross a border of slices
+have to move, and the ranks write side by side. To load, a rank reads the parameters that its slice touches.
 
 Why not Megatron's own (0.16.1): its form for changing layouts, fully_reshardable, shifts what lies behind the
 first gradient bucket when it saves (a tied embedding over two stages makes a second bucket), and with torch's
