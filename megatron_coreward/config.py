@@ -49,9 +49,10 @@ class ParallelConfig:
     """Layout of the Megatron-Core actor; data parallel = world size / (tensor x pipeline)."""
 
     tensor: int = 1
-    """Tensor-parallel ranks (TP). Must divide attention heads and key/value heads."""
+    """Tensor-parallel ranks (TP). Must divide the attention heads, and must divide the key/value heads or be
+    a multiple of them."""
     pipeline: int = 1
-    """Pipeline stages (PP). Must divide the number of layers."""
+    """Pipeline stages (PP), at most one per layer. A rest of layers goes to the first stages, one each."""
     sequence: bool = False
     """Sequence parallelism in norms and residuals; needs tensor > 1."""
 
@@ -164,7 +165,7 @@ class OptimizerConfig:
     micro_batch_tokens: int = 4096
     """Token budget of one packed micro-batch. A longer single response gets one of its own."""
     distributed: bool = False
-    """Divide Adam's state over data-parallel ranks (Megatron's distributed optimizer): where it fills memory."""
+    """Megatron's distributed optimizer: data-parallel ranks share Adam's state, where memory is short."""
 
 
 @dataclass

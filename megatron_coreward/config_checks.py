@@ -218,14 +218,25 @@ def _check_run_folder(config: Config) -> None:
 
 def _check_layout(config: Config, shape: ModelShape) -> None:
     tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
-    if shape.heads % tensor or shape.kv_heads % tensor or shape.intermediate % tensor:
+    if shape.heads % tensor or shape.intermediate % tensor:
         raise ValueError(
-            f"parallel.tensor is {tensor}, but must divide the model's {shape.heads} attention heads, "
-            f"{shape.kv_heads} key/value heads and MLP size {shape.intermediate}."
+            f"parallel.tensor is {tensor}, but must divide the model's {shape.heads} attention heads and MLP "
+            f"size {shape.intermediate}."
         )
-    if shape.layers % pipeline:
+    if shape.kv_heads % tensor and tensor % shape.kv_heads:
         raise ValueError(
-            f"parallel.pipeline is {pipeline}, but must divide the model's {shape.layers} layers."
+            f"parallel.tensor is {tensor}, but must divide the model's {shape.kv_heads} key/value heads or "
+            f"be a multiple of them."
+        )
+    rows = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    if rows % tensor:  # possible with fewer key/value heads than ranks only
+        raise ValueError(
+            f"parallel.tensor is {tensor}, but must divide the {rows} rows of the model's fused projection "
+            f"to queries, keys and values."
+        )
+    if shape.layers < pipeline:
+        raise ValueError(
+            f"parallel.pipeline is {pipeline}, but must not exceed the model's {shape.layers} layers."
         )
     rollout_tp = config.rollout.tensor_parallel_size
     if shape.heads % rollout_tp or shape.intermediate % rollout_tp:

@@ -57,6 +57,11 @@ class ModelShape:
         return FAMILIES[self.architecture]
 
 
+def layers_per_stage(layers: int, stages: int) -> list[int]:
+    """How the actor divides layers over pipeline stages: evenly, and the first take one each of a rest."""
+    return [layers // stages + (stage < layers % stages) for stage in range(stages)]
+
+
 def read_model_shape(model: ModelConfig) -> ModelShape:
     """Finds the folder of `model.path` (a hub id is fetched once) and reads its config.json.
 

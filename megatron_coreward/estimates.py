@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from megatron_coreward.config import Config
-from megatron_coreward.config_model import ModelShape
+from megatron_coreward.config_model import ModelShape, layers_per_stage
 
 MIB, GIB = 2**20, 2**30
 _VIEWS = 2
@@ -111,10 +111,11 @@ def count_parameters_per_rank(shape: ModelShape, tensor: int, pipeline: int) -> 
     last stage holds a copy of the embedding.
     """
     vocabulary = math.ceil(shape.vocab / tensor) * shape.hidden
-    layers = shape.layers // pipeline * _layer_parameters(shape, tensor)
+    layer = _layer_parameters(shape, tensor)
+    layers = layers_per_stage(shape.layers, pipeline)
     if pipeline == 1:
-        return layers + shape.hidden + vocabulary * (1 if shape.tied else 2)
-    return layers + shape.hidden + vocabulary
+        return layers[0] * layer + shape.hidden + vocabulary * (1 if shape.tied else 2)
+    return vocabulary + max(layers[0] * layer, layers[-1] * layer + shape.hidden)
 
 
 def memory_per_rank(config: Config, shape: ModelShape, dtype: str) -> dict[str, int]:

@@ -14,7 +14,7 @@ import pytest
 from megatron_coreward.config import Config
 from megatron_coreward.config_checks import CHOICES, RANGES, Range, validate
 from megatron_coreward.config_loading import field_types, load_config
-from megatron_coreward.config_model import FAMILIES
+from megatron_coreward.config_model import FAMILIES, layers_per_stage
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -63,6 +63,8 @@ def test_valid(load: Callable[..., Config], tmp_path: Path) -> None:
 def test_valid_layouts(load: Callable[..., Config]) -> None:
     validate(load("parallel.tensor=2", "parallel.pipeline=2", "parallel.sequence=true"), 8)
     validate(load("rollout.tensor_parallel_size=4"), 4)  # 2 key/value heads on 4 ranks: vLLM replicates
+    validate(load("parallel.tensor=4"), 4)  # Megatron gathers
+    validate(load("parallel.pipeline=3", "data.batch_pairs=12"), 3)  # 4 layers over 3 stages
 
 
 def test_tables_cover_every_key() -> None:
@@ -128,8 +130,7 @@ def test_range_limits() -> None:
             "data.batch_pairs is 1, so 2 groups (two views a pair), but that must be a multiple of the 4",
         ),
         (["parallel.tensor=3"], 3, "parallel.tensor is 3, but must divide the model's 4 attention heads"),
-        (["parallel.tensor=4"], 4, "2 key/value heads"),
-        (["parallel.pipeline=3"], 3, "parallel.pipeline is 3, but must divide the model's 4 layers."),
+        (["parallel.pipeline=6"], 6, "parallel.pipeline is 6, but must not exceed the model's 4 layers."),
         (
             ["rollout.tensor_parallel_size=3"],
             3,
@@ -151,6 +152,35 @@ def test_rollout_key_value_heads(load: Callable[..., Config], tmp_path: Path) ->
     sizes = LLAMA | {"num_attention_heads": 12, "num_key_value_heads": 6, "hidden_size": 384}
     write_model(tmp_path / "model", sizes)
     refused(load("rollout.tensor_parallel_size=4"), "6 key/value heads or be a multiple of them", 4)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "tensor", "message"),
+    [
+        (9, 3, 2, "parallel.tensor is 2, but must divide the model's 9 attention heads"),
+        (9, 3, 4, "parallel.tensor is 4, but must divide the model's 9 attention heads"),
+        (12, 3, 2, "parallel.tensor is 2, but must divide the model's 3 key/value heads or be a multiple"),
+        (3, 1, 3, "parallel.tensor is 3, but must divide the 320 rows of the model's fused projection"),
+        (9, 3, 3, ""),
+    ],
+)
+def test_head_counts(
+    load: Callable[..., Config], tmp_path: Path, heads: int, kv_heads: int, tensor: int, message: str
+) -> None:
+    sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": 64}
+    write_model(tmp_path / "model", LLAMA | sizes)
+    config = load(f"parallel.tensor={tensor}", "data.batch_pairs=12")
+    if message:
+        refused(config, message, tensor)
+    else:
+        validate(config, tensor)
+
+
+def test_layers_per_stage() -> None:
+    assert layers_per_stage(4, 2) == [2, 2]
+    assert layers_per_stage(5, 2) == [3, 2]
+    assert layers_per_stage(7, 4) == [2, 2, 2, 1]
+    assert layers_per_stage(11, 8) == [2, 2, 2, 1, 1, 1, 1, 1]
 
 
 def test_data_files(load: Callable[..., Config], tmp_path: Path) -> None:

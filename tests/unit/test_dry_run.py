@@ -109,6 +109,8 @@ def test_parameters_by_hand() -> None:
     # 11 tokens are padded to 12 over two ranks; the last stage has its own copy of the tied embedding.
     assert count_parameters_per_rank(SHAPE, tensor=2, pipeline=1) == 6 * 8 + 4 * half_layer + 8
     assert count_parameters_per_rank(SHAPE, tensor=2, pipeline=2) == 6 * 8 + 2 * half_layer + 8
+    # Of 4 layers the first of three stages has 2; the last has the norm and one layer, which is less.
+    assert count_parameters_per_rank(SHAPE, tensor=2, pipeline=3) == 6 * 8 + 2 * half_layer
 
 
 @pytest.mark.parametrize("tied", [True, False])
