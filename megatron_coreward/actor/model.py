@@ -5,6 +5,7 @@ between families are two flags (families/); everything else is read from the con
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
@@ -119,11 +120,17 @@ def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
     )
 
 
-def build_model(hf: PretrainedConfig, family: Family, layout: Layout, dtype: torch.dtype) -> GPTModel:
-    """This rank's part of the model, with weights still undefined (hf_weights.load_hf_weights)."""
+def build_model(
+    hf: PretrainedConfig, family: Family, layout: Layout, dtype: torch.dtype, *, shapes_only: bool = False
+) -> GPTModel:
+    """This rank's part of the model, with weights still undefined (hf_weights.load_hf_weights).
+
+    `shapes_only` puts it on the meta device: it takes no memory and cannot compute.
+    """
     dims = model_dims(hf, layout.tp_size)
     config = transformer_config(hf, dims, family, layout, dtype)
-    with actor_device():
+    config.use_cpu_initialization = shapes_only  # then Megatron names no device, and the meta device holds
+    with actor_device(), torch.device("meta") if shapes_only else nullcontext():
         model = GPTModel(
             config=config,
             transformer_layer_spec=block_spec(config),

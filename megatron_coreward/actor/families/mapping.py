@@ -67,7 +67,7 @@ class Split:
         return tensors[0].chunk(tp_size, dim=self.dim)[tp_rank]
 
     def merge(self, shards: Sequence[Tensor], dims: Dims) -> list[Tensor]:
-        return [torch.cat(list(shards), dim=self.dim)]
+        return [_join(shards, self.dim)]
 
 
 class Vocabulary:
@@ -78,10 +78,11 @@ class Vocabulary:
     def split(self, tensors: Sequence[Tensor], dims: Dims, tp_rank: int, tp_size: int) -> Tensor:
         rows = dims.padded_vocab // tp_size
         part = tensors[0][tp_rank * rows : (tp_rank + 1) * rows]
-        return torch.nn.functional.pad(part, (0, 0, 0, rows - part.shape[0]))
+        missing = rows - part.shape[0]
+        return torch.nn.functional.pad(part, (0, 0, 0, missing)) if missing else part
 
     def merge(self, shards: Sequence[Tensor], dims: Dims) -> list[Tensor]:
-        return [torch.cat(list(shards))[: dims.vocab]]
+        return [_join(shards)[: dims.vocab]]
 
 
 class FusedQKV:
@@ -95,7 +96,7 @@ class FusedQKV:
         return fused.chunk(tp_size)[tp_rank].flatten(0, 1)
 
     def merge(self, shards: Sequence[Tensor], dims: Dims) -> list[Tensor]:
-        fused = torch.cat(list(shards))
+        fused = _join(shards)
         fused = fused.view(dims.kv_heads, -1, *fused.shape[1:])
         parts = fused.split(
             [dims.heads // dims.kv_heads * dims.head_dim, dims.head_dim, dims.head_dim], dim=1
@@ -114,6 +115,11 @@ class GatedMLP:
     def merge(self, shards: Sequence[Tensor], dims: Dims) -> list[Tensor]:
         gates, ups = zip(*(shard.chunk(2) for shard in shards), strict=True)
         return [torch.cat(gates), torch.cat(ups)]
+
+
+def _join(shards: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """One shard is not copied: the embedding of a large model takes gigabytes."""
+    return shards[0] if len(shards) == 1 else torch.cat(list(shards), dim=dim)
 
 
 @dataclass(frozen=True)
