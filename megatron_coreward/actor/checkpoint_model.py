@@ -47,7 +47,16 @@ def sharded_tensors(state: dict[str, Any]) -> Iterator[ShardedTensor]:
 
 
 def check_model(path: Path, state: dict[str, Any], family: Family, dims: Dims) -> None:
-    """Raises ValueError unless the checkpoint is of this model. A collective.
+    """Raises ValueError unless the checkpoint is of this model. A collective."""
+    for difference in _of_all_ranks(model_differences(path, state, family, dims)[:1]):
+        raise ValueError(
+            f"{path} is of another model than model.path: {difference}. Set model.path to the model that the "
+            "checkpoint was made from, or choose another checkpoint (run.output_dir, model.checkpoint)"
+        )
+
+
+def model_differences(path: Path, state: dict[str, Any], family: Family, dims: Dims) -> list[str]:
+    """In what the checkpoint is of another model than `state`.
 
     Both sizes and tensors are compared: equal shapes may hide other heads (two of 64 for four of 32), and
     the sizes do not tell everything. What the checkpoint has and `state` does not ask for is no matter.
@@ -62,16 +71,11 @@ def check_model(path: Path, state: dict[str, Any], family: Family, dims: Dims) -
         wanted[tensor.key] = tuple(tensor.global_shape[skip:])
         if tensor.key in stored:
             found[tensor.key] = tuple(stored[tensor.key].global_shape[skip:])
-    differences = [
+    return [
         f"{name} is {found.get(name, 'absent')} in the checkpoint and {want} in the model"
         for name, want in wanted.items()
         if found.get(name, "absent") != want
     ]
-    for difference in _of_all_ranks(differences[:1]):
-        raise ValueError(
-            f"{path} is of another model than model.path: {difference}. Set model.path to the model that the "
-            "checkpoint was made from, or choose another checkpoint (run.output_dir, model.checkpoint)"
-        )
 
 
 def _of_all_ranks(lines: list[str]) -> list[str]:

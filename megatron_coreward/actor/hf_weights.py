@@ -15,13 +15,14 @@ from megatron_coreward.actor.checkpoint_model import load_weights
 from megatron_coreward.actor.cpu import compute_dtype
 from megatron_coreward.actor.families.mapping import Dims, Family, Mapping
 from megatron_coreward.actor.families.registry import family_of
-from megatron_coreward.actor.hf_folder import HfFolder
+from megatron_coreward.actor.hf_folder import HfFolder, some
 from megatron_coreward.actor.model import build_model, model_dims
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.config import ModelConfig
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+ROTARY_BUFFER = "rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True)
@@ -87,25 +88,67 @@ def load_model(config: ModelConfig, layout: Layout) -> LoadedModel:
 
 
 def load_hf_weights(model: GPTModel, family: Family, dims: Dims, layout: Layout, folder: str | Path) -> None:
-    """Fills the model's shards from a Hugging Face folder."""
+    """Fills the model's shards from a Hugging Face folder.
+
+    Raises:
+        ValueError: it lacks a tensor of this rank's part, has one of another shape, or has one that the
+            model would ignore.
+    """
     source = HfFolder(folder)
+    check_extra_tensors(
+        source, family, dims, "convert it there and back with tools/convert_checkpoint.py and --allow-extra"
+    )
     parameters = dict(model.named_parameters())
-    for entry in local_entries(model, family, layout):
-        # A tied model on several stages has the embedding on the last one too, as its head.
-        names = [EMBEDDING] if dims.tied and entry.hf_names == [HEAD] else entry.hf_names
+    entries = [(entry, source_names(entry, dims)) for entry in local_entries(model, family, layout)]
+    for entry, names in entries:
+        source.check_shapes(dict(zip(names, hf_shapes(entry, dims, layout.tp_size), strict=True)))
+    for entry, names in entries:
         tensors = [source.tensor(name) for name in names]
-        for name, tensor, shape in zip(names, tensors, _hf_shapes(entry, dims, layout), strict=True):
-            if tensor.shape != shape:
-                raise ValueError(
-                    f"{name} of model.path={folder} has shape {list(tensor.shape)} where config.json asks "
-                    f"for {list(shape)}; weights and config.json belong to different models"
-                )
         shard = entry.mapping.kind.split(tensors, dims, layout.tp_rank, layout.tp_size)
         with torch.no_grad():
             parameters[entry.local_name].copy_(shard)
 
 
-def _hf_shapes(entry: Entry, dims: Dims, layout: Layout) -> list[torch.Size]:
+def source_names(entry: Entry, dims: Dims) -> list[str]:
+    """The tensors of a folder that a parameter is made of."""
+    # A tied model on several stages has the embedding on the last one too, as its head.
+    return [EMBEDDING] if dims.tied and entry.hf_names == [HEAD] else entry.hf_names
+
+
+def hf_shapes(entry: Entry, dims: Dims, tp_size: int) -> list[torch.Size]:
     """Shapes of the Hugging Face tensors that the built parameter is made of."""
-    shards = [torch.empty(entry.shape, device="meta")] * layout.tp_size
+    shards = [torch.empty(entry.shape, device="meta")] * tp_size
     return [tensor.shape for tensor in entry.mapping.kind.merge(shards, dims)]
+
+
+def extra_tensors(source: HfFolder, family: Family, dims: Dims) -> list[str]:
+    """Tensors of a folder that the model does not use.
+
+    Not the buffers of rotary frequencies that older files hold: everybody computes them from config.json.
+    """
+    layers = range(dims.num_layers)
+    known = {name.format(layer=i) for mapping in family.mappings for name in mapping.hf for i in layers}
+    return [name for name in source.tensors if name not in known and not name.endswith(ROTARY_BUFFER)]
+
+
+def check_extra_tensors(
+    source: HfFolder, family: Family, dims: Dims, way_out: str, *, allowed: bool = False
+) -> None:
+    """Refuses what the model would ignore: it would compute another function than the folder's.
+
+    The head of a tied model is fine if it equals the embedding. `way_out` tells how to leave the others out.
+
+    Raises:
+        ValueError: naming them, unless they are `allowed`; a tied head that differs from the embedding.
+    """
+    extra = extra_tensors(source, family, dims)
+    if extra and not allowed:
+        raise ValueError(
+            f"{source.given} has tensors that {family.architecture} does not know: {some(extra)}. To leave "
+            f"them out, {way_out}"
+        )
+    if dims.tied and {HEAD, EMBEDDING} <= source.tensors.keys() and not source.same(EMBEDDING, HEAD):
+        raise ValueError(
+            f"{HEAD} of {source.given} differs from {EMBEDDING}, but config.json ties them; set "
+            "tie_word_embeddings to false there if the head is to be its own"
+        )

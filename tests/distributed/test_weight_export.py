@@ -83,7 +83,7 @@ class Exported:
 
 
 def export_all(folders: dict[str, Path]) -> dict[tuple[str, str, str, bool], Exported]:
-    """By model, layout, bucket size and whether a tied head is wanted."""
+    """By model, layout, bucket size and whether it is for an engine (of one rank)."""
     found = {}
     for layout_name, config in LAYOUTS.items():
         layout = parallel.initialize(config)
@@ -93,10 +93,10 @@ def export_all(folders: dict[str, Path]) -> dict[tuple[str, str, str, bool], Exp
             file.setdefault(HEAD, file[EMBEDDING])
             for bucket_name, size in BUCKETS.items():
                 exporter = WeightExporter(model, layout, bucket_bytes=size)
-                for tied_head in (True, False):
-                    weights = {key: value.clone() for key, value in exporter.export(tied_head)}
+                for for_engine in (True, False):
+                    weights = {key: value.clone() for key, value in exporter.export(for_engine=for_engine)}
                     wrong = [key for key, value in weights.items() if not torch.equal(value, file[key])]
-                    found[name, layout_name, bucket_name, tied_head] = Exported(
+                    found[name, layout_name, bucket_name, for_engine] = Exported(
                         list(weights), wrong, len(exporter.buckets)
                     )
         parallel.destroy()
@@ -136,12 +136,12 @@ def by_rank(folders, tmp_path_factory) -> list[tuple[dict, dict]]:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_export_is_the_file(model, layout, bucket, by_rank, folders):
     names = set(load_file(folders[model] / "model.safetensors"))
-    for tied_head in (True, False):
-        exports = [exported[model, layout, bucket, tied_head] for exported, _ in by_rank]
+    for for_engine in (True, False):
+        exports = [exported[model, layout, bucket, for_engine] for exported, _ in by_rank]
         for exported in exports:
             assert exported.names == exports[0].names, "ranks disagree about the order"
             assert len(exported.names) == len(set(exported.names))
-            assert set(exported.names) == (names | {HEAD} if tied_head else names)
+            assert set(exported.names) == (names | {HEAD} if for_engine else names)
             assert exported.wrong == []
 
 
@@ -161,7 +161,7 @@ def test_reads_a_folder_of_several_files(folders, tmp_path):
     model = oracle.load(folders["qwen3 untied"])
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     source = HfFolder(tmp_path)
-    assert len(set(source.files.values())) > 1
+    assert len({info.file for info in source.tensors.values()}) > 1
     for name, weight in model.state_dict().items():
         assert torch.equal(source.tensor(name), weight)
 
@@ -171,10 +171,15 @@ def test_a_missing_or_broken_file_is_named(folders, tmp_path):
         HfFolder(tmp_path)
     oracle.load(folders["qwen3 untied"]).save_pretrained(tmp_path, max_shard_size="20KB")
     source = HfFolder(tmp_path)
-    name, file = next(iter(source.files.items()))
+    name, file = next((name, info.file) for name, info in source.tensors.items())
+    (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{file} as safetensors"):
+        HfFolder(tmp_path)
     (tmp_path / file).write_bytes(b"not a safetensors file")
-    with pytest.raises(ValueError, match=file):
+    with pytest.raises(ValueError, match=f"{file} as safetensors"):
+        HfFolder(tmp_path)
+    with pytest.raises(ValueError, match=f"{file} ends within {name}"):
         source.tensor(name)
     (tmp_path / file).unlink()
-    with pytest.raises(ValueError, match=file):
-        source.tensor(name)
+    with pytest.raises(ValueError, match=f"files that are not there: {file}"):
+        HfFolder(tmp_path)
