@@ -197,6 +197,10 @@ def two_ranks(rank: int, root: Path) -> dict[str, Any]:
             policy = make_policy(config_of(root / model, layout))
             load_checkpoint(root / "one" / model / "step_000002", policy)
             loaded = weights_of(policy)
+            if model == "tied":
+                seen[name, "start"] = weights_of(
+                    make_policy(_started_from(root, config_of(root / model, layout)))
+                )
             path = save(root / name / model, policy)
             state = snapshot(policy)
             train(policy, FINAL)
@@ -219,6 +223,12 @@ def two_ranks(rank: int, root: Path) -> dict[str, Any]:
             save(root / "room_again", policy, 3)
         parallel.destroy()
     return seen if rank == 0 else {"refused": seen["refused"], "full": seen["full"]}
+
+
+def _started_from(root: Path, config: Config) -> Config:
+    """A new run from the weights of a checkpoint."""
+    config.model.checkpoint = str(root / "one/tied/step_000002")
+    return config
 
 
 def one_rank_again(_: int, root: Path) -> dict[tuple[str, str], Tensors]:

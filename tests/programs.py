@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,6 +28,26 @@ def launch(ranks: int, *arguments: str, timeout_s: float = 400) -> subprocess.Co
         timeout=timeout_s,
         check=False,
     )
+
+
+def start(ranks: int, *arguments: str) -> subprocess.Popen[str]:
+    """Like launch, without waiting; messages come on stderr."""
+    return subprocess.Popen(
+        command(ranks, *arguments),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """kill -9 of a program and all its ranks, which torchrun starts in sessions of their own."""
+    program = psutil.Process(process.pid)
+    for one in [program, *program.children(recursive=True)]:
+        one.kill()
+    process.communicate(timeout=120)
 
 
 def command(ranks: int, *arguments: str) -> list[str]:

@@ -81,6 +81,14 @@ def test_other_layouts(one: dict[str, Any], two: list[dict[str, Any]], layout: s
         torch.testing.assert_close(seen["final"][name], weight, rtol=0, atol=float(moved) / 20, msg=name)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_new_run_starts_from_a_checkpoints_weights(
+    one: dict[str, Any], two: list[dict[str, Any]], layout: str
+) -> None:
+    assert same(two[0][layout, "start"], one["tied"]["saved"])
+    assert not same(one["tied"]["saved"], one["tied"]["start"])
+
+
 def test_nothing_is_lost_on_the_way_through_other_layouts(
     one: dict[str, Any], two: list[dict[str, Any]], root: Path
 ) -> None:

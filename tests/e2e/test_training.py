@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -17,23 +16,28 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_coreward.utils.metrics import read_metrics, undocumented
-from tests.programs import ROOT, TRAIN, command, environment, launch, settings, write_data
+from tests.programs import TRAIN, kill, launch, settings, start, write_data
 
 MISMATCH_MEAN, MISMATCH_MAX = 2e-5, 5e-4
+SMALL_BLOCKS = "tests/small_blocks.py"
 
 
 @pytest.fixture(scope="module")
 def straight(apprentice: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four uninterrupted steps at TP2 with two rollout replicas; ground truths are there."""
+    """Four uninterrupted steps at TP2, two rollout replicas, cached prefixes; ground truths are there."""
     folder = tmp_path_factory.mktemp("straight")
     output = folder / "run"
-    result = launch(2, *TRAIN, *resumable_settings(apprentice, output, write_data(folder / "data")))
+    result = launch(2, SMALL_BLOCKS, *resumable_settings(apprentice, output, write_data(folder / "data")))
     assert result.returncode == 0, result.stdout
     return output
 
 
 def resumable_settings(model: Path, output: Path, data: Path, **overrides: object) -> list[str]:
-    """Two optimizer steps per rollout batch and a cosine schedule: the case that resuming gets wrong."""
+    """Two optimizer steps per rollout batch and a cosine schedule: the case that resuming gets wrong.
+
+    The evaluation asks training questions, so that an uninterrupted run finds prompts in its prefix cache
+    that a resumed one has to compute.
+    """
     return settings(
         model,
         output,
@@ -44,10 +48,10 @@ def resumable_settings(model: Path, output: Path, data: Path, **overrides: objec
         weight_sync__verify="true",
         checkpoint__every=1,
         checkpoint__keep_last=0,
-        evaluation__file=data / "test.parquet",
-        evaluation__limit=16,
-        evaluation__samples=2,
-        evaluation__every=2,
+        evaluation__file=data / "train_original.parquet",
+        evaluation__limit=48,
+        evaluation__samples=1,
+        evaluation__every=1,
         **overrides,
     )
 
@@ -61,7 +65,7 @@ def test_a_run_leaves_figures_rollouts_and_a_model(straight: Path, apprentice: P
         assert record["mismatch/max_abs"] < MISMATCH_MAX
         assert 0 < record["reward/mean"] < 1, "without unequal rewards this run proves nothing"
         assert record["policy/grad_norm"] > 0
-    assert {"eval/greedy_pass@1", "eval/pass@1", "eval/maj@2"} <= records[0].keys() & records[-1].keys()
+    assert {"eval/greedy_pass@1", "eval/pass@1", "eval/maj@1"} <= records[0].keys() & records[-1].keys()
 
     rows = pq.read_table(straight / "rollouts" / "step_000001.parquet").to_pylist()
     assert len(rows) == 16 * 2 * 8
@@ -91,7 +95,14 @@ def test_vllm_finds_the_last_evaluation_in_the_exported_folder(straight: Path, t
     result = launch(
         1,
         *("-m", "megatron_coreward.evaluate", "--model", str(straight / "hf"), "--output", str(tmp_path)),
-        *("--file", str(straight.parent / "data" / "test.parquet"), "--limit", "16", "--samples", "2"),
+        *(
+            "--file",
+            str(straight.parent / "data" / "train_original.parquet"),
+            "--limit",
+            "48",
+            "--samples",
+            "1",
+        ),
         *("--max-response-tokens", "24", "data.system_prompt=", "data.max_prompt_tokens=96"),
     )
     assert result.returncode == 0, result.stdout
@@ -111,40 +122,55 @@ def test_every_tensor_changes_at_every_step(straight: Path) -> None:
             assert not any(torch.equal(old, new) for old, new in parts), name
 
 
-def test_sigterm_saves_and_resume_equals_a_straight_run(
-    straight: Path, apprentice: Path, tmp_path: Path
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_or_killed_run_goes_on_as_if_nothing_had_happened(
+    how: signal.Signals, straight: Path, apprentice: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
     arguments = resumable_settings(apprentice, output, write_data(tmp_path / "data"))
-    process = subprocess.Popen(
-        command(2, *TRAIN, *arguments),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(2, SMALL_BLOCKS, *arguments)
     deadline = time.monotonic() + 300
     while len(read_metrics(output)) < 3:  # the evaluation before and two steps
         assert process.poll() is None and time.monotonic() < deadline, "the run did not reach step 2"
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    _, messages = process.communicate(timeout=120)
-    assert "run.resume=true" in messages
-    stopped_at = int(read_metrics(output)[-1]["step"])
-    assert stopped_at < 4, "the run ended before the signal came"
-    assert (output / "checkpoints" / f"step_{stopped_at:06d}").is_dir()
+        time.sleep(0.1)
+    if how == signal.SIGTERM:
+        process.send_signal(how)
+        _, messages = process.communicate(timeout=120)
+        assert "run.resume=true" in messages
+        assert (output / "checkpoints" / f"step_{int(read_metrics(output)[-1]['step']):06d}").is_dir()
+    else:
+        kill(process)
+    assert int(read_metrics(output)[-1]["step"]) < 4, "the run ended before the signal came"
 
     refused = launch(2, *TRAIN, *arguments)
     assert refused.returncode != 0 and "run.resume" in refused.stdout
 
-    resumed = launch(2, *TRAIN, *arguments, "run.resume=true")
+    resumed = launch(2, SMALL_BLOCKS, *arguments, "run.resume=true")
     assert resumed.returncode == 0, resumed.stdout
     assert _weights(output).keys() == _weights(straight).keys()
     for name, tensor in _weights(straight).items():
         assert torch.equal(tensor, _weights(output)[name]), name
     assert _without_times(output) == _without_times(straight)
+    assert _lines(output) == _lines(straight), "a step is there twice, or missing"
     assert _texts(output, 4) == _texts(straight, 4)
+
+
+def test_a_second_run_in_the_folder_is_refused(apprentice: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    arguments = settings(
+        apprentice, output, write_data(tmp_path / "data"), run__steps=50, checkpoint__every=1
+    )
+    process = start(1, *TRAIN, *arguments)
+    deadline = time.monotonic() + 300
+    while not list(output.glob("checkpoints/step_*")):
+        assert process.poll() is None and time.monotonic() < deadline, "the run did not reach step 1"
+        time.sleep(0.1)
+    second = launch(1, *TRAIN, *arguments, "run.resume=true")
+    running = process.poll() is None
+    kill(process)
+    assert running, "the first run has ended: this proves nothing"
+    assert second.returncode == 2 and "Traceback" not in second.stdout
+    assert f"in use by process {process.pid}" in second.stdout and "run.output_dir" in second.stdout
 
 
 def test_resume_without_a_complete_checkpoint_keeps_the_old_figures(
@@ -209,6 +235,13 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
 
 def _texts(run: Path, step: int) -> list[str]:
     return pq.read_table(run / "rollouts" / f"step_{step:06d}.parquet")["text"].to_pylist()
+
+
+def _lines(run: Path) -> list[tuple[int, ...]]:
+    """Step and number of figures of every line, but for the seconds a checkpoint took: a killed run may have
+    saved without getting to write that down."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(record["step"], len(record)) for record in records if "time/checkpoint" not in record]
 
 
 def _without_times(run: Path) -> list[dict[str, float]]:
