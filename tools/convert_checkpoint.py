@@ -155,39 +155,50 @@ def verify(options: argparse.Namespace, comm: Any, console: Console) -> int:
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """A table, or JSON."""
+    """Tables, or JSON."""
     from megatron_coreward.actor.checkpoint_inspect import inspect
 
     found = inspect(options.checkpoint)
-    output = Console()
     if options.json:
         sys.stdout.write(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         return OK
-    facts = Table(show_header=False, title=str(options.checkpoint))
-    for key in ("step", "num_updates", "contents", "architecture", "dims", "layout", "versions"):
-        value = found[key]
-        facts.add_row(
-            key, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        )
-    facts.add_row("written by", "a run (its configuration: --json)" if found["config"] else "this tool")
-    facts.add_row(
-        "files", f"{len(found['files'])}, {sum(f['bytes'] for f in found['files'].values()):,} bytes"
-    )
-    output.print(facts)
+    output = Console()
+    output.print(facts_table(found))
     for part in ("model", "optimizer"):
         tensors = [tensor for tensor in found["tensors"] if tensor["part"] == part]
-        total = f"{len(tensors)} tensors, {sum(tensor['bytes'] for tensor in tensors):,} bytes"
-        if part == "optimizer" and not options.all:
-            output.print(f"optimizer: {total}" + (" (--all lists them)" if tensors else ""), highlight=False)
-            continue
-        table = Table("tensor", "shape", "dtype", "bytes", "pieces", title=f"{part}: {total}")
-        for tensor in tensors:
-            shape = " x ".join(map(str, tensor["shape"]))
-            table.add_row(
-                tensor["name"], shape, tensor["dtype"], f"{tensor['bytes']:,}", str(tensor["pieces"])
-            )
-        output.print(table)
+        total = f"{part}: {len(tensors)} tensors, {sum(tensor['bytes'] for tensor in tensors):,} bytes"
+        if part == "model" or options.all:
+            output.print(tensors_table(tensors, total))
+        elif tensors:
+            output.print(f"{total} (--all lists them)", highlight=False)
     return OK
+
+
+def facts_table(found: dict[str, Any]) -> Table:
+    """What state.json says, without the run's configuration."""
+    table = Table(show_header=False, title=found["path"])
+    for key in ("step", "num_updates", "contents", "architecture", "dims", "layout", "versions"):
+        value = found[key]
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {item}" for name, item in value.items())
+        table.add_row(key, ", ".join(value) if isinstance(value, list) else str(value))
+    table.add_row("written by", "a run (its configuration: --json)" if found["config"] else "this tool")
+    sizes = [file["bytes"] for file in found["files"].values()]
+    table.add_row("files", f"{len(sizes)}, {sum(sizes):,} bytes, all there")
+    return table
+
+
+def tensors_table(tensors: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=title, caption="layers are stacked along the first axis")
+    table.add_column("tensor", overflow="fold")
+    table.add_column("shape")
+    table.add_column("dtype")
+    for name in ("bytes", "pieces"):
+        table.add_column(name, justify="right")
+    for tensor in tensors:
+        shape = " x ".join(map(str, tensor["shape"]))
+        table.add_row(tensor["name"], shape, tensor["dtype"], f"{tensor['bytes']:,}", str(tensor["pieces"]))
+    return table
 
 
 def torch_dtype(name: str) -> Any:
@@ -206,6 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "inspect":
             return inspect(options)
+        from megatron_coreward.actor import parallel
         from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 
         initialize()
@@ -213,6 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
             command = verify if options.command == "verify" else convert
             return command(options, TorchCommunicator(), console)
         finally:
+            parallel.destroy()
             shutdown()
     except (ValueError, OSError) as error:
         if rank == 0:
