@@ -30,6 +30,7 @@ from megatron_coreward.actor.attention import PackedAttention, RMSNorm
 from megatron_coreward.actor.cpu import actor_device
 from megatron_coreward.actor.families.mapping import Dims, Family
 from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.config_model import layers_per_stage
 
 
 def model_dims(hf: PretrainedConfig, tp_size: int) -> Dims:
@@ -80,12 +81,21 @@ def transformer_config(
         tensor_model_parallel_size=layout.tp_size,
         pipeline_model_parallel_size=layout.pp_size,
         sequence_parallel=layout.sequence_parallel,
+        pipeline_model_parallel_layout=stages(dims.num_layers, layout.pp_size),
         # Packed micro-batches differ in length: pipeline stages send the shape first.
         variable_seq_lengths=True,
         moe_token_dispatcher_type="alltoall",  # the other one is refused with varying lengths, MoE or not
         # The loss is a sum with global weights; see forward.py for what this setting undoes.
         calculate_per_token_loss=True,
     )
+
+
+def stages(num_layers: int, pp_size: int) -> list[list[str]]:
+    """What each pipeline stage holds, in Megatron's words."""
+    layers = [["decoder"] * num for num in layers_per_stage(num_layers, pp_size)]
+    layers[0].insert(0, "embedding")
+    layers[-1].append("loss")
+    return layers
 
 
 def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:

@@ -36,7 +36,12 @@ LLAMA3_ROPE = {
 MODELS = {
     "qwen3 tied": {"family": "qwen3", "hidden_size": 48},
     "llama untied": {"family": "llama", "tied": False, "rope_parameters": LLAMA3_ROPE},
-    "qwen2 untied": {"family": "qwen2", "tied": False},
+    "qwen2 untied": {"family": "qwen2", "tied": False, "layers": 3},
+}
+"""4 heads, 2 key/value heads: fewer than TP4 has ranks. 3 layers are 2 and 1 on two stages."""
+OTHER_MODELS = {
+    "one key/value head": {"family": "qwen3", "kv_heads": 1},
+    "nine heads": {"family": "qwen2", "heads": 9, "kv_heads": 3, "hidden_size": 54, "intermediate_size": 81},
 }
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {  # ranks, fields of Case
     "TP1 PP1 DP1": (1, {}),
@@ -45,6 +50,11 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {  # ranks, fields of Case
     "TP1 PP2 DP1": (2, {"pipeline": 2}),
     "TP1 PP1 DP2": (2, {}),
     "TP2 PP2 DP1": (4, {"tensor": 2, "pipeline": 2}),
+}
+EVERY_LAYOUT = LAYOUTS | {
+    "TP3 PP1 DP1 sequence": (3, {"tensor": 3, "sequence": True}),
+    "TP4 PP1 DP1": (4, {"tensor": 4}),
+    "TP4 PP1 DP1 sequence": (4, {"tensor": 4, "sequence": True}),
 }
 SMALL, LARGE = 50, 1000  # token budgets: several micro-batches, or one
 BASE = "TP1 PP1 DP1"
@@ -75,7 +85,7 @@ class Trial:
 
     @property
     def ranks(self) -> int:
-        return LAYOUTS[self.layout][0]
+        return EVERY_LAYOUT[self.layout][0]
 
 
 TRIALS = [
@@ -88,6 +98,12 @@ TRIALS = [
     Trial("one response", "TP1 PP1 DP2", SMALL),  # nothing for the second DP rank
     Trial("no clipping", "TP2 PP1 DP1", LARGE),
     Trial("on policy", "TP1 PP1 DP2", SMALL),
+    Trial("one key/value head", "TP2 PP1 DP1", LARGE),
+    Trial("one key/value head", "TP2 PP1 DP1 sequence", LARGE),
+    Trial("nine heads", "TP3 PP1 DP1 sequence", LARGE),
+    Trial("qwen3 tied", "TP4 PP1 DP1", SMALL),
+    Trial("qwen3 tied", "TP4 PP1 DP1 sequence", LARGE),
+    Trial("qwen2 untied", "TP4 PP1 DP1", LARGE),
 ]
 BACKWARD = {"gradients", "grad_norm", "changes"}
 MUTANTS = [
@@ -121,7 +137,7 @@ def make_subject(
     on_policy: bool = False,
 ) -> Subject:
     sizes = {"heads": 4, "kv_heads": 2, "head_dim": 16, "vocab": VOCAB}
-    model = tiny_model(folder / name, **(sizes | MODELS[name]))
+    model = tiny_model(folder / name, **(sizes | (MODELS | OTHER_MODELS)[name]))
     old_policy = oracle.perturbed(model, folder / f"{name} old", scale=0.1, seed=1)
     reference = oracle.perturbed(model, folder / f"{name} reference", scale=0.2, seed=2)
     old = oracle.frozen_log_probs(old_policy, responses, settings.temperature)
@@ -137,7 +153,7 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
     many = random_responses(seed=3, pairs=3, samples=2, vocab=VOCAB)
     one = random_responses(seed=4, pairs=1, samples=2, vocab=VOCAB)[1:2]
     unclipped = replace(SETTINGS, clip_grad=0.0)
-    return {name: make_subject(folder, name, many) for name in MODELS} | {
+    return {name: make_subject(folder, name, many) for name in MODELS | OTHER_MODELS} | {
         "one response": make_subject(folder, "qwen2 untied", one),
         "no clipping": make_subject(folder, "qwen3 tied", many, unclipped),
         "on policy": make_subject(folder, "llama untied", many, on_policy=True),
@@ -170,7 +186,7 @@ def outcome(subjects) -> Outcome:
 
 
 def case_of(trial: Trial, case: Case) -> Case:
-    return replace(case, budget=trial.budget, mutant=trial.mutant, **LAYOUTS[trial.layout][1])
+    return replace(case, budget=trial.budget, mutant=trial.mutant, **EVERY_LAYOUT[trial.layout][1])
 
 
 def differences(found: Training, expected: Training) -> dict[str, float]:
@@ -231,7 +247,7 @@ def test_a_data_parallel_rank_may_have_nothing(outcome):
 
 
 def test_an_infinite_gradient_is_refused_on_every_rank_and_changes_nothing(outcome):
-    assert len(outcome.refusals) == 1 + 2 + 4
+    assert len(outcome.refusals) == 1 + 2 + 3 + 4
     for refusal in outcome.refusals:
         assert "gradient norm of update 0" in refusal.message
         assert refusal.unchanged

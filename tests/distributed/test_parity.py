@@ -76,7 +76,8 @@ CONFIGS = {
 
 
 def fits(config: dict[str, Any], layout: ParallelConfig) -> bool:
-    return config["kv_heads"] % layout.tensor == 0
+    kv_heads, tensor = config["kv_heads"], layout.tensor
+    return config["heads"] % tensor == 0 and (kv_heads % tensor == 0 or tensor % kv_heads == 0)
 
 
 CASES = [
@@ -170,6 +171,7 @@ def test_the_drawn_configs_cover_what_matters():
     at_tp2 = [CONFIGS[name] for name, layout in CASES if LAYOUTS[layout].tensor == 2]
     assert {c["family"] for c in at_tp2} == set(FAMILIES)
     assert any(c["vocab"] % 2 for c in at_tp2)
+    assert {c["kv_heads"] for c in at_tp2} == {1, 2}
 
 
 @pytest.mark.parametrize(("name", "layout"), CASES)

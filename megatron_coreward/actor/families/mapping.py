@@ -86,14 +86,18 @@ class Vocabulary:
 
 
 class FusedQKV:
-    """q, k, v (weights or biases) -> Megatron's order: per key/value head its query heads, then k, then v."""
+    """q, k, v (weights or biases) -> Megatron's order: per key/value head its query heads, then k, then v.
+
+    Cut evenly, wherever the cuts fall: with fewer key/value heads than TP ranks they fall inside a key/value
+    head's group, and Megatron gathers the outputs of all ranks before it takes heads from them (numerics 14).
+    """
 
     sharded = True
 
     def split(self, tensors: Sequence[Tensor], dims: Dims, tp_rank: int, tp_size: int) -> Tensor:
         query, key, value = (t.view(dims.kv_heads, -1, *t.shape[1:]) for t in tensors)
         fused = torch.cat([query, key, value], dim=1)  # [K, (H/K + 2) D, ...]
-        return fused.chunk(tp_size)[tp_rank].flatten(0, 1)
+        return fused.flatten(0, 1).chunk(tp_size)[tp_rank]
 
     def merge(self, shards: Sequence[Tensor], dims: Dims) -> list[Tensor]:
         fused = _join(shards)
