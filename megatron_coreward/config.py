@@ -88,7 +88,10 @@ class RolloutConfig:
     """vLLM rollout."""
 
     samples: int = 8
-    """Responses per question and view (G)."""
+    """Responses per question and view that are trained on (G)."""
+    vote_samples: int = 0
+    """Responses per question and view that are drawn and vote, at least `samples`; 0 = `samples`. The first
+    `samples` are trained on, and advantages are relative to these alone (TTRL: 64 vote, 32 train)."""
     temperature: float = 1.0
     """Sampling temperature of training; the actor divides its logits by it too."""
     max_response_tokens: int = 3072
@@ -104,6 +107,11 @@ class RolloutConfig:
     enforce_eager: bool = True
     """Run vLLM without CUDA graphs; always true on CPU."""
 
+    @property
+    def drawn(self) -> int:
+        """Responses drawn per question and view."""
+        return self.vote_samples or self.samples
+
 
 @dataclass
 class RewardConfig:
@@ -118,6 +126,8 @@ class RewardConfig:
     """first: the tied class that holds the smallest sample index wins; abstain: no label."""
     min_agreement: float = 0.0
     """Least share of a group's responses that the winning class needs; below it there is no label."""
+    weight_by_share: bool = False
+    """Multiply advantages by the share of the vote that the label won, so that narrow votes count less."""
     timeout_s: float = 5.0
     """Hard limit for comparing two answers; a time-out counts as unequal."""
     workers: int = 1
@@ -126,16 +136,37 @@ class RewardConfig:
 
 @dataclass
 class AlgorithmConfig:
-    """GRPO objective (Eq. 4-7)."""
+    """GRPO objective (Eq. 4-7) and its variants; formulas, sources and advice in docs/algorithm.md."""
 
+    advantage: str = "group-norm"
+    """group-norm (the paper, Eq. 7), no-std (Dr. GRPO: without dividing by the standard deviation) or rloo
+    (reward minus the mean reward of the group's other responses)."""
     aggregation: str = "seq-mean"
-    """seq-mean (the paper: mean over tokens, then over responses) or token-mean (over all tokens)."""
+    """seq-mean (the paper: mean over tokens, then over responses), token-mean (over all tokens) or dr-grpo
+    (sum over tokens / rollout.max_response_tokens, then mean over responses)."""
     denominator: str = "all"
-    """all: every response counts in the divisor; active: only those of groups with unequal rewards."""
+    """all: every response counts in the divisor; active: only groups with unequal rewards take part in loss
+    and divisor, and masked truncated responses are in neither."""
+    mask_truncated: bool = False
+    """Truncated responses take no part in the loss, KL penalty included. Their rewards still count in the
+    group's baseline, and with denominator=all they stay in the divisor."""
+    skip_no_signal: bool = False
+    """Leave out of forward and backward passes what adds exactly nothing to the loss: groups with equal
+    rewards (if kl_coef=0 or denominator=active) and masked responses. Never changes the gradient."""
     clip: float = 0.2
     """PPO clip range epsilon."""
+    clip_high: float = 0.0
+    """Upper clip range, where it differs from `clip` (DAPO's clip-higher: 0.28); 0 = `clip`."""
+    dual_clip: float = 0.0
+    """Bound of the ratio where the advantage is negative (Ye et al.: 3), above 1; 0 = none."""
+    tis_cap: float = 0.0
+    """Truncated importance sampling: each token's policy loss is weighted by min(pi_old / pi_vllm, cap). At
+    least 1, usually 2; 0 = off."""
     kl_coef: float = 0.005
-    """Weight of the k3 KL penalty to the start model; 0 skips the reference model altogether."""
+    """Weight of the KL penalty to the start model; 0 skips the reference model altogether."""
+    kl_estimator: str = "k3"
+    """k3 (the paper's; its gradient is that of the forward KL), k2 (of the reverse KL) or k1 (of no KL: noise
+    of mean 0, no penalty; for comparisons only)."""
     updates_per_batch: int = 1
     """Optimizer steps per rollout batch; above 1 the old log-probs are recomputed by the actor."""
 

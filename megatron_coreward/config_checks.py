@@ -21,8 +21,10 @@ CHOICES = {
     "reward.method": ("co_reward",),
     "reward.equality": ("math", "exact"),
     "reward.ties": ("first", "abstain"),
-    "algorithm.aggregation": ("seq-mean", "token-mean"),
+    "algorithm.advantage": ("group-norm", "no-std", "rloo"),
+    "algorithm.aggregation": ("seq-mean", "token-mean", "dr-grpo"),
     "algorithm.denominator": ("all", "active"),
+    "algorithm.kl_estimator": ("k1", "k2", "k3"),
     "optimizer.schedule": ("cosine", "constant"),
 }
 """Text keys that take one of a few values."""
@@ -30,19 +32,26 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Range:
-    """Allowed numbers; `above` and `below` are limits that are themselves not allowed."""
+    """Allowed numbers; `above` and `below` are limits that are themselves not allowed.
+
+    `or_zero` allows 0 as well, which switches an option off.
+    """
 
     least: float = -math.inf
     most: float = math.inf
     above: float = -math.inf
     below: float = math.inf
+    or_zero: bool = False
 
     def __contains__(self, value: float) -> bool:
+        if self.or_zero and value == 0:
+            return True
         return math.isfinite(value) and self.least <= value <= self.most and self.above < value < self.below
 
     def __str__(self) -> str:
         limits = {"at least": self.least, "at most": self.most, "above": self.above, "below": self.below}
-        return " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
+        words = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
+        return f"0 or {words}" if self.or_zero else words
 
 
 _POSITIVE, _AT_LEAST_ONE, _NOT_NEGATIVE = Range(above=0), Range(least=1), Range(least=0)
@@ -61,6 +70,7 @@ RANGES = {
     "data.limit": _NOT_NEGATIVE,
     "data.synthetic_pairs": _AT_LEAST_ONE,
     "rollout.samples": _AT_LEAST_ONE,
+    "rollout.vote_samples": _NOT_NEGATIVE,
     "rollout.temperature": _TEMPERATURE,
     "rollout.max_response_tokens": _AT_LEAST_ONE,
     "rollout.tensor_parallel_size": _AT_LEAST_ONE,
@@ -71,6 +81,9 @@ RANGES = {
     "reward.timeout_s": _POSITIVE,
     "reward.workers": _AT_LEAST_ONE,
     "algorithm.clip": Range(above=0, below=1),
+    "algorithm.clip_high": _NOT_NEGATIVE,
+    "algorithm.dual_clip": Range(above=1, or_zero=True),
+    "algorithm.tis_cap": Range(least=1, or_zero=True),
     "algorithm.kl_coef": _NOT_NEGATIVE,
     "algorithm.updates_per_batch": _AT_LEAST_ONE,
     "optimizer.lr": _POSITIVE,
@@ -109,6 +122,7 @@ def validate(config: Config, world_size: int) -> ModelShape:
         ValueError: the first thing found wrong.
     """
     _check_values(config)
+    _check_algorithm(config)
     _check_world(config, world_size)
     _check_batch(config, world_size)
     _check_data(config)
@@ -142,6 +156,27 @@ def _check_values(config: Config) -> None:
         )
     if config.parallel.sequence and config.parallel.tensor == 1:
         raise ValueError("parallel.sequence is true, but needs parallel.tensor above 1. Set it to false.")
+
+
+def _check_algorithm(config: Config) -> None:
+    algorithm, samples, voters = config.algorithm, config.rollout.samples, config.rollout.vote_samples
+    if 0 < voters < samples:
+        raise ValueError(
+            f"rollout.vote_samples is {voters}, but must be at least rollout.samples ({samples}), since all "
+            f"responses that are trained on vote, too. Raise it, or set it to 0 to let just those vote."
+        )
+    if algorithm.advantage == "rloo" and samples == 1:
+        raise ValueError(
+            "algorithm.advantage is rloo, but with rollout.samples=1 there are no other responses to compare "
+            "with. Set rollout.samples to 2 or more, or choose another algorithm.advantage."
+        )
+    keeps_kl = algorithm.kl_coef > 0 and algorithm.denominator == "all"
+    if algorithm.skip_no_signal and keeps_kl and not algorithm.mask_truncated:
+        raise ValueError(
+            f"algorithm.skip_no_signal is true, but nothing can be skipped: algorithm.kl_coef is "
+            f"{algorithm.kl_coef:g}, and with algorithm.denominator=all groups without signal keep their KL "
+            f"penalty. Set algorithm.denominator=active to drop it, or algorithm.kl_coef=0 to have none."
+        )
 
 
 def _check_world(config: Config, world_size: int) -> None:

@@ -55,12 +55,14 @@ def free_space(folder: Path) -> int:
 
 
 def _batch_table(config: Config, batch: BatchArithmetic) -> Table:
-    samples, budget = config.rollout.samples, config.optimizer.micro_batch_tokens
+    samples, drawn = config.rollout.samples, config.rollout.drawn
+    budget = config.optimizer.micro_batch_tokens
     table = Table(title="Batch", show_header=False, title_justify="left")
     rows = {
-        "responses per batch": f"{batch.pairs} pairs x 2 views x {samples} samples = {batch.responses:,}",
+        "responses drawn": f"{batch.pairs} pairs x 2 views x {drawn} samples = {batch.drawn:,}",
+        "responses trained on": f"{batch.pairs} pairs x 2 views x {samples} samples = {batch.responses:,}",
         "per data-parallel rank": f"{batch.responses:,} / {batch.data_parallel} = {batch.per_rank:,}",
-        "per rollout replica": f"{batch.responses:,} / {batch.replicas} = {batch.per_replica:,}",
+        "per rollout replica": f"{batch.drawn:,} / {batch.replicas} = {batch.per_replica:,}",
         "tokens per response": f"at most {batch.tokens_per_response:,} with its prompt",
         "micro-batches per rank": f"at most {batch.micro_batches:,} of {budget:,} tokens",
         "steps per epoch": f"{batch.pairs_in_data:,} pairs / {batch.pairs} = {batch.steps_per_epoch:,}",

@@ -34,12 +34,14 @@ PRECISIONS = {"float32": Precision(4, 4, 8), "bfloat16": Precision(2, 4, 12)}
 class BatchArithmetic:
     """How one rollout batch is divided.
 
-    `per_rank` are responses per data-parallel rank, `per_replica` per rollout replica. `micro_batches`
-    assumes that every response has full length.
+    `responses` are trained on, `drawn` include those that only vote. `per_rank` are trained ones per
+    data-parallel rank, `per_replica` drawn ones per rollout replica. `micro_batches` assumes that every
+    response has full length.
     """
 
     pairs: int
     responses: int
+    drawn: int
     data_parallel: int
     per_rank: int
     replicas: int
@@ -58,6 +60,7 @@ def batch_arithmetic(config: Config, world_size: int, pairs_in_data: int) -> Bat
     data_parallel = world_size // (config.parallel.tensor * config.parallel.pipeline)
     replicas = world_size // config.rollout.tensor_parallel_size
     responses = pairs * _VIEWS * config.rollout.samples
+    drawn = pairs * _VIEWS * config.rollout.drawn
     tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
     per_rank = math.ceil(responses / data_parallel)
     per_micro_batch = max(1, config.optimizer.micro_batch_tokens // tokens)
@@ -66,10 +69,11 @@ def batch_arithmetic(config: Config, world_size: int, pairs_in_data: int) -> Bat
     return BatchArithmetic(
         pairs=pairs,
         responses=responses,
+        drawn=drawn,
         data_parallel=data_parallel,
         per_rank=per_rank,
         replicas=replicas,
-        per_replica=math.ceil(responses / replicas),
+        per_replica=math.ceil(drawn / replicas),
         tokens_per_response=tokens,
         micro_batches=math.ceil(per_rank / per_micro_batch),
         pairs_in_data=pairs_in_data,
@@ -156,7 +160,7 @@ def disk(config: Config, shape: ModelShape, batch: BatchArithmetic, dtype: str) 
     rules = config.checkpoint
     milestones = batch.steps // rules.keep_every if rules.keep_every else 0
     kept = min(written, rules.keep_last + milestones + rules.keep_best + 1) if rules.keep_last else written
-    rollouts = batch.steps * batch.responses * batch.tokens_per_response * 4 if config.logging.rollouts else 0
+    rollouts = batch.steps * batch.drawn * batch.tokens_per_response * 4 if config.logging.rollouts else 0
     return {
         "one checkpoint": checkpoint,
         "checkpoints kept": checkpoint * kept,

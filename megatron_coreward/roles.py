@@ -39,10 +39,11 @@ class Communicator(Protocol):
 class Policy(Protocol):
     """The trained model."""
 
-    def shard(self, scored: Sequence[ScoredResponse]) -> "TrainBatch":
+    def shard(self, scored: Sequence[ScoredResponse], *, skip_idle: bool = False) -> "TrainBatch":
         """Moves the step's responses to the data-parallel rank that trains on them.
 
-        `scored` is what this rank holds. The result has this DP rank's share with global token weights.
+        `scored` is what this rank holds. The result has this DP rank's share with global token weights;
+        with `skip_idle`, without the responses that add nothing to the loss.
         """
 
     def log_probs(self, batch: "TrainBatch") -> "torch.Tensor":

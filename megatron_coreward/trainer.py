@@ -77,14 +77,15 @@ class Trainer:
         self._times = Figures()
         pairs = self.sampler.next()
         with self._phase("rollout"):
-            requests = make_requests(pairs, config.rollout.samples, config.run.seed, self.step)
+            requests = make_requests(pairs, config.rollout.drawn, config.run.seed, self.step)
             sampling = Sampling(config.rollout.temperature, config.rollout.max_response_tokens)
             responses = self.rollout.generate(requests, sampling)
         with self._phase("reward"):
-            scored = with_advantages(self.reward_stage(responses))
+            scored = with_advantages(self.reward_stage(responses), config)
         with self._phase("log_probs"):
-            parts = mini_batches(pairs, scored, config.algorithm.updates_per_batch)
-            batches = [self._with_log_probs(self.policy.shard(part)) for part in parts]
+            trained = [r for r in scored if r.sample < config.rollout.samples]  # the others only vote
+            parts = mini_batches(pairs, trained, config.algorithm.updates_per_batch)
+            batches = [self._batch(part) for part in parts]
         figures = self.diagnose(scored)
         with self._phase("update"):
             for batch in batches:
@@ -123,11 +124,12 @@ class Trainer:
         self.step = state["step"]
         self.sampler.load_state_dict(state["sampler"])
 
-    def _with_log_probs(self, batch: TrainBatch) -> TrainBatch:
-        """pi_ref where the KL penalty needs it; pi_old only where it differs from pi_theta."""
-        several = self.config.algorithm.updates_per_batch > 1
+    def _batch(self, scored: Sequence[ScoredResponse]) -> TrainBatch:
+        """This rank's share; pi_ref where the KL penalty needs it, pi_old where it differs from pi_theta."""
+        algorithm = self.config.algorithm
+        batch = self.policy.shard(scored, skip_idle=algorithm.skip_no_signal)
         return batch.with_log_probs(
-            old=self.policy.log_probs(batch) if several else None,
+            old=self.policy.log_probs(batch) if algorithm.updates_per_batch > 1 else None,
             ref=self.reference.log_probs(batch) if self.reference is not None else None,
         )
 

@@ -115,13 +115,15 @@ class ScoredResponse(Response):
     """A response with what the reward stage decided.
 
     `answer` is the normal form of the extracted answer ("" = none found), `pseudo_label` that of the
-    label it was judged by ("" = no label), `reward` the scalar reward, `advantage` A_i of Eq. 7.
+    label it was judged by ("" = no label), `reward` the scalar reward, `advantage` A_i of Eq. 7,
+    `label_share` the share of the vote that the label won (0 = no label).
     """
 
     answer: str = ""
     pseudo_label: str = ""
     reward: float = 0.0
     advantage: float = 0.0
+    label_share: float = 0.0
 
 
 @dataclass

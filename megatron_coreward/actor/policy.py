@@ -45,9 +45,9 @@ class MegatronPolicy:
         )
         self._exporter = WeightExporter(self.model, layout, config.weight_sync.bucket_mb * 2**20)
 
-    def shard(self, scored: Sequence[ScoredResponse]) -> TrainBatch:
+    def shard(self, scored: Sequence[ScoredResponse], *, skip_idle: bool = False) -> TrainBatch:
         """See sharding.shard."""
-        return shard(scored, self.config.algorithm, self.layout, self.comm)
+        return shard(scored, self.config, self.layout, self.comm, skip_idle=skip_idle)
 
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
         """Float32 [T], on the CPU."""

@@ -2,17 +2,23 @@
 
 Written as a sum over tokens, the objective needs one batch and no pairing of views:
 
-    J_view = sum_i sum_t w_i * (...)        w_i = 1 / (n * |y_i|)   seq-mean (the paper, Eq. 4)
-                                            w_i = 1 / N             token-mean
+    J_view = sum_i sum_t w_i * (...)        w_i = 1 / (n * |y_i|)   seq-mean    the paper, Eq. 4
+                                            w_i = 1 / N             token-mean  DAPO, arXiv 2503.14476, 3.3
+                                            w_i = 1 / (n * L)       dr-grpo     Dr. GRPO, arXiv 2503.20783
 
-with n the view's responses (B questions times G samples) and N their tokens, both counted over the whole
-optimizer step and all ranks. So micro-batches, ranks and packing cannot change the loss. (The paper's code
-takes the token mean per micro-batch: there a token's weight depends on its neighbours.) The two views are
-added with weights 1 and 1, so the gradient is twice that of a one-view method, as in the paper.
+with n the view's responses (B questions times G samples), N their tokens, both counted over the whole
+optimizer step and all ranks, and L the constant `rollout.max_response_tokens`. So micro-batches, ranks and
+packing cannot change the loss. (The paper's code takes the token mean per micro-batch: there a token's
+weight depends on its neighbours.) The two views are added with weights 1 and 1, so the gradient is twice
+that of a one-view method, as in the paper.
 
-`algorithm.denominator` says what n and N count. `all`: every response, so that a group without signal
-(equal rewards) has advantage 0 but keeps its KL penalty and its place in the divisor, as in the paper.
-`active`: only groups with unequal rewards; the others get weight 0 and lose their KL penalty too.
+Who takes part, and what n and N count:
+- `algorithm.denominator=all`: every response counts, so that a group without signal (equal rewards) has
+  advantage 0 but keeps its KL penalty and its place in the divisor, as in the paper.
+- `active`: only what takes part counts, and of groups with equal rewards nothing does: weight 0, no KL
+  penalty either. (DAPO's dynamic sampling, arXiv 2503.14476, 3.2, without drawing replacements.)
+- `algorithm.mask_truncated`: truncated responses get weight 0 (DAPO's overlong filtering, 3.4). Their
+  rewards have been in the group's baseline before; `all` counts them in n and N, `active` does not.
 """
 
 from collections import defaultdict
@@ -53,7 +59,9 @@ class Counts:
 
 def local_counts(scored: Sequence[ScoredResponse], config: AlgorithmConfig) -> Counts:
     """What the responses of this rank add to the divisors. Groups must be complete."""
-    counted = [r for r, counts in zip(scored, _counts_in(scored, config), strict=True) if counts]
+    counted: Sequence[ScoredResponse] = scored
+    if config.denominator == "active":
+        counted = [r for r, part in zip(scored, _takes_part(scored, config), strict=True) if part]
 
     def count(view: View) -> ViewCounts:
         of_view = [r for r in counted if r.view is view]
@@ -66,36 +74,55 @@ def local_counts(scored: Sequence[ScoredResponse], config: AlgorithmConfig) -> C
     return Counts(original=count(View.ORIGINAL), rephrased=count(View.REPHRASED))
 
 
-def token_weights(scored: Sequence[ScoredResponse], counts: Counts, config: AlgorithmConfig) -> list[float]:
+def token_weights(
+    scored: Sequence[ScoredResponse], counts: Counts, config: AlgorithmConfig, max_response_tokens: int
+) -> list[float]:
     """The weight of each response token of every response, by response. Groups must be complete.
 
     `counts` are the global counts of the optimizer step. A response without tokens has weight 0 but
     stays in the divisor.
     """
+
+    def weight(response: ScoredResponse) -> float:
+        n, length = counts.of(response.view), len(response.response_ids)
+        match config.aggregation:
+            case "seq-mean":
+                return 1.0 / (n.responses * length)
+            case "token-mean":
+                return 1.0 / n.tokens
+            case "dr-grpo":
+                return 1.0 / (n.responses * max_response_tokens)
+        raise AssertionError(f"aggregation {config.aggregation!r} passed validation")
+
+    takes_part = _takes_part(scored, config)
     return [
-        _weight(response, counts.of(response.view), config) if is_counted else 0.0
-        for response, is_counted in zip(scored, _counts_in(scored, config), strict=True)
+        weight(r) if part and len(r.response_ids) else 0.0 for r, part in zip(scored, takes_part, strict=True)
     ]
 
 
-def _weight(response: ScoredResponse, counts: ViewCounts, config: AlgorithmConfig) -> float:
-    length = len(response.response_ids)
-    if length == 0:
-        return 0.0
-    match config.aggregation:
-        case "seq-mean":
-            return 1.0 / (counts.responses * length)
-        case "token-mean":
-            return 1.0 / counts.tokens
-    raise AssertionError(f"aggregation {config.aggregation!r} passed validation")
+def contributes(scored: Sequence[ScoredResponse], config: AlgorithmConfig) -> list[bool]:
+    """Whether a response changes the loss at all. Groups must be complete.
+
+    Not if its weight is 0, nor if its advantage is 0 and there is no KL penalty. To leave such responses out
+    of the forward and backward passes (`algorithm.skip_no_signal`) changes no gradient.
+    """
+
+    def adds(response: ScoredResponse) -> bool:
+        return len(response.response_ids) > 0 and (response.advantage != 0 or config.kl_coef > 0)
+
+    return [part and adds(r) for r, part in zip(scored, _takes_part(scored, config), strict=True)]
 
 
-def _counts_in(scored: Sequence[ScoredResponse], config: AlgorithmConfig) -> list[bool]:
-    """Whether each response takes part in the loss and its divisors."""
-    if config.denominator == "all":
-        return [True] * len(scored)
-    assert config.denominator == "active", f"denominator {config.denominator!r} passed validation"
+def _takes_part(scored: Sequence[ScoredResponse], config: AlgorithmConfig) -> list[bool]:
+    """Whether each response has a place in the loss."""
+    assert config.denominator in ("all", "active"), f"denominator {config.denominator!r} passed validation"
     rewards: defaultdict[tuple[int, str], set[float]] = defaultdict(set)
-    for response in scored:
-        rewards[response.group].add(response.reward)
-    return [len(rewards[response.group]) > 1 for response in scored]
+    for r in scored:
+        rewards[r.group].add(r.reward)
+
+    def takes_part(r: ScoredResponse) -> bool:
+        masked = config.mask_truncated and r.finish_reason == "length"
+        inactive = config.denominator == "active" and len(rewards[r.group]) == 1
+        return not masked and not inactive
+
+    return [takes_part(r) for r in scored]

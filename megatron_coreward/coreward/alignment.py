@@ -4,7 +4,7 @@ The two views of a pair may have been drawn on different ranks. What crosses ran
 each answer, never its text:
 
     holder: extract, normalise       --(pair, view, sample, form)-->   owner of the pair
-    owner:  classes, votes, rewards  --(label, reward)-------------->  holder
+    owner:  classes, votes, rewards  --(label, share, reward)------->  holder
 
 Each pair has one owner, so no two ranks ever decide the same question. The result is a pure function of
 the step's responses: the number of ranks, the placement of groups and the order of the list change
@@ -39,6 +39,7 @@ class _Answer(NamedTuple):
 
 class _Verdict(NamedTuple):
     label: str
+    share: float
     reward: float
 
 
@@ -61,7 +62,7 @@ class CoRewardStage:
         self.last_seconds = 0.0
 
     def __call__(self, responses: Sequence[Response]) -> list[ScoredResponse]:
-        """The same responses in the same order, with answer, pseudo_label and reward. A collective."""
+        """The same responses in the same order, with answer, label, its share, and reward. A collective."""
         started = time.perf_counter()
         timeouts, bytes_before = self._grader.timeouts, self._comm.bytes_sent
         self.figures = Figures()
@@ -112,9 +113,9 @@ class CoRewardStage:
             halves = ids[: len(pair[0])], ids[len(pair[0]) :]
             votes, rewards = co_reward(*halves, self._config.ties, self._config.min_agreement)
             labels = [_label(*voted) for voted in zip(votes, pair, halves, strict=True)]
-            for answers_of_view, label, earned in zip(pair, reversed(labels), rewards, strict=True):
+            for answers_of_view, judge, earned in zip(pair, reversed(labels), rewards, strict=True):
                 for answer, reward in zip(answers_of_view, earned, strict=True):
-                    verdicts[answer] = _Verdict(label, reward)
+                    verdicts[answer] = _Verdict(*judge, reward)
             self._note_pair(votes, halves)
         return verdicts
 
@@ -145,11 +146,16 @@ def _check_pair(pair_id: int, views: dict[str, list[_Answer]]) -> None:
         assert len(set(samples)) == len(samples), f"pair {pair_id}, {view}: repeated samples in {samples}"
 
 
-def _label(vote: Vote, answers: Sequence[_Answer], classes: Sequence[int]) -> str:
-    """The form of the label's first sample, or "" without a label."""
-    return "" if vote.label is None else answers[classes.index(vote.label)].form
+def _label(vote: Vote, answers: Sequence[_Answer], classes: Sequence[int]) -> tuple[str, float]:
+    """The form of the label's first sample and the share of its vote; ("", 0) without a label."""
+    return ("", 0.0) if vote.label is None else (answers[classes.index(vote.label)].form, vote.share)
 
 
 def _scored(response: Response, answer: _Answer, verdict: _Verdict) -> ScoredResponse:
-    decided = {"answer": answer.form, "pseudo_label": verdict.label, "reward": verdict.reward}
+    decided = {
+        "answer": answer.form,
+        "pseudo_label": verdict.label,
+        "label_share": verdict.share,
+        "reward": verdict.reward,
+    }
     return ScoredResponse(**(vars(response) | decided))

@@ -15,7 +15,7 @@ from megatron_coreward.utils.metrics import Figures
 
 
 def label_free_figures(scored: Sequence[ScoredResponse]) -> Figures:
-    """Rewards, answers and lengths per view. A group must not be split over ranks."""
+    """Rewards, answers and lengths per view, with advantages set. A group must not be split over ranks."""
     figures = Figures()
     for r in scored:
         view = r.view.value
@@ -24,8 +24,8 @@ def label_free_figures(scored: Sequence[ScoredResponse]) -> Figures:
         figures.add_mean(f"{view}/truncated", r.finish_reason == "length", 1)
         figures.add_mean(f"{view}/response_tokens", len(r.response_ids), 1)
     for group in _groups(scored):
-        unequal = len({r.reward for r in group}) > 1
-        figures.add_mean(f"{group[0].view.value}/signal_groups", unequal, 1)
+        has_signal = any(r.advantage != 0 for r in group)  # not by reward: some responses may only vote
+        figures.add_mean(f"{group[0].view.value}/signal_groups", has_signal, 1)
     return figures
 
 

@@ -50,6 +50,7 @@ METRICS = (
     "mismatch/mean_abs",
     "mismatch/max_abs",
     "mismatch/kl",
+    "mismatch/clipped",
     "diagnostics/original/label_accuracy",
     "diagnostics/original/pass@1",
     "diagnostics/rephrased/label_accuracy",

@@ -1,4 +1,7 @@
-"""Eq. 7: group-relative advantages."""
+"""Eq. 7, group-relative advantages, and the other rules."""
+
+import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_coreward.algorithm.advantages import group_advantages, with_advantages
+from megatron_coreward.config import AlgorithmConfig, Config, RewardConfig, RolloutConfig
+from megatron_coreward.config_checks import CHOICES
 from megatron_coreward.types import ScoredResponse, View
+
+RULES = CHOICES["algorithm.advantage"]
 
 
 def scored(pair_id: int, view: View, sample: int, reward: float) -> ScoredResponse:
@@ -31,13 +38,60 @@ def test_matches_the_formula_worked_by_hand():
     )
 
 
+def test_other_rules_worked_by_hand():
+    rewards = np.array([1.0, 0, 0, 0])
+    assert group_advantages(rewards, "no-std") == pytest.approx([0.75, -0.25, -0.25, -0.25])
+    assert group_advantages(rewards, "rloo") == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
+
+
+@given(rewards=st.lists(st.integers(-3, 3).map(float), min_size=2, max_size=9))
+def test_rloo_compares_each_reward_with_the_mean_of_the_others(rewards):
+    others = [statistics.fmean(rewards[:i] + rewards[i + 1 :]) for i in range(len(rewards))]
+    found = group_advantages(np.array(rewards), "rloo")
+    assert found == pytest.approx(np.array(rewards) - others, abs=1e-12)
+
+
+@pytest.mark.parametrize("rule", RULES)
 @given(reward=st.floats(-1e6, 1e6), size=st.integers(1, 9))
-def test_equal_rewards_give_exactly_zero(reward, size):
-    assert (group_advantages(np.full(size, reward)) == 0).all()
+def test_equal_rewards_give_exactly_zero(rule, reward, size):
+    assert (group_advantages(np.full(size, reward), rule) == 0).all()
 
 
-def test_a_group_of_one_has_advantage_zero():
-    assert with_advantages([scored(0, View.ORIGINAL, 0, 1.0)])[0].advantage == 0.0
+@pytest.mark.parametrize("rule", RULES)
+def test_a_group_of_one_has_advantage_zero(rule):
+    config = Config(algorithm=AlgorithmConfig(advantage=rule))
+    assert with_advantages([scored(0, View.ORIGINAL, 0, 1.0)], config)[0].advantage == 0.0
+
+
+def test_an_unknown_rule():
+    with pytest.raises(AssertionError, match="coin"):
+        group_advantages(np.array([0.0, 1.0]), "coin")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_responses_that_only_vote_have_no_advantage_and_no_part_in_the_baseline(rule):
+    algorithm, rewards = AlgorithmConfig(advantage=rule), [1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    drawn = [scored(0, View.ORIGINAL, sample, reward) for sample, reward in enumerate(rewards)]
+    more = with_advantages(drawn, Config(algorithm=algorithm, rollout=RolloutConfig(3, vote_samples=6)))
+    just = with_advantages(drawn[:3], Config(algorithm=algorithm, rollout=RolloutConfig(3)))
+    assert more[:3] == just
+    assert [r.advantage for r in more[3:]] == [0.0] * 3
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_weighting_by_share_scales_the_advantage(rule):
+    """Equal to weighting the reward, but for group-norm, which would divide that weight out again."""
+    plain = [scored(0, View.ORIGINAL, sample, reward) for sample, reward in enumerate([1.0, 0.0, 0.0, 1.0])]
+    plain += [scored(0, View.REPHRASED, sample, reward) for sample, reward in enumerate([0.0, 0.0, 1.0])]
+    shared = [replace(r, label_share=0.75 if r.view is View.ORIGINAL else 0.5) for r in plain]
+    base = Config(algorithm=AlgorithmConfig(advantage=rule))
+    weighted = with_advantages(shared, replace(base, reward=RewardConfig(weight_by_share=True)))
+    unweighted = with_advantages(shared, base)
+    assert [w.advantage for w in weighted] == [r.label_share * r.advantage for r in unweighted]
+    of_reward = with_advantages([replace(r, reward=r.reward * r.label_share) for r in shared], base)
+    same = np.allclose([w.advantage for w in weighted], [r.advantage for r in of_reward])
+    assert same is (rule != "group-norm")
+    assert [r.reward for r in weighted] == [r.reward for r in plain]
 
 
 def test_groups_are_normalised_apart_whatever_the_order():
@@ -45,7 +99,7 @@ def test_groups_are_normalised_apart_whatever_the_order():
     responses = [scored(p, v, s, r) for (p, v), group in rewards.items() for s, r in enumerate(group)]
     shuffled = [responses[i] for i in (3, 0, 5, 2, 4, 1)]
 
-    result = with_advantages(shuffled)
+    result = with_advantages(shuffled, Config())
 
     assert [r.key for r in result] == [r.key for r in shuffled]
     unit = 0.5 / (np.sqrt(0.5) + 1e-6)
@@ -63,4 +117,4 @@ def test_a_reward_that_is_not_finite_is_refused():
 
 
 def test_no_responses_give_no_advantages():
-    assert with_advantages([]) == []
+    assert with_advantages([], Config()) == []

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from megatron_coreward.config import RewardConfig
+from megatron_coreward.algorithm.advantages import with_advantages
+from megatron_coreward.config import Config, RewardConfig, RolloutConfig
 from megatron_coreward.coreward.alignment import CoRewardStage
 from megatron_coreward.coreward.grader import Grader
 from megatron_coreward.types import Response, ScoredResponse, View
@@ -60,7 +61,7 @@ def run_stage(parts, config=None, equality="math"):
 
 
 def verdicts(scored):
-    return {r.key: (r.answer, r.pseudo_label, r.reward) for part in scored for r in part}
+    return {r.key: (r.answer, r.pseudo_label, r.label_share, r.reward) for part in scored for r in part}
 
 
 def merged(stages):
@@ -79,6 +80,7 @@ def test_by_hand():
     assert [r.reward for r in scored] == [0, 0, 1, 0, 0, 0, 1, 0]
     assert [r.pseudo_label for r in scored] == ["3"] * 4 + ["0.5"] * 4
     assert [r.answer for r in scored][:4] == ["0.5", r"\frac{1}{2}", "3", ""]
+    assert [r.label_share for r in scored] == [2 / 4] * 8
     assert all(isinstance(r, ScoredResponse) and r.advantage == 0 for r in scored)
     assert stage.last_bytes == 0, "one rank sends nothing"
     assert stage.figures.as_dict() == {
@@ -154,6 +156,26 @@ def test_the_label_is_the_spelling_of_its_first_sample():
     step += [response(1, View.REPHRASED, 0, "0.5")]
     [scored], _ = run_stage([step[::-1]])
     assert scored[0].view is View.REPHRASED and scored[0].pseudo_label == "0.5" and scored[0].reward == 1
+
+
+def test_the_share_is_that_of_the_label_in_the_vote_of_the_other_view():
+    step = [response(1, View.ORIGINAL, i, a) for i, a in enumerate(["1", "1", "1", None, "2"])]
+    step += [response(1, View.REPHRASED, i, a) for i, a in enumerate(["1", "2"])]
+    [scored], _ = run_stage([step], RewardConfig(ties="abstain"))
+    assert [(r.pseudo_label, r.label_share) for r in scored] == [("", 0.0)] * 5 + [("1", 3 / 5)] * 2
+
+
+def test_more_voters_can_change_the_label_but_not_who_is_trained_on():
+    """Three of five vote 2, though the first two samples, which are trained on, say 1."""
+    original = ["1", "1", "2", "2", "2"]
+    step = [response(1, view, i, answer) for view in View for i, answer in enumerate(original)]
+    config = Config(rollout=RolloutConfig(samples=2, vote_samples=5))
+    [all_vote], _ = run_stage([step])
+    [few_vote], _ = run_stage([[r for r in step if r.sample < 2]])
+    assert {r.pseudo_label for r in all_vote} == {"2"} and {r.pseudo_label for r in few_vote} == {"1"}
+    assert [r.reward for r in all_vote] == [0, 0, 1, 1, 1] * 2
+    # the two that are trained on earn nothing, so their group has no signal, whatever the voters earn
+    assert {r.advantage for r in with_advantages(all_vote, config)} == {0.0}
 
 
 def test_exact_mode_and_math_mode_differ_where_spellings_do():

@@ -104,6 +104,8 @@ def test_ranges(load: Callable[..., Config], key: str) -> None:
         ("optimizer.micro_batch_tokens=0", "optimizer.micro_batch_tokens is 0, but must be at least 1."),
         ("optimizer.min_lr=1", "optimizer.min_lr is 1, but must not exceed optimizer.lr (3e-06)."),
         ("parallel.sequence=true", "parallel.sequence is true, but needs parallel.tensor above 1."),
+        ("algorithm.dual_clip=1", "algorithm.dual_clip is 1.0, but must be 0 or above 1."),
+        ("algorithm.tis_cap=0.5", "algorithm.tis_cap is 0.5, but must be 0 or at least 1."),
     ],
 )
 def test_values(load: Callable[..., Config], override: str, message: str) -> None:
@@ -111,6 +113,7 @@ def test_values(load: Callable[..., Config], override: str, message: str) -> Non
 
 
 def test_range_limits() -> None:
+    assert 0 in Range(above=1, or_zero=True) and 1 not in Range(above=1, or_zero=True)
     assert 1 in Range(least=1)
     assert 0 not in Range(above=0)
     assert 1 in Range(most=1)

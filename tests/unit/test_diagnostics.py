@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from megatron_coreward.config import RewardConfig
+from megatron_coreward.algorithm.advantages import with_advantages
+from megatron_coreward.config import Config, RewardConfig
 from megatron_coreward.coreward.alignment import CoRewardStage
 from megatron_coreward.coreward.diagnostics import diagnose, ground_truth_figures, label_free_figures
 from megatron_coreward.coreward.grader import Grader
@@ -22,16 +23,19 @@ def scored(pair_id, view, sample, answer, label, reward, tokens=4, finish_reason
     )
 
 
-STEP = [
-    scored(1, ORIGINAL, 0, "5", "5", 1.0),
-    scored(1, ORIGINAL, 1, "6", "5", 0.0, tokens=8),
-    scored(1, REPHRASED, 0, "5.0", "5", 1.0),
-    scored(1, REPHRASED, 1, "", "5", 0.0, finish_reason="length"),
-    scored(2, ORIGINAL, 0, r"\frac{1}{2}", "3", 0.0),
-    scored(2, ORIGINAL, 1, "", "3", 0.0, finish_reason="length"),
-    scored(2, REPHRASED, 0, "3", "0.5", 0.0),
-    scored(2, REPHRASED, 1, "3", "0.5", 0.0),
-]
+STEP = with_advantages(
+    [
+        scored(1, ORIGINAL, 0, "5", "5", 1.0),
+        scored(1, ORIGINAL, 1, "6", "5", 0.0, tokens=8),
+        scored(1, REPHRASED, 0, "5.0", "5", 1.0),
+        scored(1, REPHRASED, 1, "", "5", 0.0, finish_reason="length"),
+        scored(2, ORIGINAL, 0, r"\frac{1}{2}", "3", 0.0),
+        scored(2, ORIGINAL, 1, "", "3", 0.0, finish_reason="length"),
+        scored(2, REPHRASED, 0, "3", "0.5", 0.0),
+        scored(2, REPHRASED, 1, "3", "0.5", 0.0),
+    ],
+    Config(),
+)
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,15 @@ def test_batch_arithmetic() -> None:
     assert (batch.steps_per_epoch, batch.steps, batch.optimizer_steps) == (8, 24, 48)
 
 
+def test_responses_that_only_vote_are_drawn_but_not_trained_on() -> None:
+    plain, voting = load("run.steps=3"), load("run.steps=3", "rollout.vote_samples=20")
+    batches = [batch_arithmetic(config, world_size=2, pairs_in_data=200) for config in (plain, voting)]
+    assert [(b.responses, b.per_rank) for b in batches] == [(2048, 1024)] * 2
+    assert [(b.drawn, b.per_replica) for b in batches] == [(2048, 1024), (5120, 2560)]
+    usage = [disk(plain, SHAPE, batch, "float32")["rollouts, at most"] for batch in batches]
+    assert usage[1] == 2.5 * usage[0]
+
+
 def test_batch_arithmetic_limits() -> None:
     config = load("data.batch_pairs=128", "run.steps=5", "optimizer.micro_batch_tokens=1")
     batch = batch_arithmetic(config, world_size=1, pairs_in_data=83)

@@ -1,4 +1,7 @@
-"""Eq. 4-6 against formulas written out by hand and against gradient identities."""
+"""Eq. 4-6 and the options against formulas written out by hand and against gradient identities.
+
+tests/unit/test_grpo_options.py has all options together.
+"""
 
 import math
 from dataclasses import replace
@@ -9,11 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_coreward.algorithm.batch import TrainBatch
-from megatron_coreward.algorithm.objective import GrpoObjective, nll_objective, rollout_mismatch
+from megatron_coreward.algorithm.objective import (
+    GrpoObjective,
+    importance_weights,
+    kl_penalty,
+    nll_objective,
+    rollout_mismatch,
+)
 from megatron_coreward.config import AlgorithmConfig
 from megatron_coreward.utils.metrics import Figures, undocumented
 
 CONFIG = AlgorithmConfig(clip=0.2, kl_coef=0.1)
+EVERYTHING = AlgorithmConfig(clip_high=0.4, dual_clip=1.2, tis_cap=1.01, kl_coef=0.1, kl_estimator="k2")
 
 
 def make_batch(lengths, seed=0, old=True, ref=True) -> tuple[torch.Tensor, TrainBatch]:
@@ -113,7 +123,7 @@ def test_gradient_of_k3_is_one_minus_exp_d_without_a_clamp(d):
         (+1.0, 0.5, -0.5),  # good but less likely: pulled back up
         (-1.0, 0.81, 0.81),
         (-1.0, 0.79, 0.0),  # bad and already less likely: clipped
-        (-1.0, 5.0, 5.0),  # bad but likelier: no dual clip
+        (-1.0, 5.0, 5.0),  # bad but likelier: unbounded without the dual clip
     ],
 )
 def test_clipping_acts_only_where_the_step_has_gone_far_enough(advantage, ratio, expected):
@@ -124,6 +134,128 @@ def test_clipping_acts_only_where_the_step_has_gone_far_enough(advantage, ratio,
     assert clipped == (1.0 if expected == 0 else 0.0)
 
 
+def policy_gradient(advantage: float, ratio: float, **options: float) -> tuple[float, float]:
+    """(d loss / d log-prob, clip fraction) of one token."""
+    logps_T, batch = one_token(logp=-2.0, advantage=advantage, old=-2.0 - math.log(ratio))
+    objective = GrpoObjective(AlgorithmConfig(clip=0.2, kl_coef=0.0, **options))
+    figures = objective(logps_T, batch)[1].as_dict()
+    return gradient(objective, logps_T, batch).item(), figures["policy/clip_fraction"]
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "expected"),
+    [
+        (+1.0, 1.27, -1.27),  # beyond clip, within clip_high
+        (+1.0, 1.29, 0.0),
+        (-1.0, 0.81, 0.81),  # the lower end stays at clip
+        (-1.0, 0.79, 0.0),
+        (-1.0, 1.5, 1.5),  # no upper end where A < 0
+    ],
+)
+def test_clip_higher_moves_the_upper_end_only(advantage, ratio, expected):
+    assert policy_gradient(advantage, ratio, clip_high=0.28) == pytest.approx(
+        (expected, float(expected == 0))
+    )
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "expected"),
+    [
+        (-1.0, 2.9, 2.9),
+        (-1.0, 3.1, 0.0),
+        (-1.0, 0.79, 0.0),  # the first clip goes on working
+        (+1.0, 0.1, -0.1),
+        (+1.0, 3.1, 0.0),  # by the first clip
+        (0.0, 5.0, 0.0),
+    ],
+)
+def test_dual_clip_bounds_the_ratio_where_the_advantage_is_negative(advantage, ratio, expected):
+    cut = float(expected == 0 and advantage != 0)
+    assert policy_gradient(advantage, ratio, dual_clip=3.0) == pytest.approx((expected, cut))
+
+
+def test_dual_clip_bounds_the_loss():
+    logps_T, batch = one_token(logp=-1.0, advantage=-2.0, old=-6.0)
+    loss, _ = GrpoObjective(AlgorithmConfig(kl_coef=0.0, dual_clip=3.0))(logps_T, batch)
+    assert loss.item() == 6.0
+
+
+@pytest.mark.parametrize("old", [None, -1.5])
+@pytest.mark.parametrize(
+    ("rollout", "cap", "weight"), [(-2.0, 2.0, None), (-1.0, 2.0, None), (-9.0, 2.0, 2.0)]
+)
+def test_importance_weights_scale_the_policy_gradient_by_old_over_rollout_up_to_the_cap(
+    old, rollout, cap, weight
+):
+    """Also with one optimizer step per batch, where pi_old is pi_theta: the weight must carry no gradient."""
+    logps_T, batch = one_token(logp=-1.4, advantage=0.7, old=old)
+    batch = replace(batch, rollout_logps_T=torch.full([1], rollout, dtype=torch.float64))
+    old_logp = -1.4 if old is None else old
+    expected = -0.7 * math.exp(-1.4 - old_logp) * (weight or math.exp(old_logp - rollout))
+    objective = GrpoObjective(AlgorithmConfig(kl_coef=0.0, tis_cap=cap))
+    assert gradient(objective, logps_T, batch).item() == pytest.approx(expected)
+    assert objective(logps_T, batch)[1].as_dict()["mismatch/clipped"] == (weight is not None)
+
+
+def test_importance_weights_leave_the_kl_penalty_alone():
+    logps_T, batch = one_token(logp=-1.4, advantage=0.0, ref=-1.0)
+    batch = replace(batch, rollout_logps_T=torch.full([1], -3.0, dtype=torch.float64))
+    grads = [
+        gradient(GrpoObjective(AlgorithmConfig(kl_coef=0.1, tis_cap=cap)), logps_T, batch).item()
+        for cap in (0.0, 2.0)
+    ]
+    assert grads[0] == grads[1] != 0
+
+
+def test_an_importance_weight_that_overflows_is_the_cap():
+    weights = importance_weights(torch.tensor([-1.0]), torch.tensor([-500.0]), cap=2.0)
+    assert weights.tolist() == [2.0]
+
+
+def test_without_mismatch_importance_sampling_changes_nothing():
+    logps_T, batch = make_batch([2, 4])
+    batch = replace(batch, rollout_logps_T=batch.old_logps_T)
+    plain = gradient(GrpoObjective(CONFIG), logps_T, batch)
+    assert torch.equal(gradient(GrpoObjective(replace(CONFIG, tis_cap=2.0)), logps_T, batch), plain)
+
+
+def test_what_the_gradients_of_the_kl_estimators_are_on_average():
+    """Exact expectations over a vocabulary of five: the table in kl_penalty's docstring."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
+    ref = torch.log_softmax(torch.randn(5, generator=generator, dtype=torch.float64), -1)
+    policy = torch.log_softmax(logits, -1)
+
+    def grad(value: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    reverse = (policy.exp() * (policy - ref)).sum()  # KL(pi_theta || pi_ref)
+    forward = (ref.exp() * (ref - policy)).sum()  # KL(pi_ref || pi_theta)
+    drawn = policy.exp().detach()  # the chance of each token, not differentiated
+    expected = {"k1": torch.zeros(5, dtype=torch.float64), "k2": grad(reverse), "k3": grad(forward)}
+    for estimator, gradient_of_kl in expected.items():
+        estimate = kl_penalty(policy, ref, estimator)
+        torch.testing.assert_close(grad((drawn * estimate).sum()), gradient_of_kl)
+        if estimator != "k2":
+            torch.testing.assert_close((drawn * estimate).sum(), reverse)
+    assert not torch.allclose(expected["k2"], expected["k3"])
+
+
+def test_the_logged_kl_is_the_same_for_every_estimator():
+    logps_T, batch = make_batch([2, 3])
+    logged = {
+        estimator: GrpoObjective(replace(CONFIG, kl_estimator=estimator))(logps_T, batch)[1].as_dict()
+        for estimator in ("k1", "k2", "k3")
+    }
+    assert len({figures["policy/kl"] for figures in logged.values()}) == 1
+    assert len({figures["policy/loss"] for figures in logged.values()}) == 3
+
+
+def test_unknown_estimator():
+    with pytest.raises(AssertionError, match="k4"):
+        kl_penalty(torch.zeros(1), torch.zeros(1), "k4")
+
+
 def test_without_coefficient_no_reference_is_needed_and_with_one_it_is():
     logps_T, batch = make_batch([2], ref=False)
     _, figures = GrpoObjective(AlgorithmConfig(kl_coef=0.0))(logps_T, batch)
@@ -132,7 +264,7 @@ def test_without_coefficient_no_reference_is_needed_and_with_one_it_is():
         GrpoObjective(CONFIG)(logps_T, batch)
 
 
-@pytest.mark.parametrize("objective", [GrpoObjective(CONFIG), nll_objective])
+@pytest.mark.parametrize("objective", [GrpoObjective(CONFIG), GrpoObjective(EVERYTHING), nll_objective])
 def test_an_empty_micro_batch_has_a_loss_of_zero_with_a_graph(objective):
     parameter = torch.ones(1, dtype=torch.float64, requires_grad=True)
     _, batch = make_batch([])
@@ -155,6 +287,10 @@ def test_figures():
     assert values["mismatch/max_abs"] == pytest.approx(gap_T.abs().max().item())
     assert values["mismatch/kl"] == pytest.approx((gap_T.exp() - gap_T - 1).mean().item())
     assert undocumented(values) == []
+    assert "mismatch/clipped" not in values
+    with_cap = GrpoObjective(EVERYTHING)(logps_T, batch)[1].as_dict()
+    assert with_cap["mismatch/clipped"] == (gap_T.exp() > 1.01).double().mean().item() > 0
+    assert undocumented(with_cap) == []
 
 
 def test_mismatch_kl_estimates_the_kl_of_rollout_samples():
@@ -173,12 +309,13 @@ def test_nll_is_the_weighted_negative_log_likelihood():
     assert figures.as_dict()["policy/loss"] == pytest.approx(loss.item())
 
 
+@pytest.mark.parametrize("config", [CONFIG, EVERYTHING], ids=["defaults", "everything"])
 @settings(max_examples=40, deadline=None)
 @given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=8), data=st.data())
-def test_any_split_into_micro_batches_gives_the_same_loss_gradient_and_figures(lengths, data):
+def test_any_split_into_micro_batches_gives_the_same_loss_gradient_and_figures(config, lengths, data):
     logps_T, batch = make_batch(lengths)
     parts = data.draw(st.lists(st.integers(0, 3), min_size=len(lengths), max_size=len(lengths)))
-    objective = GrpoObjective(CONFIG)
+    objective = GrpoObjective(config)
     whole_loss, whole = objective(logps_T, batch)
     whole_grad = torch.autograd.grad(whole_loss, logps_T)[0]
 

@@ -72,6 +72,11 @@ def test_requests_cover_both_views_in_canonical_order():
     assert lengths == {(2, "original"): 5, (2, "rephrased"): 6, (7, "original"): 3, (7, "rephrased"): 4}
 
 
+def test_more_samples_leave_the_first_ones_as_they_were():
+    few, many = (make_requests([pair(7, 3, 4)], samples, run_seed=1, step=5) for samples in (2, 5))
+    assert [request for request in many if request.sample < 2] == few
+
+
 def test_seeds_depend_on_every_part_and_fit_63_bits():
     base = (1, 2, 3, View.ORIGINAL, 4)
     others = [(9, *base[1:]), (1, 9, *base[2:]), (1, 2, 9, *base[3:]), (*base[:3], View.REPHRASED, 4)]
