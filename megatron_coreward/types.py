@@ -126,6 +126,25 @@ class ScoredResponse(Response):
     label_share: float = 0.0
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of weights that a rank has sent to others and received from them.
+
+    `minimum` is what it would have had to receive: what its part of the engine holds, less what it holds
+    of the policy anyway.
+    """
+
+    sent: int = 0
+    received: int = 0
+    minimum: int = 0
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(self.sent + other.sent, self.received + other.received, self.minimum + other.minimum)
+
+    def __sub__(self, other: "Traffic") -> "Traffic":
+        return Traffic(self.sent - other.sent, self.received - other.received, self.minimum - other.minimum)
+
+
 @dataclass
 class StepReport:
     """Figures of one step, named by utils/metrics.py."""

@@ -200,7 +200,7 @@ def _whole_gradients(policy: MegatronPolicy) -> Tensors:
     """Gradient buffers take the way of the weights: shard by shard to Hugging Face names."""
     exporter = WeightExporter(policy.model, policy.layout, bucket_bytes=2**20)
     exporter.parameters = {name: p.main_grad for name, p in exporter.parameters.items()}
-    return {name: gradient.clone() for name, gradient in exporter.export(tied_head=False)}
+    return {name: gradient.clone() for name, gradient in exporter.export(for_engine=False)}
 
 
 def _replica_gap(policy: MegatronPolicy) -> float:

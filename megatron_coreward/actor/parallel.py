@@ -40,6 +40,10 @@ class Layout:
     def pp_group(self) -> torch.distributed.ProcessGroup:
         return parallel_state.get_pipeline_model_parallel_group()
 
+    def tp_global_rank(self, tp_rank: int) -> int:
+        """Global rank of `tp_rank` in this rank's tensor group."""
+        return torch.distributed.get_global_rank(self.tp_group, tp_rank)
+
     def pp_global_rank(self, stage: int) -> int:
         """Global rank of `stage` in this rank's pipeline."""
         return torch.distributed.get_global_rank(self.pp_group, stage)

@@ -8,6 +8,7 @@ import torch
 from megatron_coreward.actor.cpu import actor_device
 from megatron_coreward.actor.forward import PackedForward
 from megatron_coreward.actor.hf_weights import load_model
+from megatron_coreward.actor.offload import HostCopies, drop, optimizer_tensors, restore_zeroed
 from megatron_coreward.actor.optimizer import build_optimizer, learning_rate, set_learning_rate, wrap_ddp
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.sharding import shard
@@ -16,7 +17,7 @@ from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.config import Config
 from megatron_coreward.roles import Communicator
-from megatron_coreward.types import ScoredResponse
+from megatron_coreward.types import ScoredResponse, Traffic
 from megatron_coreward.utils.metrics import Figures
 
 
@@ -43,7 +44,10 @@ class MegatronPolicy:
             config.rollout.temperature,
             config.optimizer.micro_batch_tokens,
         )
-        self._exporter = WeightExporter(self.model, layout, config.weight_sync.bucket_mb * 2**20)
+        self._optimizer_state = HostCopies(lambda: optimizer_tensors(self.optimizer))
+        self._exporter = WeightExporter(
+            self.model, layout, config.weight_sync.bucket_mb * 2**20, config.rollout.tensor_parallel_size
+        )
 
     def shard(self, scored: Sequence[ScoredResponse], *, skip_idle: bool = False) -> TrainBatch:
         """See sharding.shard."""
@@ -56,6 +60,7 @@ class MegatronPolicy:
 
     def accumulate_gradients(self, batch: TrainBatch, objective: Objective) -> Figures:
         """Leaves the gradient, summed over all ranks and before clipping, in the gradient buffers."""
+        assert self._optimizer_state.on_device, "the gradient buffers are offloaded: call onload() first"
         with actor_device():
             self.ddp.zero_grad_buffer()
             self.optimizer.zero_grad()
@@ -91,6 +96,26 @@ class MegatronPolicy:
         limit = self.config.optimizer.clip_grad
         return float(self.optimizer.clip_grad_norm(limit) if limit > 0 else self.optimizer.get_grad_norm())
 
+    @property
+    def traffic(self) -> Traffic:
+        """roles.Policy.traffic."""
+        return self._exporter.traffic
+
     def export_weights(self, *, for_engine: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
-        """Whole tensors under Hugging Face names; a tied head as well `for_engine`. A collective."""
-        return self._exporter.export(tied_head=for_engine)
+        """Whole tensors under Hugging Face names; see WeightExporter.export. A collective."""
+        return self._exporter.export(for_engine=for_engine)
+
+    def offload(self) -> None:
+        """roles.Policy.offload. Until `onload` there is no update and no checkpoint."""
+        if self._optimizer_state.on_device:
+            drop(self._gradient_buffers())
+            self._optimizer_state.offload()
+
+    def onload(self) -> None:
+        """roles.Policy.onload."""
+        if not self._optimizer_state.on_device:
+            self._optimizer_state.onload()
+            restore_zeroed(self._gradient_buffers())
+
+    def _gradient_buffers(self) -> list[torch.Tensor]:
+        return [buffer.grad_data for buffer in self.ddp.buffers]

@@ -4,6 +4,7 @@ import torch
 
 from megatron_coreward.actor.forward import PackedForward
 from megatron_coreward.actor.hf_weights import load_model
+from megatron_coreward.actor.offload import HostCopies
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.config import Config
@@ -23,7 +24,18 @@ class MegatronReference:
             config.optimizer.micro_batch_tokens,
         )
 
+        self._weights = HostCopies(model.module.parameters, constant=True)
+
+    def offload(self) -> None:
+        """roles.Reference.offload."""
+        self._weights.offload()
+
+    def onload(self) -> None:
+        """roles.Reference.onload."""
+        self._weights.onload()
+
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
         """Float32 [T], on the CPU."""
+        assert self._weights.on_device, "the reference is offloaded: call onload() first"
         with torch.no_grad():
             return self._forward.log_probs(batch)

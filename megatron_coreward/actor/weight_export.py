@@ -1,76 +1,200 @@
 """The policy's weights as whole tensors under Hugging Face names, streamed from the actor's shards.
 
-Planned once: every rank derives the same ordered list of parameters, the stage that holds each, and buckets
-of neighbours from one stage. A bucket is one broadcast over the pipeline group and one all-gather over the
-tensor group; no rank ever holds more of the full model than one bucket.
+Planned once: every rank derives the same ordered list of parameters, who holds each, and buckets of
+neighbours; a hash of it is compared between all ranks. The order is layer by layer, so that an engine that
+collects the parts of a layer before it takes them never collects more than one.
+
+The shards of a bucket are in flight together. Each is broadcast from where it lies to where it belongs,
+without being copied into a common buffer first: along the pipeline to the ranks with the same TP rank, then
+between the TP ranks. What a rank holds itself is used in place, so on one rank nothing moves at all, and a
+tied head on the last of two stages saves the way of the embedding. Data-parallel replicas each serve
+themselves. No rank ever holds more of the full model, beside its own part, than one bucket.
+
+For the engine a shard stays where it is if no vLLM rank of the tensor group takes a row of it
+(weight_shares.py): with the same tensor-parallel size on both sides nothing travels between TP ranks. vLLM
+wants whole tensors all the same; the rows that it must not look at are NaN, so that a mistake here would
+show in every log-prob.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections import deque
+from collections.abc import Collection, Iterator
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from megatron_coreward.actor.cpu import compute_device
 from megatron_coreward.actor.hf_weights import EMBEDDING, HEAD, Entry, LoadedModel, local_entries
 from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.actor.weight_shares import EngineRank, minimum_bytes, needed_shards
+from megatron_coreward.types import Traffic
+
+Bucket = list[Entry]
 
 
 class WeightExporter:
-    """Streams the whole model under Hugging Face names to every rank."""
+    """Streams the whole model under Hugging Face names to every rank.
 
-    def __init__(self, model: LoadedModel, layout: Layout, bucket_bytes: int) -> None:
+    `traffic` counts what this rank has sent to others and received from them so far. A broadcast counts
+    once for each rank that it reaches, whatever way the library sends it.
+    """
+
+    def __init__(self, model: LoadedModel, layout: Layout, bucket_bytes: int, rollout_size: int = 1) -> None:
         self.parameters = dict(model.module.named_parameters())
         self.dims = model.dims
         self.layout = layout
         self.dtype = next(iter(self.parameters.values())).dtype
-        self.buckets = self._plan(local_entries(model.module, model.family, layout), bucket_bytes)
+        self.traffic = Traffic()
+        mine = local_entries(model.module, model.family, layout)
+        stages: list[list[Entry]] = [[] for _ in range(layout.pp_size)]
+        dist.all_gather_object(stages, mine, group=layout.pp_group)
+        self._tied_copies = {e.stage: e.local_name for stage in stages for e in stage if self._is_copy(e)}
+        self.entries = [e for stage in stages for e in sorted(stage, key=_position) if not self._is_copy(e)]
+        self.buckets = self._plan(bucket_bytes)
+        _check_same_everywhere(self.buckets)
+        peers = [layout.tp_global_rank(tp_rank) for tp_rank in range(layout.tp_size)]
+        self._engine_ranks = [EngineRank(rank % rollout_size, rollout_size) for rank in peers]
+        self._wanted = {entry: self._wanted_shards(entry) for entry in self.entries}
+        self._minimum = minimum_bytes(
+            [(entry, layout.pp_rank in self.holding_stages(entry)) for entry in self.entries],
+            model.dims,
+            (layout.tp_rank, layout.tp_size),
+            self._engine_ranks[layout.tp_rank],
+            self.dtype.itemsize,
+        )
 
-    def _plan(self, mine: list[Entry], bucket_bytes: int) -> list[list[Entry]]:
+    def export(self, *, for_engine: bool) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, whole tensor) of every weight, in one order on all ranks. A collective.
+
+        A tensor may be a view of a parameter: valid until the weights change, and not to be written to.
+        `for_engine` leaves the rows NaN that this rank's part of the engine has no use for, and sends the
+        head of a tied model as well: vLLM's CPU head is prepacked and would keep its old weights otherwise.
+        """
+        self.traffic += Traffic(minimum=self._minimum if for_engine else 0)
+        for bucket in self.buckets:
+            gathered = self._gather(bucket, for_engine)
+            while gathered:
+                yield from self._merged(*gathered.popleft(), for_engine)
+
+    def _merged(self, entry: Entry, shards: list[Tensor], for_engine: bool) -> Iterator[tuple[str, Tensor]]:
+        """A function of its own, so that nothing of one bucket is left when the next one is gathered."""
+        tensors = entry.mapping.kind.merge(shards, self.dims)
+        shards.clear()
+        yield from zip(entry.hf_names, tensors, strict=True)
+        if for_engine and self.dims.tied and entry.hf_names == [EMBEDDING]:
+            yield HEAD, tensors[0]
+
+    def holding_stages(self, entry: Entry) -> set[int]:
+        """The stages that have the parameter; a tied model's embedding is on the last one, too."""
+        return {entry.stage, *(self._tied_copies if entry.hf_names == [EMBEDDING] else ())}
+
+    def _is_copy(self, entry: Entry) -> bool:
+        return self.dims.tied and entry.hf_names == [HEAD]
+
+    def _plan(self, bucket_bytes: int) -> list[Bucket]:
         """The same buckets on every rank; a parameter larger than a bucket is one of its own."""
-        stages: list[list[Entry]] = [[] for _ in range(self.layout.pp_size)]
-        torch.distributed.all_gather_object(stages, mine, group=self.layout.pp_group)
-        limit = bucket_bytes // (self.dtype.itemsize * self.layout.tp_size)
-        buckets: list[list[Entry]] = []
-        for entries in stages:
-            room = 0
-            for entry in entries:
-                if self.dims.tied and entry.hf_names == [HEAD]:
-                    continue  # the last stage's copy of the embedding
-                if room < entry.numel:
-                    buckets.append([])
-                    room = limit
-                buckets[-1].append(entry)
-                room -= entry.numel
+        buckets: list[Bucket] = []
+        room, stage = 0, -1
+        for entry in self.entries:
+            shards = self.layout.tp_size if entry.mapping.kind.sharded else 1
+            size = entry.numel * self.dtype.itemsize * shards
+            if size > room or entry.stage != stage:
+                buckets.append([])
+                room, stage = bucket_bytes, entry.stage
+            buckets[-1].append(entry)
+            room -= size
         return buckets
 
-    def export(self, tied_head: bool) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, whole tensor) of every weight, in one order on all ranks.
-
-        `tied_head` sends the head of a tied model as well: vLLM's CPU head is prepacked and would keep
-        its old weights otherwise. A file wants it left out.
-        """
-        for bucket in self.buckets:
-            for entry, shards in zip(bucket, self._gather(bucket), strict=True):
-                tensors = entry.mapping.kind.merge(shards, self.dims)
-                yield from zip(entry.hf_names, tensors, strict=True)
-                if tied_head and self.dims.tied and entry.hf_names == [EMBEDDING]:
-                    yield HEAD, tensors[0]
-
     @torch.no_grad()
-    def _gather(self, bucket: list[Entry]) -> list[list[Tensor]]:
-        """Every entry's shards by TP rank."""
-        stage = bucket[0].stage
-        if stage == self.layout.pp_rank:
-            flat = torch.cat([self.parameters[entry.local_name].flatten() for entry in bucket])
-        else:
-            flat = torch.empty(sum(e.numel for e in bucket), dtype=self.dtype, device=compute_device())
-        if self.layout.pp_size > 1:
-            source = self.layout.pp_global_rank(stage)
-            torch.distributed.broadcast(flat, source, group=self.layout.pp_group)
-        flats = [flat]
+    def _gather(self, bucket: Bucket, for_engine: bool) -> deque[tuple[Entry, list[Tensor]]]:
+        """Every entry's shards by TP rank; one shard where all TP ranks hold the same."""
+        sending: list[dist.Work] = []
+        found = deque((entry, [self._along_pipeline(entry, sending)]) for entry in bucket)
+        _wait(sending)
         if self.layout.tp_size > 1:
-            flats = [torch.empty_like(flat) for _ in range(self.layout.tp_size)]
-            torch.distributed.all_gather(flats, flat, group=self.layout.tp_group)
-        sizes = [entry.numel for entry in bucket]
-        by_rank = [whole.split(sizes) for whole in flats]
-        return [[pieces[i].view(entry.shape) for pieces in by_rank] for i, entry in enumerate(bucket)]
+            for entry, shards in found:
+                if entry.mapping.kind.sharded:
+                    wanted = self._wanted[entry] if for_engine else range(self.layout.tp_size)
+                    shards[:] = self._between_tp_ranks(entry, shards[0], wanted, sending)
+            _wait(sending)
+        return found
+
+    def _along_pipeline(self, entry: Entry, sending: list[dist.Work]) -> Tensor:
+        """This TP rank's shard, on every stage when `sending` is done."""
+        layout, own = self.layout, self._own_shard(entry)
+        shard = self._room(entry) if own is None else own
+        if len(self.holding_stages(entry)) < layout.pp_size:
+            source = layout.pp_global_rank(entry.stage)
+            sending.append(dist.broadcast(shard, source, group=layout.pp_group, async_op=True))
+            self._count(shard, entry.stage == layout.pp_rank, layout.pp_size)
+        return shard
+
+    def _between_tp_ranks(
+        self, entry: Entry, mine: Tensor, wanted: Collection[int], sending: list[dist.Work]
+    ) -> list[Tensor]:
+        """The shards of all TP ranks, when `sending` is done; NaN for those that are not `wanted`."""
+        layout, shards = self.layout, []
+        for tp_rank in range(layout.tp_size):
+            is_mine = tp_rank == layout.tp_rank
+            shard = mine if is_mine else self._room(entry) if tp_rank in wanted else _nothing(mine)
+            if tp_rank in wanted:
+                source = layout.tp_global_rank(tp_rank)
+                sending.append(dist.broadcast(shard, source, group=layout.tp_group, async_op=True))
+                self._count(shard, is_mine, layout.tp_size)
+            shards.append(shard)
+        return shards
+
+    def _wanted_shards(self, entry: Entry) -> list[int]:
+        """The TP ranks whose shards another rank of the tensor group needs; the same list on all of them."""
+        return sorted(
+            {
+                shard
+                for tp_rank, engine in enumerate(self._engine_ranks)
+                for shard in needed_shards(entry, self.dims, self.layout.tp_size, engine)
+                if shard != tp_rank
+            }
+        )
+
+    def _own_shard(self, entry: Entry) -> Tensor | None:
+        stage = self.layout.pp_rank
+        if entry.stage == stage:
+            return self.parameters[entry.local_name].detach()
+        if stage in self.holding_stages(entry):
+            return self.parameters[self._tied_copies[stage]].detach()
+        return None
+
+    def _room(self, entry: Entry) -> Tensor:
+        return torch.empty(entry.shape, dtype=self.dtype, device=compute_device())
+
+    def _count(self, shard: Tensor, is_source: bool, ranks: int) -> None:
+        moved = Traffic(sent=shard.nbytes * (ranks - 1)) if is_source else Traffic(received=shard.nbytes)
+        self.traffic += moved
+
+
+def _position(entry: Entry) -> tuple[int, str]:
+    """Layer by layer, and within one the parameters of a module (weight and bias) next to each other."""
+    return (-1 if entry.layer is None else entry.layer, entry.local_name)
+
+
+def _nothing(like: Tensor) -> Tensor:
+    """NaN in the shape of `like`, in the memory of one number."""
+    return torch.full((), torch.nan, dtype=like.dtype, device=like.device).expand(like.shape)
+
+
+def _wait(sending: list[dist.Work]) -> None:
+    while sending:
+        sending.pop().wait()
+
+
+def _check_same_everywhere(buckets: list[Bucket]) -> None:
+    """A rank with another order would take one tensor for another, or wait for ever. A collective."""
+    plan = [[(e.stage, e.hf_names, e.shape) for e in bucket] for bucket in buckets]
+    digest = hashlib.sha256(repr(plan).encode()).hexdigest()[:16]
+    digests = [""] * dist.get_world_size()
+    dist.all_gather_object(digests, digest)
+    others = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    assert not others, (
+        f"the plan of the weight sync is {digests[0]} on rank 0, but another one on ranks {others}: all must "
+        "run with the same model.path and weight_sync.bucket_mb"
+    )
