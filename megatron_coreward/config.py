@@ -246,6 +246,22 @@ class WeightSyncConfig:
 
 
 @dataclass
+class MemoryConfig:
+    """What leaves the device while a phase of the step does not need it (memory_phases.py).
+
+    auto means: where there is a GPU. On a CPU, always costs time and saves nothing. The part on GPUs has not
+    been run yet.
+    """
+
+    offload_optimizer: str = "auto"
+    """Optimizer state and gradient buffers to main memory except in updates: auto, always or never."""
+    offload_reference: str = "auto"
+    """Reference weights to main memory except while they are used: auto, always or never."""
+    rollout_sleep: str = "auto"
+    """vLLM gives its memory up while it is not used: auto, always (refused without a GPU) or never."""
+
+
+@dataclass
 class LoggingConfig:
     """Where figures go. metrics.jsonl is always written."""
 
@@ -274,4 +290,5 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

@@ -15,6 +15,8 @@ from megatron_coreward.config import Config
 from megatron_coreward.config_loading import nearest
 from megatron_coreward.config_model import ModelShape, read_model_shape
 
+_WHERE = ("auto", "always", "never")
+
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "data.source": ("parquet", "synthetic"),
@@ -26,6 +28,9 @@ CHOICES = {
     "algorithm.denominator": ("all", "active"),
     "algorithm.kl_estimator": ("k1", "k2", "k3"),
     "optimizer.schedule": ("cosine", "constant"),
+    "memory.offload_optimizer": _WHERE,
+    "memory.offload_reference": _WHERE,
+    "memory.rollout_sleep": _WHERE,
 }
 """Text keys that take one of a few values."""
 

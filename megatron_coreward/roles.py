@@ -8,7 +8,7 @@ tests/fakes.py holds small in-memory ones.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from megatron_coreward.types import GenerationRequest, Response, Sampling, ScoredResponse
+from megatron_coreward.types import GenerationRequest, Response, Sampling, ScoredResponse, Traffic
 from megatron_coreward.utils.metrics import Figures
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     from megatron_coreward.algorithm.batch import TrainBatch
     from megatron_coreward.algorithm.objective import Objective
+
+
+WEIGHTS, KV_CACHE = "weights", "kv_cache"
+"""The parts of the engine's memory that wake one by one; vLLM's names."""
 
 
 class Communicator(Protocol):
@@ -39,6 +43,10 @@ class Communicator(Protocol):
 class Policy(Protocol):
     """The trained model."""
 
+    @property
+    def traffic(self) -> Traffic:
+        """What export_weights has moved on this rank so far."""
+
     def shard(self, scored: Sequence[ScoredResponse], *, skip_idle: bool = False) -> "TrainBatch":
         """Moves the step's responses to the data-parallel rank that trains on them.
 
@@ -53,7 +61,16 @@ class Policy(Protocol):
         """One optimizer step; figures of all ranks, the same on every rank."""
 
     def export_weights(self) -> Iterator[tuple[str, "torch.Tensor"]]:
-        """Full tensors under Hugging Face names, in one order on all ranks. A collective."""
+        """Full tensors under Hugging Face names, in one order on all ranks. A collective.
+
+        Rows that this rank's part of the engine does not take may hold anything.
+        """
+
+    def offload(self) -> None:
+        """Takes optimizer state and gradient buffers off the device; only `update` needs them."""
+
+    def onload(self) -> None:
+        """Brings them back. The gradients are lost."""
 
 
 class Reference(Protocol):
@@ -62,9 +79,18 @@ class Reference(Protocol):
     def log_probs(self, batch: "TrainBatch") -> "torch.Tensor":
         """As Policy.log_probs."""
 
+    def offload(self) -> None:
+        """Takes the weights off the device until `onload`."""
+
+    def onload(self) -> None:
+        """Brings them back."""
+
 
 class RolloutEngine(Protocol):
     """Draws responses."""
+
+    asleep_bytes: int
+    """Device memory of this rank that sleeping has freed."""
 
     def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Response]:
         """Draws this replica's share of `requests` (the same full list is given on every rank).
@@ -75,6 +101,12 @@ class RolloutEngine(Protocol):
 
     def load_weights(self, weights: Iterator[tuple[str, "torch.Tensor"]], version: int) -> None:
         """Replaces the weights in place and forgets every cached prefix."""
+
+    def sleep(self, *, keep_weights: bool) -> None:
+        """Frees the memory of weights and KV cache. Weights not kept must be loaded before the next use."""
+
+    def wake(self, tags: Sequence[str]) -> None:
+        """Takes the memory of WEIGHTS or KV_CACHE, or both, back."""
 
 
 class RewardStage(Protocol):

@@ -38,6 +38,7 @@ from megatron_coreward.data.prompts import (
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.dry_run import show
 from megatron_coreward.evaluate import evaluate
+from megatron_coreward.memory_phases import check_memory_settings
 from megatron_coreward.roles import Communicator, Policy, Reference, RolloutEngine
 from megatron_coreward.run_folder import CHECKPOINTS, HF_EXPORT, RunFolder
 from megatron_coreward.trainer import Observer, Trainer
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if rank == 0:
                 show(config, shape, world_size)
             return 0
+        check_memory_settings(config.memory)
         config = replace(config, model=replace(config.model, path=str(shape.folder)))  # a hub id's local copy
         setup_logging(rank)
         data = _load_data(config)

@@ -22,16 +22,14 @@ from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.config import Config
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.evaluate import EvalResult
+from megatron_coreward.memory_phases import MemoryPhases
 from megatron_coreward.roles import Communicator, Policy, Reference, RewardStage, RolloutEngine
 from megatron_coreward.rollout.placement import make_requests
 from megatron_coreward.types import QuestionPair, Sampling, ScoredResponse, StepReport
-from megatron_coreward.utils.distributed import peak_memory_gb
 from megatron_coreward.utils.metrics import Figures
-from megatron_coreward.weight_sync import sync_weights, verify_sync
+from megatron_coreward.weight_sync import prompts_to_verify, sync_weights, verify_sync
 
 logger = logging.getLogger(__name__)
-
-VERIFIED_PAIRS = 2
 
 
 class Observer(Protocol):
@@ -69,12 +67,18 @@ class Trainer:
     diagnose: Callable[[Sequence[ScoredResponse]], Figures]
     total_steps: int
     step: int = 0
+    _memory: MemoryPhases = field(init=False)
     _times: Figures = field(default_factory=Figures)
+    _own: Figures = field(default_factory=Figures)
+    """The step's figures of this rank, to be merged with those of the others."""
+
+    def __post_init__(self) -> None:
+        self._memory = MemoryPhases(self.config.memory, self.policy, self.reference, self.rollout)
 
     def train_step(self) -> tuple[StepReport, list[QuestionPair], list[ScoredResponse]]:
         """One step of Algorithm 1; `scored` is this rank's part of the responses."""
         config, started = self.config, time.perf_counter()
-        self._times = Figures()
+        self._times, self._own = Figures(), Figures()
         pairs = self.sampler.next()
         with self._phase("rollout"):
             requests = make_requests(pairs, config.rollout.drawn, config.run.seed, self.step)
@@ -91,14 +95,13 @@ class Trainer:
             for batch in batches:
                 figures.merge(self.policy.update(batch, self.objective))
         self.step += 1
-        with self._phase("sync"):
-            self._sync(pairs)
+        self._sync()
         return StepReport(self.step, self._metrics(figures, started, scored)), pairs, scored
 
     def fit(self) -> bool:
         """Trains to the end, or until SIGINT or SIGTERM; True when the end was reached."""
         config = self.config
-        sync_weights(self.policy, self.rollout, version=self.step)
+        self._sync()
         if self.step == 0:
             self._evaluate()
         with _stop_requests() as stop:
@@ -110,7 +113,7 @@ class Trainer:
                     self._evaluate()
                 stopping = any(self.comm.all_gather(bool(stop)))
                 if last or stopping or _due(self.step, config.checkpoint.every):
-                    self.observer.on_phase("checkpoint")
+                    self._enter("checkpoint")
                     self.observer.save(self.step, self.state_dict())
                 if stopping and not last:
                     return False
@@ -133,42 +136,47 @@ class Trainer:
             ref=self.reference.log_probs(batch) if self.reference is not None else None,
         )
 
-    def _sync(self, pairs: Sequence[QuestionPair]) -> None:
-        sync_weights(self.policy, self.rollout, version=self.step)
-        settings = self.config.weight_sync
-        if settings.verify:
-            verify_sync(
-                self.policy,
-                self.rollout,
-                self.comm,
-                pairs[:VERIFIED_PAIRS],
-                self.config.rollout.temperature,
-                settings.tolerance,
-            )
+    def _sync(self) -> None:
+        config = self.config
+        with self._phase("sync"):
+            self._own.merge(sync_weights(self.policy, self.rollout, version=self.step))
+        if not config.weight_sync.verify:
+            return
+        context = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+        prompts = prompts_to_verify(self.sampler.pairs, context)
+        temperature, tolerance = config.rollout.temperature, config.weight_sync.tolerance
+        with self._phase("verify"):
+            verify_sync(self.policy, self.rollout, self.comm, prompts, temperature, tolerance)
 
     def _evaluate(self) -> None:
         if self.evaluate is None:
             return
-        self.observer.on_phase("evaluate")
+        self._enter("evaluate")
         started = time.perf_counter()
         result = self.evaluate()
         self.observer.on_evaluation(self.step, result, time.perf_counter() - started)
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        self.observer.on_phase(name)
         started = time.perf_counter()
+        self._enter(name)
         yield
         self._times.add_sum(f"time/{name}", time.perf_counter() - started)
+        self._own.add_max(f"memory/{name}_gb", self._memory.peak_gb())
+
+    def _enter(self, name: str) -> None:
+        self.observer.on_phase(name)
+        self._memory.enter(name)
 
     def _metrics(
         self, figures: Figures, started: float, scored: Sequence[ScoredResponse]
     ) -> dict[str, float]:
         seconds = time.perf_counter() - started
+        self._own.add_sum("throughput/tokens_per_second", sum(r.num_tokens for r in scored) / seconds)
+        self._own.add_max("memory/peak_gb", self._memory.peak_in_all_gb())
         totals = Figures()
-        for tokens, memory_gb in self.comm.all_gather((sum(r.num_tokens for r in scored), peak_memory_gb())):
-            totals.add_sum("throughput/tokens_per_second", tokens / seconds)
-            totals.add_max("memory/peak_gb", memory_gb)
+        for part in self.comm.all_gather(self._own):
+            totals.merge(part)
         totals.add_sum("time/step", seconds)
         return figures.as_dict() | self._times.as_dict() | totals.as_dict()
 

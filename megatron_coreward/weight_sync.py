@@ -2,24 +2,69 @@
 
 `sync_weights` streams the policy's whole tensors, bucket by bucket, into the engine's in-place loader.
 `verify_sync` draws a few responses and compares vLLM's log-probs of the sampled tokens with the actor's: a
-checksum would only prove what was sent, while engines repack what they receive.
+checksum would only prove what was sent, while engines repack what they receive. What the device's memory
+holds meanwhile is decided in memory_phases.py.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from megatron_coreward.roles import Communicator, Policy, RolloutEngine
 from megatron_coreward.rollout.placement import make_requests
 from megatron_coreward.types import QuestionPair, Sampling, ScoredResponse
+from megatron_coreward.utils.metrics import Figures
 
+if TYPE_CHECKING:
+    import torch
+
+VERIFIED_PAIRS = 2
 VERIFY_TOKENS = 16
+LONG_PROMPT = 160
+"""Tokens; more than a block of vLLM's KV cache (128 on a CPU, 16 on a GPU)."""
 
 
-def sync_weights(policy: Policy, rollout: RolloutEngine, version: int) -> None:
-    """Loads the policy's weights into the engine as `version`. A collective over all ranks."""
-    weights = policy.export_weights()
+def sync_weights(policy: Policy, rollout: RolloutEngine, version: int) -> Figures:
+    """Loads the policy's weights into the engine as `version`; figures of this rank. A collective."""
+    before, started, loaded = policy.traffic, time.perf_counter(), 0
+
+    def counted() -> Iterator[tuple[str, "torch.Tensor"]]:
+        nonlocal loaded
+        for name, tensor in policy.export_weights():
+            loaded += tensor.nbytes
+            yield name, tensor
+
+    weights = counted()
     rollout.load_weights(weights, version)
     for _ in weights:  # an engine that stops early must not leave other ranks waiting in a collective
         pass
+    moved = policy.traffic - before
+    figures = Figures()
+    figures.add_sum("sync/bytes_sent", moved.sent)
+    figures.add_sum("sync/bytes_received", moved.received)
+    figures.add_sum("sync/bytes_minimum", moved.minimum)
+    figures.add_mean("sync/gb_per_second", loaded / 1e9, time.perf_counter() - started)
+    return figures
+
+
+def prompts_to_verify(pairs: Sequence[QuestionPair], context: int) -> list[QuestionPair]:
+    """The first pairs, and one of them so long that a stale prefix cache shows.
+
+    vLLM caches whole blocks of a prompt only, so after a sync that forgot the cache a short prompt would
+    look right. The long one is the first pair's tokens over and over, as far as the engine's `context` lets
+    it; where that is less than a block, no prompt of the run is cached either. It must be the same at every
+    sync, so that its blocks were computed with older weights.
+    """
+    first = pairs[0]
+    length = min(LONG_PROMPT, context - VERIFY_TOKENS)
+    long = replace(
+        first,
+        pair_id=1 + max(pair.pair_id for pair in pairs),
+        original_ids=_repeated(first.original_ids, length),
+        rephrased_ids=_repeated(first.rephrased_ids, length),
+    )
+    return [*pairs[:VERIFIED_PAIRS], long]
 
 
 def verify_sync(
@@ -46,3 +91,8 @@ def verify_sync(
             f"weight_sync.tolerance of {tolerance:.0e}: the engine does not hold the actor's weights"
         )
     return gap
+
+
+def _repeated(ids: tuple[int, ...], length: int) -> tuple[int, ...]:
+    times = -(-length // len(ids))
+    return (ids * times)[:length]

@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class PairSampler:
-    """Draws batches of `batch_pairs` different pairs, without end. `shuffle=False` keeps the file's order."""
+    """Draws batches of `batch_pairs` different ones of `pairs`, without end.
+
+    `shuffle=False` keeps the file's order.
+    """
 
     def __init__(
         self, pairs: Sequence[QuestionPair], batch_pairs: int, shuffle: bool = True, seed: int = 1
@@ -30,7 +33,7 @@ class PairSampler:
                 batch_pairs,
                 len(pairs),
             )
-        self._pairs = list(pairs)
+        self.pairs = list(pairs)
         self._settings = {"pairs": len(pairs), "batch_pairs": batch_pairs, "shuffle": shuffle, "seed": seed}
         self.batch_pairs = min(batch_pairs, len(pairs))
         self._shuffle, self._seed = shuffle, seed
@@ -39,7 +42,7 @@ class PairSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self._pairs) // self.batch_pairs
+        return len(self.pairs) // self.batch_pairs
 
     @property
     def epoch(self) -> int:
@@ -52,7 +55,7 @@ class PairSampler:
             self._order = self._permutation(self.epoch)
         self._batches_drawn += 1
         start = position * self.batch_pairs
-        return [self._pairs[i] for i in self._order[start : start + self.batch_pairs]]
+        return [self.pairs[i] for i in self._order[start : start + self.batch_pairs]]
 
     def state_dict(self) -> dict[str, int]:
         return {"batches_drawn": self._batches_drawn, **self._settings}
@@ -69,7 +72,7 @@ class PairSampler:
         self._order = self._permutation(self.epoch)
 
     def _permutation(self, epoch: int) -> list[int]:
-        order = list(range(len(self._pairs)))
+        order = list(range(len(self.pairs)))
         if self._shuffle:
             # A text seed is hashed, so run 1's second epoch differs from run 2's first.
             random.Random(f"{self._seed}/{epoch}").shuffle(order)

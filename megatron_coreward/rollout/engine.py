@@ -28,6 +28,7 @@ from megatron_coreward.rollout.placement import place, replica_of_rank
 from megatron_coreward.rollout.reload import WeightReloader
 from megatron_coreward.types import GenerationRequest, Response, Sampling
 from megatron_coreward.utils.distributed import preserve_rng
+from megatron_coreward.utils.memory import wanted
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -80,6 +81,7 @@ class VllmEngine:
         self.stop_token_ids = list(stop_token_ids)
         self.max_model_len = config.data.max_prompt_tokens + config.rollout.max_response_tokens
         self.weights_version = 0
+        self.asleep_bytes = 0
         started = time.perf_counter()
         set_vllm_environment()
         with preserve_rng():  # vLLM seeds the global generators
@@ -126,6 +128,26 @@ class VllmEngine:
         """
         self._reloader.reload(weights)
         self.weights_version = version
+
+    def sleep(self, *, keep_weights: bool) -> None:
+        """roles.RolloutEngine.sleep. Forgets cached prefixes, too. Needs a GPU and `memory.rollout_sleep`."""
+        with self._counted_memory():
+            self.llm.sleep(level=1 if keep_weights else 2)
+
+    def wake(self, tags: Sequence[str]) -> None:
+        """roles.RolloutEngine.wake. vLLM takes requests again when all tags are awake."""
+        with self._counted_memory():
+            self.llm.wake_up(tags=list(tags))
+
+    @contextmanager
+    def _counted_memory(self) -> Iterator[None]:
+        """Keeps `asleep_bytes`, from what the device has free before and after."""
+        torch.cuda.empty_cache()
+        free_before, _ = torch.cuda.mem_get_info()
+        yield
+        torch.cuda.empty_cache()
+        free_after, _ = torch.cuda.mem_get_info()
+        self.asleep_bytes += free_after - free_before
 
     def close(self) -> None:
         """Ends vLLM, and with it (vLLM's doing) every process group of torch.distributed: call it last.
@@ -175,7 +197,10 @@ class VllmEngine:
 
 
 def _build(config: Config, model_path: str, max_model_len: int, seed: int) -> "LLM":
-    settings: dict[str, Any] = {"gpu_memory_utilization": config.rollout.gpu_memory_utilization}
+    settings: dict[str, Any] = {
+        "gpu_memory_utilization": config.rollout.gpu_memory_utilization,
+        "enable_sleep_mode": wanted(config.memory.rollout_sleep),
+    }
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         settings = {

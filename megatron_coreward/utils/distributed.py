@@ -7,7 +7,6 @@ groups; what goes through `TorchCommunicator` is small host data (answers, rows,
 import os
 import pickle
 import random
-import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -125,10 +124,3 @@ def preserve_rng() -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
-
-
-def peak_memory_gb() -> float:
-    """Most memory this rank has used so far, in GB: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

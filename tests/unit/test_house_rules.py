@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "algorithm": (*LOWEST, "config", "algorithm"),
     "actor": (*LOWEST, "config", "config_model", "roles", "algorithm", "actor"),
     "rollout": (*LOWEST, "config", "config_model", "roles", "rollout", PLACEMENT),
+    "memory_phases": (*LOWEST, "config", "roles"),
+    "weight_sync": (*LOWEST, "roles", PLACEMENT),
     "trainer": (
         *LOWEST,
         "config",
@@ -33,6 +35,7 @@ MAY_IMPORT = {
         "data",
         "coreward",
         "algorithm",
+        "memory_phases",
         "weight_sync",
         "evaluate",
         PLACEMENT,

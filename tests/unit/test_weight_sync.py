@@ -8,9 +8,24 @@ import torch
 
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.trainer import mini_batches
-from megatron_coreward.types import GenerationRequest, QuestionPair, Response, Sampling, ScoredResponse, View
+from megatron_coreward.types import (
+    GenerationRequest,
+    QuestionPair,
+    Response,
+    Sampling,
+    ScoredResponse,
+    Traffic,
+    View,
+)
 from megatron_coreward.utils.distributed import TorchCommunicator
-from megatron_coreward.weight_sync import sync_weights, verify_sync
+from megatron_coreward.weight_sync import (
+    LONG_PROMPT,
+    VERIFIED_PAIRS,
+    VERIFY_TOKENS,
+    prompts_to_verify,
+    sync_weights,
+    verify_sync,
+)
 
 PAIRS = [QuestionPair(i, "a", "b", (1, 2), (3, 4, 5)) for i in range(3)]
 
@@ -47,6 +62,7 @@ class Policy:
     def __init__(self, gap: float) -> None:
         self.gap = gap
         self.exported = 0
+        self.traffic = Traffic(sent=100, received=100, minimum=100)
 
     def shard(self, scored: Sequence[ScoredResponse]) -> TrainBatch:
         return make_batch(scored, [0.0] * len(scored))
@@ -57,7 +73,8 @@ class Policy:
     def export_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         for i in range(3):
             self.exported += 1
-            yield f"weight {i}", torch.zeros(1)
+            self.traffic += Traffic(sent=1, received=2, minimum=3)
+            yield f"weight {i}", torch.zeros(10)
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-4, -1e-4])
@@ -77,6 +94,32 @@ def test_an_engine_that_stops_early_does_not_stop_the_export() -> None:
     policy, engine = Policy(0.0), Engine()
     sync_weights(policy, engine, version=5)
     assert (policy.exported, engine.version) == (3, 5)
+
+
+def test_a_sync_reports_its_own_traffic() -> None:
+    policy = Policy(0.0)
+    for _ in range(2):
+        figures = sync_weights(policy, Engine(), version=1).as_dict()
+        assert (figures["sync/bytes_sent"], figures["sync/bytes_received"]) == (3, 6)
+        assert figures["sync/bytes_minimum"] == 9
+        assert 0 < figures["sync/gb_per_second"] < 1
+
+
+def test_the_verified_prompts_hold_a_long_one() -> None:
+    prompts = prompts_to_verify(PAIRS, context=1000)
+    assert prompts[:VERIFIED_PAIRS] == PAIRS[:VERIFIED_PAIRS]
+    [long] = prompts[VERIFIED_PAIRS:]
+    assert long.pair_id not in {pair.pair_id for pair in PAIRS}
+    for view in View:
+        ids, start = long.prompt_ids(view), PAIRS[0].prompt_ids(view)
+        assert len(ids) == LONG_PROMPT > 128
+        assert ids[: 2 * len(start)] == start + start
+    assert prompts_to_verify(PAIRS, context=1000) == prompts
+
+
+def test_the_long_prompt_leaves_room_for_a_response() -> None:
+    *_, long = prompts_to_verify(PAIRS, context=60)
+    assert {len(long.prompt_ids(view)) for view in View} == {60 - VERIFY_TOKENS}
 
 
 def test_mini_batches_hold_whole_pairs() -> None:

@@ -1,0 +1,121 @@
+"""Who may use the device's memory in which phase of a step. The only place that decides it.
+
+On a GPU the policy and vLLM share the memory, and neither needs all of its own all the time:
+
+    phase        vLLM                  optimizer state,      reference
+                 weights   KV cache    gradient buffers      weights
+    rollout      device    device      main memory           main memory
+    reward       asleep    asleep      main memory           main memory
+    log_probs    asleep    asleep      main memory           device
+    update       asleep    asleep      device                main memory
+    sync         device    asleep      main memory           main memory
+    verify       device    device      main memory           main memory
+    evaluate     device    device      main memory           main memory
+    checkpoint   asleep    asleep      device                main memory
+
+The policy's own weights stay. vLLM is put to sleep as a whole and woken by tags. Its weights are thrown
+away (sleep level 2) because the sync writes all of them anew; for a checkpoint, after which no sync comes,
+they are kept in main memory (level 1). In the sync the KV cache still sleeps, so that it does not lie beside
+the buckets.
+
+Each of the three moves is a key of the `memory` section; auto means: where there is a GPU. A CPU has one
+memory only, and its vLLM cannot sleep. The part on GPUs has not been run yet.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+
+from megatron_coreward.config import MemoryConfig
+from megatron_coreward.roles import KV_CACHE, WEIGHTS, Policy, Reference, RolloutEngine
+from megatron_coreward.utils.memory import PeakMemory, wanted
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a phase has on the device, beside the policy's weights."""
+
+    engine: tuple[str, ...] = ()
+    """Tags of vLLM's memory."""
+    optimizer: bool = False
+    reference: bool = False
+    keeps_engine: bool = False
+    """The engine goes on afterwards with the weights that it had."""
+
+
+PHASES = MappingProxyType(
+    {
+        "rollout": Needs(engine=(WEIGHTS, KV_CACHE)),
+        "reward": Needs(),
+        "log_probs": Needs(reference=True),
+        "update": Needs(optimizer=True),
+        "sync": Needs(engine=(WEIGHTS,)),
+        "verify": Needs(engine=(WEIGHTS, KV_CACHE)),
+        "evaluate": Needs(engine=(WEIGHTS, KV_CACHE)),
+        "checkpoint": Needs(optimizer=True, keeps_engine=True),
+    }
+)
+
+
+def check_memory_settings(config: MemoryConfig) -> None:
+    """Raises ValueError for what this machine cannot do."""
+    if config.rollout_sleep == "always" and not torch.cuda.is_available():
+        raise ValueError(
+            "memory.rollout_sleep is 'always', but vLLM can sleep on a GPU only, and there is none here. Set "
+            "it to auto or never."
+        )
+
+
+class MemoryPhases:
+    """Moves what a phase needs to the device, and what it does not need away.
+
+    Starts from everything on the device, as it is after building.
+    """
+
+    def __init__(
+        self, config: MemoryConfig, policy: Policy, reference: Reference | None, rollout: RolloutEngine
+    ) -> None:
+        self._policy, self._reference, self._rollout = policy, reference, rollout
+        self._moves_optimizer = wanted(config.offload_optimizer)
+        self._moves_reference = wanted(config.offload_reference)
+        self._sleeps = wanted(config.rollout_sleep)
+        self._awake = {WEIGHTS, KV_CACHE}
+        self._peak = PeakMemory()
+
+    def enter(self, phase: str) -> None:
+        """Call before the phase; a collective where vLLM sleeps. Its peak memory counts from here."""
+        needs = PHASES[phase]
+        self._release(needs)
+        self._peak.restart()
+        self._acquire(needs)
+
+    def peak_gb(self) -> float:
+        """Most memory in use since `enter`, in GB.
+
+        Torch goes on counting what vLLM has put to sleep; that is taken off.
+        """
+        return self._peak.since_restart_gb() - self._rollout.asleep_bytes / 1e9
+
+    def peak_in_all_gb(self) -> float:
+        """As torch or the system counts it."""
+        return self._peak.in_all_gb()
+
+    def _release(self, needs: Needs) -> None:
+        if self._sleeps and self._awake and not needs.engine:
+            self._rollout.sleep(keep_weights=needs.keeps_engine)
+            self._awake = set()
+        if self._moves_optimizer and not needs.optimizer:
+            self._policy.offload()
+        if self._moves_reference and self._reference is not None and not needs.reference:
+            self._reference.offload()
+
+    def _acquire(self, needs: Needs) -> None:
+        if needs.optimizer:
+            self._policy.onload()
+        if needs.reference and self._reference is not None:
+            self._reference.onload()
+        missing = [tag for tag in needs.engine if tag not in self._awake]
+        if missing:
+            self._rollout.wake(missing)
+            self._awake |= set(missing)

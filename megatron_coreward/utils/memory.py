@@ -1,0 +1,43 @@
+"""Peak memory of this rank, and whether it has a GPU to save memory on."""
+
+import contextlib
+import resource
+from pathlib import Path
+
+import torch
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+"""See proc(5)."""
+
+
+def wanted(choice: str) -> bool:
+    """A setting of the `memory` section: always, never, or auto = where there is a GPU."""
+    return torch.cuda.is_available() if choice == "auto" else choice == "always"
+
+
+class PeakMemory:
+    """Most memory used: since the last `restart`, and in all. In GB.
+
+    With a GPU that is what torch has allocated there. Without, it is the resident memory of the process;
+    where the system does not let a process reset its peak, both figures are the peak in all.
+    """
+
+    def __init__(self) -> None:
+        self._in_all = 0.0
+
+    def restart(self) -> None:
+        self._in_all = self.in_all_gb()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            return
+        with contextlib.suppress(OSError):  # not Linux, or a container that forbids it
+            _CLEAR_REFS.write_text(_RESET_PEAK)
+
+    def since_restart_gb(self) -> float:
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 1e9
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+    def in_all_gb(self) -> float:
+        return max(self._in_all, self.since_restart_gb())
