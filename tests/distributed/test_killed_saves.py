@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forks() -> Any:
     """Processes that start with everything imported, and without the threads of this one."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.killed_saves"])
+    context.set_forkserver_preload(["tests.preloaded"])
     return context
 
 
