@@ -15,15 +15,13 @@ Departs from the authors' loader: files that do not hold the same problems row b
 system turn comes from the configuration.
 """
 
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from megatron_coreward.data.tables import Table, bad_input, read_json, read_parquet, text_or_none
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +52,18 @@ class Question:
     subject: str = ""
 
 
-def load_pairs(original: str, rephrased: str = "") -> list[PairRecord]:
+PAIR_KEYS = ("data.original", "data.rephrased")
+
+
+def load_pairs(original: str, rephrased: str = "", keys: tuple[str, str] = PAIR_KEYS) -> list[PairRecord]:
     """Pairs of the files data.original and data.rephrased, or of one file with both views.
 
-    Raises ValueError for a missing, empty or corrupted file, a missing column, a wrong column type, a row
-    without a question, and files that are not aligned.
+    `keys` are the options that error messages name. Raises ValueError for a missing, empty or corrupted file,
+    a missing column, a wrong column type, a row without a question, and files that are not aligned.
     """
-    first = _read_parquet(original, "data.original")
+    first = read_parquet(original, keys[0])
     if rephrased:
-        second = _read_parquet(rephrased, "data.rephrased")
+        second = read_parquet(rephrased, keys[1])
         originals, rephrasings = first.user_turns(), second.user_turns()
         _check_aligned(first, second)
         answers = first.optional("reward_model.ground_truth")
@@ -89,152 +90,21 @@ def load_questions(path: str) -> list[Question]:
     """
     suffix = Path(path).suffix.lower()
     if suffix not in QUESTION_SUFFIXES:
-        raise _error(
+        raise bad_input(
             "evaluation.file",
             path,
             f"unknown suffix '{suffix}'",
             f"allowed are {', '.join(QUESTION_SUFFIXES)}",
         )
     if suffix == ".parquet":
-        return _parquet_questions(_read_parquet(path, "evaluation.file"))
+        return _parquet_questions(read_parquet(path, "evaluation.file"))
     return _json_questions(path, lines=suffix == ".jsonl")
 
 
-def _error(key: str, path: str, found: str, allowed: str) -> ValueError:
-    return ValueError(f"{key}={path}: {found}; {allowed}")
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A Parquet table with the names that its error messages need."""
-
-    key: str
-    path: str
-    table: pa.Table
-
-    def error(self, found: str, allowed: str) -> ValueError:
-        return _error(self.key, self.path, found, allowed)
-
-    def _type(self, column: str) -> pa.DataType | None:
-        """Type of a column, nested names with dots; None where it does not exist."""
-        fields: pa.Schema | pa.DataType = self.table.schema
-        for name in column.split("."):
-            if not isinstance(fields, pa.Schema) and not pa.types.is_struct(fields):
-                return None
-            if fields.get_field_index(name) < 0:
-                return None
-            fields = fields.field(name).type
-        return fields
-
-    def has(self, column: str) -> bool:
-        return self._type(column) is not None
-
-    def values(self, column: str) -> list[Any]:
-        outer, *inner = column.split(".")
-        values = self.table.column(outer).to_pylist()
-        for name in inner:
-            values = [None if value is None else value[name] for value in values]
-        return values
-
-    def required(self, column: str, kind: str) -> list[Any]:
-        """Values of a column that must exist with type `kind`, a key of _KINDS."""
-        found = self._type(column)
-        if found is None:
-            raise self.error(
-                f"no column '{column}' among {', '.join(self.table.column_names)}",
-                "a file of one view needs prompt (and for pairs extra_info.index), one file of both views, "
-                "alone in data.original, needs original_question and rephrased_question",
-            )
-        if not _KINDS[kind](found):
-            raise self.error(f"column '{column}' has type {found}", f"it must be {kind}")
-        return self.values(column)
-
-    def optional(self, column: str) -> list[str | None]:
-        """Values of a column as text; None where column or value is absent or blank."""
-        if not self.has(column):
-            return [None] * self.table.num_rows
-        return [_text_or_none(value) for value in self.values(column)]
-
-    def questions(self, column: str) -> list[str]:
-        return [
-            self._question(row, [value] if value else [])
-            for row, value in enumerate(self.required(column, "text"))
-        ]
-
-    def user_turns(self) -> list[str]:
-        """The one user turn of every prompt."""
-        prompts = self.required("prompt", "list<struct<content: text, role: text>>")
-        return [
-            self._question(row, [turn["content"] for turn in prompt or () if turn and turn["role"] == "user"])
-            for row, prompt in enumerate(prompts)
-        ]
-
-    def _question(self, row: int, texts: list[str | None]) -> str:
-        filled = [text for text in texts if text and text.strip()]
-        if len(texts) != 1 or len(filled) != 1:
-            raise self.error(
-                f"row {row} has {len(filled)} questions",
-                "every row needs one user turn (or question) with text",
-            )
-        return filled[0]
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_messages(kind: pa.DataType) -> bool:
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(
-        kind.value_type
-    ):
-        return False
-    turn = kind.value_type
-    return all(
-        turn.get_field_index(name) >= 0 and _is_text(turn.field(name).type) for name in ("content", "role")
-    )
-
-
-_KINDS = {
-    "text": _is_text,
-    "integer": pa.types.is_integer,
-    "list<struct<content: text, role: text>>": _is_messages,
-}
-
-
-def _text_or_none(value: Any) -> str | None:
-    text = "" if value is None else str(value)
-    return text if text.strip() else None
-
-
-def _check_file(path: str, key: str) -> None:
-    if not path:
-        raise ValueError(f"{key} is empty; set it to a file, or data.source=synthetic for generated problems")
-    if not Path(path).is_file():
-        raise _error(key, path, "no such file", f"set {key} to an existing file")
-    if Path(path).stat().st_size == 0:
-        raise _error(key, path, "the file is empty (0 bytes)", f"set {key} to a file with rows")
-
-
-def _read_parquet(path: str, key: str) -> _Table:
-    _check_file(path, key)
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _error(
-            key, path, f"not readable as Parquet ({error})", f"set {key} to a valid Parquet file"
-        ) from error
-    if table.num_rows == 0:
-        raise _error(key, path, "the file has no rows", f"set {key} to a file with rows")
-    return _Table(key, path, table)
-
-
-def _check_aligned(first: _Table, second: _Table) -> None:
+def _check_aligned(first: Table, second: Table) -> None:
     if first.table.num_rows != second.table.num_rows:
         raise second.error(
-            f"{second.table.num_rows} rows, but data.original={first.path} has {first.table.num_rows}",
+            f"{second.table.num_rows} rows, but {first.key}={first.path} has {first.table.num_rows}",
             "the files must hold the same problems in the same order",
         )
     indices = zip(
@@ -245,12 +115,12 @@ def _check_aligned(first: _Table, second: _Table) -> None:
     for row, (index, other) in enumerate(indices):
         if index != other:
             raise second.error(
-                f"row {row} has extra_info.index {other}, but {index} in data.original={first.path}",
+                f"row {row} has extra_info.index {other}, but {index} in {first.key}={first.path}",
                 "the files must hold the same problems in the same order",
             )
 
 
-def _parquet_questions(source: _Table) -> list[Question]:
+def _parquet_questions(source: Table) -> list[Question]:
     rows = zip(
         source.user_turns(),
         source.optional("reward_model.ground_truth"),
@@ -269,19 +139,9 @@ def _parquet_questions(source: _Table) -> list[Question]:
 
 
 def _json_questions(path: str, lines: bool) -> list[Question]:
-    _check_file(path, "evaluation.file")
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        records = (
-            [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
-        )
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        form = "JSON lines" if lines else "JSON"
-        raise _error(
-            "evaluation.file", path, f"not readable as {form} ({error})", f"set it to a valid {form} file"
-        ) from error
+    records = read_json(path, "evaluation.file", lines)
     if not isinstance(records, list) or not records:
-        raise _error(
+        raise bad_input(
             "evaluation.file",
             path,
             f"a {type(records).__name__} without records",
@@ -292,31 +152,31 @@ def _json_questions(path: str, lines: bool) -> list[Question]:
 
 def _json_question(row: int, record: Any, path: str) -> Question:
     if not isinstance(record, dict):
-        raise _error(
+        raise bad_input(
             "evaluation.file",
             path,
             f"record {row} is a {type(record).__name__}",
             "every record must be an object",
         )
     question = _first(record, ("prompt", "question"))
-    answer = _final_answer(record.get("answer"))
+    answer = final_answer(record.get("answer"))
     if not isinstance(question, str) or not question.strip() or answer is None:
-        raise _error(
+        raise bad_input(
             "evaluation.file",
             path,
             f"record {row} has keys {', '.join(record)}",
             "every record needs text in 'prompt' or 'question' and an 'answer'",
         )
     level, subject = record.get("level"), _first(record, ("type", "subject"))
-    return Question(row, question, answer, _text_or_none(level) or "", _text_or_none(subject) or "")
+    return Question(row, question, answer, text_or_none(level) or "", text_or_none(subject) or "")
 
 
 def _first(record: dict[str, Any], names: Iterable[str]) -> Any:
     return next((record[name] for name in names if name in record), None)
 
 
-def _final_answer(value: Any) -> str | None:
+def final_answer(value: Any) -> str | None:
     """The number after GSM8K's last ####, without thousands commas; other answers as they are."""
-    answer = _text_or_none(value) or ""
+    answer = text_or_none(value) or ""
     _, mark, number = answer.rpartition(GSM8K_MARK)
     return (number.strip().replace(",", "") if mark else answer) or None

@@ -14,16 +14,13 @@ import random
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from megatron_coreward.config import SYSTEM_PROMPT
+from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.pairs import PairRecord, Question
 
 OPERANDS = range(10, 100)
 HELD_OUT_ONE_IN = 8
+SOURCE = "synthetic"
 NAMES = ("Ann", "Ben", "Eva", "Tom")
 THINGS = ("apples", "books", "coins", "pens")
 PHRASINGS = {
@@ -38,19 +35,6 @@ PHRASINGS = {
         "There are {a} {thing} in one box. {name} takes out {b} of them. How many {thing} are there now?",
     ),
 }
-
-_TURN = pa.struct([("content", pa.string()), ("role", pa.string())])
-_SCHEMA = pa.schema(
-    [
-        ("level", pa.string()),
-        ("type", pa.string()),
-        ("data_source", pa.string()),
-        ("prompt", pa.list_(_TURN)),
-        ("ability", pa.string()),
-        ("reward_model", pa.struct([("ground_truth", pa.string()), ("style", pa.string())])),
-        ("extra_info", pa.struct([("index", pa.int64()), ("split", pa.string())])),
-    ]
-)
 
 
 @dataclass(frozen=True, order=True)
@@ -139,15 +123,14 @@ def write_parquet(folder: Path | str, count: int = 2000, seed: int = 1) -> None:
 
     The schema is the one load_pairs and load_questions read; test.parquet has every held-out problem.
     """
-    pairs, questions = make_pairs(count, seed), held_out()
-    rows = {
-        "train_original": [_row(p.pair_id, "train", p.original, p.answer or "", p.subject) for p in pairs],
-        "train_rephrased": [_row(p.pair_id, "train", p.rephrased, p.answer or "", p.subject) for p in pairs],
-        "test": [_row(q.question_id, "test", q.question, q.answer, q.subject) for q in questions],
-    }
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, table in rows.items():
-        pq.write_table(pa.Table.from_pylist(table, schema=_SCHEMA), Path(folder) / f"{name}.parquet")
+    pairs, folder = make_pairs(count, seed), Path(folder)
+    originals = [ViewRow(p.pair_id, p.original, p.answer, subject=p.subject) for p in pairs]
+    rephrasings = [ViewRow(p.pair_id, p.rephrased, p.answer, subject=p.subject) for p in pairs]
+    questions = [ViewRow(q.question_id, q.question, q.answer, subject=q.subject) for q in held_out()]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_view(originals, folder / "train_original.parquet", SOURCE, "train")
+    write_view(rephrasings, folder / "train_rephrased.parquet", SOURCE, "train")
+    write_view(questions, folder / "test.parquet", SOURCE, "test")
 
 
 def _phrase(problem: Problem, phrasing: str, draw: random.Random) -> tuple[str, str]:
@@ -159,15 +142,3 @@ def _phrase(problem: Problem, phrasing: str, draw: random.Random) -> tuple[str, 
     sign = "+" if problem.operation == "sum" else "-"
     steps = ",".join(reversed(problem.answer))
     return question, f"{a}{sign}{b}={steps}=\\boxed{{{problem.answer}}}"
-
-
-def _row(index: int, split: str, question: str, answer: str, subject: str) -> dict[str, Any]:
-    return {
-        "level": "",
-        "type": subject,
-        "data_source": "synthetic",
-        "prompt": [{"content": SYSTEM_PROMPT, "role": "system"}, {"content": question, "role": "user"}],
-        "ability": "math",
-        "reward_model": {"ground_truth": answer, "style": "rule"},
-        "extra_info": {"index": index, "split": split},
-    }

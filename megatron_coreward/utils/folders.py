@@ -62,6 +62,14 @@ def publish(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def publish_file(new: Path, target: Path) -> None:
+    """Gives the finished file `new` the name `target`, in the place of an earlier file, after it has reached
+    the disk."""
+    _to_disk(new)
+    new.replace(target)
+    _to_disk(target.parent)
+
+
 class FolderLock:
     """Holds a folder for this process: as long as it lives, another's lock on the folder fails.
 

@@ -1,0 +1,74 @@
+"""Writing the files that pairs.py reads: one view per Parquet file, in the schema of the paper's data.
+
+Every file appears under its name only when it is complete.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megatron_coreward.config import SYSTEM_PROMPT
+from megatron_coreward.utils.folders import publish_file, temporary_name
+
+_TURN = pa.struct([("content", pa.string()), ("role", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("level", pa.string()),
+        ("type", pa.string()),
+        ("data_source", pa.string()),
+        ("prompt", pa.list_(_TURN)),
+        ("ability", pa.string()),
+        ("reward_model", pa.struct([("ground_truth", pa.string()), ("style", pa.string())])),
+        ("extra_info", pa.struct([("index", pa.int64()), ("split", pa.string())])),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ViewRow:
+    """A question in one wording. Rows of both views of a pair have the same `index`."""
+
+    index: int
+    question: str
+    answer: str | None
+    level: str = ""
+    subject: str = ""
+
+
+def write_view(rows: Iterable[ViewRow], path: Path, source: str, split: str) -> None:
+    """Writes rows of one data source and split; an answer of None stays null."""
+    records = [
+        {
+            "level": row.level,
+            "type": row.subject,
+            "data_source": source,
+            "prompt": _prompt(row.question),
+            "ability": "math",
+            "reward_model": {"ground_truth": row.answer, "style": "rule"},
+            "extra_info": {"index": row.index, "split": split},
+        }
+        for row in rows
+    ]
+    write_table(pa.Table.from_pylist(records, schema=SCHEMA), path)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes a Parquet file, in the place of an earlier one if there is any."""
+    new = temporary_name(path)
+    pq.write_table(table, new, compression="zstd")
+    publish_file(new, path)
+
+
+def with_questions(table: pa.Table, questions: Sequence[str]) -> pa.Table:
+    """`table`, a view, with other questions in its prompts; every other column and all metadata stay."""
+    place = table.schema.get_field_index("prompt")
+    prompts = pa.array([_prompt(question) for question in questions], type=pa.list_(_TURN))
+    changed = table.set_column(place, pa.field("prompt", prompts.type), prompts)
+    return changed.replace_schema_metadata(table.schema.metadata)
+
+
+def _prompt(question: str) -> list[dict[str, str]]:
+    return [{"content": SYSTEM_PROMPT, "role": "system"}, {"content": question, "role": "user"}]
