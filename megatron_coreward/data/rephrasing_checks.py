@@ -20,8 +20,8 @@ REASONS = {
     "echo": "speaks of the task or repeats its instruction",
     "identical": "the same but for layout, case and punctuation",
     "language": "another script or language",
-    "figure_lost": "the figure's code is gone and what it showed is not in the text",
-    "figure_in_words": "the figure's code is gone; its numbers are in the text, which refers to no figure",
+    "figure_lost": "the figure's code is gone, and labels are missing or the text refers to it",
+    "figure_dropped": "the figure's code is gone, but its labels are in the text, which refers to no figure",
     "numbers_changed": "numbers of the question are missing and others are new",
     "numbers_lost": "numbers of the question are missing",
     "length": "much longer or shorter",
@@ -168,7 +168,7 @@ def find_lost_figure(original: str, rephrased: str) -> Finding | None:
         return Finding("figure_lost", f"labels missing: {', '.join(missing)}")
     if pointer:
         return Finding("figure_lost", f"points to it: {pointer[0]}")
-    return Finding("figure_in_words")
+    return Finding("figure_dropped")
 
 
 def find_changed_numbers(original: str, rephrased: str) -> Finding | None:
