@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.write_clean:
             check_clean_folder(files, options.write_clean)
-        pairs = load_pairs(*map(str, files), keys=KEYS)
+        pairs = load_pairs(str(options.original), str(options.rephrased or ""), KEYS)
         with console.status(f"checking {len(pairs):,} pairs"):
             rejects = audit(pairs, options.keep)
         if options.output:
