@@ -69,7 +69,7 @@ def read_model_shape(model: ModelConfig) -> ModelShape:
         ValueError: no such folder or hub model, files missing or corrupt, architecture or feature not
             supported, remote code wanted while model.trust_remote_code is false.
     """
-    folder = _find_folder(model.path)
+    folder = find_folder(model.path)
     settings = _read_json(folder / "config.json")
     if "auto_map" in settings and not model.trust_remote_code:
         raise ValueError(
@@ -82,7 +82,8 @@ def read_model_shape(model: ModelConfig) -> ModelShape:
     return _shape(settings, architecture, folder)
 
 
-def _find_folder(path: str) -> Path:
+def find_folder(path: str) -> Path:
+    """The folder of `model.path`; a hub id is fetched once. Raises ValueError if there is none."""
     local = Path(path).expanduser()
     if local.is_dir():
         return local

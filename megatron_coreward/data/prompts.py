@@ -69,9 +69,14 @@ def _check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
 
 
 def encode_prompts(
-    tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], system_prompt: str
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[str],
+    system_prompt: str,
+    thinking: bool | None = None,
 ) -> list[tuple[int, ...]]:
     """Token ids of each question's prompt. An empty system prompt leaves the system turn out.
+
+    `thinking` is passed to templates that take `enable_thinking` (Qwen3's); None leaves them their default.
 
     Raises ValueError if the tokenizer has no chat template, or one that refuses these turns.
     """
@@ -86,6 +91,7 @@ def encode_prompts(
             return_dict=False,
             add_generation_prompt=True,
             **FIXED_DATE,
+            **({} if thinking is None else {"enable_thinking": thinking}),
         )
     except TemplateError as error:
         raise ValueError(

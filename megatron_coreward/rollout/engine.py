@@ -62,7 +62,7 @@ class VllmEngine:
     """roles.RolloutEngine on vLLM.
 
     Args:
-        model_path: folder in Hugging Face format, with safetensors files.
+        model_path: folder in a format that vLLM reads; load_weights needs Hugging Face's, with safetensors.
         stop_token_ids: these end a response, as does the tokenizer's EOS token.
         seed: the engine's own seed; requests carry theirs.
 
@@ -87,7 +87,8 @@ class VllmEngine:
         with preserve_rng():  # vLLM seeds the global generators
             self.llm = _build(config, model_path, self.max_model_len, seed)
         self._tokenizer = self.llm.get_tokenizer()
-        self._reloader = WeightReloader(self.llm, Path(model_path))
+        self._folder = Path(model_path)
+        self._reloader: WeightReloader | None = None  # made when needed: some formats cannot be reloaded
         logger.info(
             "vLLM is ready after %.1f s: %d replica(s) of %d rank(s)",
             time.perf_counter() - started,
@@ -126,6 +127,8 @@ class VllmEngine:
         Raises:
             RuntimeError: a weight was missing or not taken, or the prefix cache could not be reset.
         """
+        if self._reloader is None:
+            self._reloader = WeightReloader(self.llm, self._folder)
         self._reloader.reload(weights)
         self.weights_version = version
 

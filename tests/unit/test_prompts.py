@@ -102,6 +102,13 @@ def test_no_system_turn() -> None:
     assert render(byte_tokenizer(NO_SYSTEM), system="").startswith("<|im_start|>user")
 
 
+def test_thinking_is_left_to_the_template_or_chosen() -> None:
+    template = "{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}{{ messages[0].content }}"
+    tokenizer = byte_tokenizer(template)
+    shown = [tokenizer.decode(encode_prompts(tokenizer, ["x"], "", one)[0]) for one in (None, True, False)]
+    assert shown == ["x", "Truex", "Falsex"]
+
+
 def test_prompts_are_in_order_and_tuples_of_int() -> None:
     tokenizer = qwen()
     prompts = encode_prompts(tokenizer, ["first", "a second, longer one"], "")
