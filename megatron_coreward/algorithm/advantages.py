@@ -7,7 +7,7 @@
 
 group-norm makes a question with one right answer in eight weigh more per answer than one with four in
 eight; no-std takes that away. rloo is no-std times G / (G - 1): its baseline does not contain the response
-itself, so the gradient is unbiased.
+itself, so the gradient is unbiased and not short of 1 / G.
 
 The group is the trained samples of one `(pair_id, view)`: the two wordings of a question are normalised
 apart, as in the paper, and samples beyond `rollout.samples`, which only vote, have no part in mean and std

@@ -1,11 +1,12 @@
 """Combinations of options that make no sense are refused, and the error names every key involved."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_checks import validate
+from megatron_coreward.config import AlgorithmConfig, Config
+from megatron_coreward.config_checks import CHOICES, validate
 from megatron_coreward.config_loading import load_config
 
 
@@ -57,3 +58,11 @@ def test_impossible(base: list[str], overrides: list[str], said: list[str]) -> N
 def test_possible(base: list[str], overrides: list[str]) -> None:
     """What is wrong with these is the model only, which is looked at last."""
     assert "there is no such folder" in error_of(load_config(None, [*base, *overrides]))
+
+
+def test_every_option_has_its_place_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "algorithm.md").read_text()
+    names = [item.name for item in fields(AlgorithmConfig)]
+    names += [value for key, values in CHOICES.items() if key.startswith("algorithm.") for value in values]
+    names += ["reward.ties", "reward.min_agreement", "reward.weight_by_share", "rollout.vote_samples"]
+    assert [name for name in names if name not in page] == []
