@@ -246,5 +246,5 @@ def _lines(run: Path) -> list[tuple[int, ...]]:
 
 def _without_times(run: Path) -> list[dict[str, float]]:
     """The figures of a run that must not depend on how fast it was."""
-    changing = ("time/", "throughput/", "memory/")
+    changing = ("time/", "throughput/", "memory/", "sync/gb_per_second")
     return [{k: v for k, v in step.items() if not k.startswith(changing)} for step in read_metrics(run)]
