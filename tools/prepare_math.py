@@ -184,8 +184,8 @@ def find_inputs(source: Path, split: str | None) -> list[tuple[str, Path]]:
         found = split or split_of([source.name, *file.relative_to(source).parts])
         if found is None:
             raise ValueError(
-                f"INPUT {source}: the split of {file.relative_to(source)} cannot be told (its path has no name "
-                f"that begins with {', '.join(SPLITS)}); name it with --split"
+                f"INPUT {source}: no name in {file.relative_to(source)} begins with {', '.join(SPLITS)} "
+                f"and so tells its split; name it with --split"
             )
         inputs.append((found, file))
     return inputs

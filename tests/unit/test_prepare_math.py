@@ -208,7 +208,7 @@ def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "empty").mkdir()
     assert "holds no data file" in error_of("math", tmp_path / "empty")
     other = jsonl(tmp_path / "data" / "questions.jsonl", [problem("A?", r"\boxed{1}")])
-    assert "questions.jsonl cannot be told" in error_of("math", other.parent)
+    assert "no name in questions.jsonl begins with train" in error_of("math", other.parent)
     assert "no column solution among problem, level" in error_of(
         "math", jsonl(tmp_path / "a.jsonl", [{"problem": "A?", "level": "1"}])
     )
