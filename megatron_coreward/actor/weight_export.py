@@ -12,25 +12,27 @@ themselves. No rank ever holds more of the full model, beside its own part, than
 
 For the engine a shard stays where it is if no vLLM rank of the tensor group takes a row of it
 (weight_shares.py): with the same tensor-parallel size on both sides nothing travels between TP ranks. vLLM
-wants whole tensors all the same; the rows that it must not look at are NaN, so that a mistake here would
-show in every log-prob.
+wants whole tensors all the same, and takes its rows out of them; the other rows are never written.
 """
 
 import hashlib
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from megatron_coreward.actor.cpu import compute_device
-from megatron_coreward.actor.hf_weights import EMBEDDING, HEAD, Entry, LoadedModel, local_entries
+from megatron_coreward.actor.hf_weights import EMBEDDING, HEAD, Entry, LoadedModel, hf_shapes, local_entries
+from megatron_coreward.actor.hf_writer import TensorSpec
 from megatron_coreward.actor.parallel import Layout
-from megatron_coreward.actor.weight_shares import EngineRank, minimum_bytes, needed_shards
+from megatron_coreward.actor.weight_shares import EngineRank, join_shards, minimum_bytes, needed_shards
 from megatron_coreward.types import Traffic
 
 Bucket = list[Entry]
+Shards = dict[int, Tensor]
+"""By TP rank."""
 
 
 class WeightExporter:
@@ -68,7 +70,7 @@ class WeightExporter:
         """(Hugging Face name, whole tensor) of every weight, in one order on all ranks. A collective.
 
         A tensor may be a view of a parameter: valid until the weights change, and not to be written to.
-        `for_engine` leaves the rows NaN that this rank's part of the engine has no use for, and sends the
+        `for_engine` leaves rows undefined that this rank's part of the engine has no use for, and sends the
         head of a tied model as well: vLLM's CPU head is prepacked and would keep its old weights otherwise.
         """
         self.traffic += Traffic(minimum=self._minimum if for_engine else 0)
@@ -77,13 +79,23 @@ class WeightExporter:
             while gathered:
                 yield from self._merged(*gathered.popleft(), for_engine)
 
-    def _merged(self, entry: Entry, shards: list[Tensor], for_engine: bool) -> Iterator[tuple[str, Tensor]]:
+    def _merged(self, entry: Entry, shards: Shards, for_engine: bool) -> Iterator[tuple[str, Tensor]]:
         """A function of its own, so that nothing of one bucket is left when the next one is gathered."""
-        tensors = entry.mapping.kind.merge(shards, self.dims)
+        tensors = join_shards(entry, shards, self.dims, self.layout.tp_size)
         shards.clear()
         yield from zip(entry.hf_names, tensors, strict=True)
         if for_engine and self.dims.tied and entry.hf_names == [EMBEDDING]:
             yield HEAD, tensors[0]
+
+    def specs(self) -> list[TensorSpec]:
+        """What `export(for_engine=False)` yields, in its order."""
+        return [
+            TensorSpec(name, tuple(shape), self.dtype)
+            for entry in self.entries
+            for name, shape in zip(
+                entry.hf_names, hf_shapes(entry, self.dims, self.layout.tp_size), strict=True
+            )
+        ]
 
     def holding_stages(self, entry: Entry) -> set[int]:
         """The stages that have the parameter; a tied model's embedding is on the last one, too."""
@@ -107,17 +119,17 @@ class WeightExporter:
         return buckets
 
     @torch.no_grad()
-    def _gather(self, bucket: Bucket, for_engine: bool) -> deque[tuple[Entry, list[Tensor]]]:
-        """Every entry's shards by TP rank; one shard where all TP ranks hold the same."""
+    def _gather(self, bucket: Bucket, for_engine: bool) -> deque[tuple[Entry, Shards]]:
+        """Every entry's shards by TP rank: this rank's and the wanted ones."""
         sending: list[dist.Work] = []
-        found = deque((entry, [self._along_pipeline(entry, sending)]) for entry in bucket)
+        mine = self.layout.tp_rank
+        found = deque((entry, {mine: self._along_pipeline(entry, sending)}) for entry in bucket)
         _wait(sending)
-        if self.layout.tp_size > 1:
-            for entry, shards in found:
-                if entry.mapping.kind.sharded:
-                    wanted = self._wanted[entry] if for_engine else range(self.layout.tp_size)
-                    shards[:] = self._between_tp_ranks(entry, shards[0], wanted, sending)
-            _wait(sending)
+        for entry, shards in found:
+            if self.layout.tp_size > 1 and entry.mapping.kind.sharded:
+                wanted = self._wanted[entry] if for_engine else range(self.layout.tp_size)
+                self._between_tp_ranks(entry, shards, wanted, sending)
+        _wait(sending)
         return found
 
     def _along_pipeline(self, entry: Entry, sending: list[dist.Work]) -> Tensor:
@@ -131,19 +143,16 @@ class WeightExporter:
         return shard
 
     def _between_tp_ranks(
-        self, entry: Entry, mine: Tensor, wanted: Collection[int], sending: list[dist.Work]
-    ) -> list[Tensor]:
-        """The shards of all TP ranks, when `sending` is done; NaN for those that are not `wanted`."""
-        layout, shards = self.layout, []
-        for tp_rank in range(layout.tp_size):
-            is_mine = tp_rank == layout.tp_rank
-            shard = mine if is_mine else self._room(entry) if tp_rank in wanted else _nothing(mine)
-            if tp_rank in wanted:
-                source = layout.tp_global_rank(tp_rank)
-                sending.append(dist.broadcast(shard, source, group=layout.tp_group, async_op=True))
-                self._count(shard, is_mine, layout.tp_size)
-            shards.append(shard)
-        return shards
+        self, entry: Entry, shards: Shards, wanted: Iterable[int], sending: list[dist.Work]
+    ) -> None:
+        """Adds the wanted shards of the other TP ranks; they are there when `sending` is done."""
+        layout = self.layout
+        for tp_rank in wanted:
+            if tp_rank != layout.tp_rank:
+                shards[tp_rank] = self._room(entry)
+            shard, source = shards[tp_rank], layout.tp_global_rank(tp_rank)
+            sending.append(dist.broadcast(shard, source, group=layout.tp_group, async_op=True))
+            self._count(shard, tp_rank == layout.tp_rank, layout.tp_size)
 
     def _wanted_shards(self, entry: Entry) -> list[int]:
         """The TP ranks whose shards another rank of the tensor group needs; the same list on all of them."""
@@ -175,11 +184,6 @@ class WeightExporter:
 def _position(entry: Entry) -> tuple[int, str]:
     """Layer by layer, and within one the parameters of a module (weight and bias) next to each other."""
     return (-1 if entry.layer is None else entry.layer, entry.local_name)
-
-
-def _nothing(like: Tensor) -> Tensor:
-    """NaN in the shape of `like`, in the memory of one number."""
-    return torch.full((), torch.nan, dtype=like.dtype, device=like.device).expand(like.shape)
 
 
 def _wait(sending: list[dist.Work]) -> None:

@@ -9,8 +9,10 @@ The minimum of a sync is what a rank's rollout shard is made of, less what its a
 a tied head is the embedding and counts once. No order of sending needs less, unless it compresses.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from megatron_coreward.actor.families.mapping import Dims, FusedQKV, Kind, Replicated, Split, Vocabulary
 from megatron_coreward.actor.hf_weights import Entry, hf_shapes
@@ -68,6 +70,8 @@ def engine_rows(kind: Kind, part: int, size: int, dims: Dims, engine: EngineRank
 def needed_shards(entry: Entry, dims: Dims, tp_size: int, engine: EngineRank) -> set[int]:
     """The TP ranks whose shards have rows that the engine rank needs."""
     kind = entry.mapping.kind
+    if _cuts_heads(kind, dims, tp_size):
+        return set(range(tp_size))
     needed = set()
     for part, size in enumerate(_rows(entry, dims, tp_size)):
         wanted = engine_rows(kind, part, size, dims, engine)
@@ -75,6 +79,28 @@ def needed_shards(entry: Entry, dims: Dims, tp_size: int, engine: EngineRank) ->
             if _common(wanted, actor_rows(kind, part, size, dims, tp_rank, tp_size)):
                 needed.add(tp_rank)
     return needed
+
+
+def join_shards(entry: Entry, shards: Mapping[int, Tensor], dims: Dims, tp_size: int) -> list[Tensor]:
+    """The entry's whole tensors from shards by TP rank; the rows of those that are missing stay undefined."""
+    kind = entry.mapping.kind
+    if len(shards) == tp_size or not kind.sharded:
+        return kind.merge([shards[tp_rank] for tp_rank in sorted(shards)], dims)
+    assert not _cuts_heads(kind, dims, tp_size), "a part of the shards has no whole heads"
+    first = next(iter(shards.values()))
+    wholes = [first.new_empty(shape) for shape in hf_shapes(entry, dims, tp_size)]
+    own_dims = replace(dims, heads=dims.heads // tp_size, kv_heads=dims.kv_heads // tp_size)
+    dim = cut_dimension(kind)
+    for tp_rank, shard in shards.items():
+        for part, (whole, piece) in enumerate(zip(wholes, kind.merge([shard], own_dims), strict=True)):
+            rows = actor_rows(kind, part, whole.shape[dim], dims, tp_rank, tp_size)
+            whole.narrow(dim, rows.start, len(rows)).copy_(piece.narrow(dim, 0, len(rows)))
+    return wholes
+
+
+def _cuts_heads(kind: Kind, dims: Dims, tp_size: int) -> bool:
+    """Fewer key/value heads than TP ranks: no shard of q, k and v can be taken apart alone."""
+    return isinstance(kind, FusedQKV) and dims.kv_heads % tp_size != 0
 
 
 def minimum_bytes(

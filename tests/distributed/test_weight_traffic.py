@@ -182,6 +182,7 @@ def other_bucket_on_one_rank(model: LoadedModel, layout: Layout, rank: int) -> s
 
 
 def work(rank: int, folders: dict[str, Path]) -> tuple[dict[tuple, Seen], str]:
+    torch.use_deterministic_algorithms(True)  # fills what is not defined with NaN
     seen = {}
     for layout_name, config in LAYOUTS.items():
         layout = parallel.initialize(config)

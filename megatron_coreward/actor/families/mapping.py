@@ -118,7 +118,7 @@ class GatedMLP:
 
     def merge(self, shards: Sequence[Tensor], dims: Dims) -> list[Tensor]:
         gates, ups = zip(*(shard.chunk(2) for shard in shards), strict=True)
-        return [torch.cat(gates), torch.cat(ups)]
+        return [_join(gates), _join(ups)]
 
 
 def _join(shards: Sequence[Tensor], dim: int = 0) -> Tensor:
