@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python -m
 TESTS := $(wildcard tests/unit tests/distributed tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint lock reference clean
+.PHONY: help setup quickstart test test-matrix lint lock reference clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ quickstart: $(READY)  ## Co-Reward on this CPU: toy model, training without labe
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash examples/quickstart/run.sh
 
 test: $(READY)  ## run all tests that need no GPU
-	$(RUN) pytest -m "not gpu" $(TESTS)
+	$(RUN) pytest -m "not gpu and not slow" $(TESTS)
+
+test-matrix: $(READY)  ## run the long tests: every layout with every other
+	$(RUN) pytest -m slow $(TESTS)
 
 lint: $(READY)  ## ruff and mypy
 	$(RUN) ruff check .

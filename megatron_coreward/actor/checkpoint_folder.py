@@ -30,7 +30,7 @@ FORMAT = 2
 HF_FILES = "hf"
 _CARRIED = ("*.json", "*.txt", "*.model", "*.jinja")
 _NAME = re.compile(r"step_(\d+)|\.step_(\d+)\.replaced")
-_BLOCK = 1 << 24
+_BLOCK = 1 << 20
 
 
 def read_state(path: Path) -> dict[str, Any]:

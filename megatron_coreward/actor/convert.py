@@ -186,6 +186,7 @@ def _write_files(
                 if name in specs:  # a parameter of several tensors may end in the next rank's file
                     writer.add(name, cast(name, tensor, specs[name].dtype))
                     progress.advance(specs[name].nbytes)
+        writer.finish()
 
 
 def find_hf_folder(given: str) -> Path:

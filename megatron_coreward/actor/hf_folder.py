@@ -21,7 +21,7 @@ SINGLE = "model.safetensors"
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """The types of weights by their names in safetensors."""
 _SHOWN = 8
-_BLOCK = 1 << 24
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,11 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
-        assert error or self._done == len(self._planned), f"{len(self._planned) - self._done} tensors missing"
+
+    def finish(self) -> None:
+        """After the last tensor. Raises OSError."""
+        assert self._done == len(self._planned), f"{len(self._planned) - self._done} tensors are missing"
+        self._close()
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Raises OSError."""

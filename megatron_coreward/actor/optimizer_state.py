@@ -125,8 +125,9 @@ def _slices(optimizer: DistributedOptimizer) -> Iterator[_Part]:
 
 
 def _room(part: _Part) -> dict[str, torch.Tensor]:
+    """Whole tensors to load into; zeros, which the rows that pad the vocabulary keep."""
     shape = part.parameter.shape
-    return {name: torch.empty(shape, dtype=tensor.dtype) for name, tensor in part.tensors.items()}
+    return {name: torch.zeros(shape, dtype=tensor.dtype) for name, tensor in part.tensors.items()}
 
 
 def _gathered(part: _Part, optimizer: DistributedOptimizer) -> dict[str, torch.Tensor]:

@@ -72,5 +72,9 @@ def initialize(parallel: ParallelConfig) -> Layout:
 
 
 def destroy() -> None:
-    """Forgets Megatron's groups, so that another layout can be built in the same process."""
+    """Ends Megatron's groups, so that another layout can be built in the same process. A collective."""
+    # Megatron only forgets them, and every gloo group goes on with its threads and sockets.
+    for group in parallel_state._global_process_group_list or []:
+        if group is not None:  # the default group
+            torch.distributed.destroy_process_group(group)
     parallel_state.destroy_model_parallel()

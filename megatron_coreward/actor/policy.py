@@ -8,6 +8,7 @@ import torch
 from megatron_coreward.actor.cpu import actor_device
 from megatron_coreward.actor.forward import PackedForward
 from megatron_coreward.actor.hf_weights import load_model
+from megatron_coreward.actor.hf_writer import TensorSpec
 from megatron_coreward.actor.offload import HostCopies, drop, optimizer_tensors, restore_zeroed
 from megatron_coreward.actor.optimizer import build_optimizer, learning_rate, set_learning_rate, wrap_ddp
 from megatron_coreward.actor.parallel import Layout
@@ -100,6 +101,10 @@ class MegatronPolicy:
     def traffic(self) -> Traffic:
         """roles.Policy.traffic."""
         return self._exporter.traffic
+
+    def weight_specs(self) -> list[TensorSpec]:
+        """What `export_weights(for_engine=False)` yields, in its order."""
+        return self._exporter.specs()
 
     def export_weights(self, *, for_engine: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole tensors under Hugging Face names; see WeightExporter.export. A collective."""

