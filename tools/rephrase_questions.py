@@ -195,9 +195,8 @@ def prepare(options: argparse.Namespace, world_size: int) -> Job:
 def check_context(folder: Path, options: argparse.Namespace) -> None:
     """Prompt and response must fit the context that config.json states, where it states one."""
     settings = read_json(str(folder / "config.json"), "--model", lines=False)
-    context = settings.get("max_position_embeddings") or settings.get("text_config", {}).get(
-        "max_position_embeddings"
-    )
+    text_settings = settings.get("text_config") or settings
+    context = text_settings.get("max_position_embeddings")
     needed = options.max_prompt_tokens + options.max_response_tokens
     if context and needed > context:
         raise ValueError(
