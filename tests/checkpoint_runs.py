@@ -35,6 +35,7 @@ LAYOUTS = {
     "tp2": ParallelConfig(tensor=2, sequence=True),
     "pp2": ParallelConfig(pipeline=2),
     "dp2": ParallelConfig(),
+    "dp2_distributed": ParallelConfig(),
 }
 SAVED, FINAL = 2, 4
 """Updates before the checkpoint, and in all."""
@@ -194,7 +195,9 @@ def two_ranks(rank: int, root: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for name, layout in LAYOUTS.items():
         for model in ("tied", "untied"):
-            policy = make_policy(config_of(root / model, layout))
+            config = config_of(root / model, layout)
+            config.optimizer.distributed = name == "dp2_distributed"
+            policy = make_policy(config)
             load_checkpoint(root / "one" / model / "step_000002", policy)
             loaded = weights_of(policy)
             if model == "tied":
@@ -205,7 +208,7 @@ def two_ranks(rank: int, root: Path) -> dict[str, Any]:
             state = snapshot(policy)
             train(policy, FINAL)
             final = snapshot(policy)
-            resumed = make_policy(config_of(root / model, layout))
+            resumed = make_policy(config)
             load_checkpoint(path, resumed)
             bits = same(snapshot(resumed), state)
             train(resumed, FINAL)

@@ -58,7 +58,7 @@ def export_hf(
                 except OSError as raised:
                     shutil.rmtree(new, ignore_errors=True)
                     raise OSError(
-                        f"{output} cannot be written: {raised}. Free space there or export elsewhere"
+                        f"cannot write {output}: {raised}. Free space there or export elsewhere"
                     ) from raised
 
 

@@ -73,6 +73,8 @@ def initialize(parallel: ParallelConfig) -> Layout:
 
 def destroy() -> None:
     """Ends Megatron's groups, so that another layout can be built in the same process. A collective."""
+    # No rank may close them while another still reads what it was sent.
+    torch.distributed.barrier()
     # Megatron only forgets them, and every gloo group goes on with its threads and sockets.
     for group in parallel_state._global_process_group_list or []:
         if group is not None:  # the default group

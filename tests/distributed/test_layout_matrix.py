@@ -13,6 +13,7 @@ the optimizer is loaded from `origin` and from the layout before in the list onl
 of the layouts have the distributed optimizer, so checkpoints cross between the two optimizers as well.
 """
 
+import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,7 @@ def walk(model: Path, places: Sequence[Place]) -> Seen:
             seen.not_exported.append(str(place))
         seen.wrong[f"origin -> {place}"] = differences_after_loading(policy, origin.path, origin)
         saved[place] = save(model.parent / f"{model.name} {place}", policy)
+        del policy
     for place in places:
         policy = policy_at(place, model)
         neighbour = places[places.index(place) - 1]
@@ -125,12 +127,14 @@ def walk(model: Path, places: Sequence[Place]) -> Seen:
             {name: weight - origin.weights[name] for name, weight in weights_of(policy).items()},
             origin.update,
         )
+        del policy
     parallel.destroy()
     return seen
 
 
 def policy_at(place: Place, model: Path) -> MegatronPolicy:
     parallel.destroy()
+    gc.collect()  # the groups of the policy before, and their threads
     config = config_of(model, ParallelConfig(place.tensor, place.pipeline))
     config.optimizer.distributed = place.distributed
     return make_policy(config)
