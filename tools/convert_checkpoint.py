@@ -16,7 +16,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,30 +208,35 @@ def torch_dtype(name: str) -> Any:
     return known[name]
 
 
+def exit_code(action: Callable[[], int], console: Console, rank: int) -> int:
+    """What `action` returns; wrong input, which every rank has noticed, becomes one message."""
+    try:
+        return action()
+    except (ValueError, OSError) as error:
+        if rank == 0:
+            console.print("[red]error:[/red]", end=" ")
+            console.print(str(error), soft_wrap=True, markup=False, highlight=False)
+        return REFUSED
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parse_args(arguments)
     # Nothing is computed, and a GPU of a training run should not notice. Before torch is imported.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     rank = int(os.environ.get("RANK", "0"))
     console = setup_logging(rank)
-    try:
-        if options.command == "inspect":
-            return inspect(options)
-        from megatron_coreward.actor import parallel
-        from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
+    if options.command == "inspect":
+        return exit_code(lambda: inspect(options), console, rank)
+    from megatron_coreward.actor import parallel
+    from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 
-        initialize()
-        try:
-            command = verify if options.command == "verify" else convert
-            return command(options, TorchCommunicator(), console)
-        finally:
-            parallel.destroy()
-            shutdown()
-    except (ValueError, OSError) as error:
-        if rank == 0:
-            console.print("[red]error:[/red]", end=" ")
-            console.print(str(error), soft_wrap=True, markup=False, highlight=False)
-        return REFUSED
+    initialize()
+    comm = TorchCommunicator()
+    command = verify if options.command == "verify" else convert
+    code = exit_code(lambda: command(options, comm, console), console, rank)
+    parallel.destroy()
+    shutdown()
+    return code
 
 
 if __name__ == "__main__":
