@@ -211,8 +211,9 @@ def _stored_shape(piece: ShardedTensor) -> tuple[int, ...]:
 
 
 def _own_storage(tensor: Tensor) -> Tensor:
-    """torch.save would write the whole storage that a part lies in."""
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+    """The same memory as a storage of its own: torch.save would write all of the one that a part lies in."""
+    raw = tensor.flatten().view(torch.uint8).numpy()
+    return torch.from_numpy(raw).view(tensor.dtype).view(tensor.shape)
 
 
 def _narrow(tensor: Tensor, offsets: Sequence[int], lengths: Sequence[int]) -> Tensor:

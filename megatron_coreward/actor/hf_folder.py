@@ -96,15 +96,20 @@ class HfFolder:
             for name, e in entries.items()
         }
 
-    def tensor(self, name: str) -> Tensor:
-        """One tensor, in memory of its own."""
+    def num_bytes(self, name: str) -> int:
+        return math.prod(self.tensors[name].shape) * self.dtype(name).itemsize
+
+    def tensor(self, name: str, memory: Tensor | None = None) -> Tensor:
+        """One tensor, in memory of its own, or in `memory`: as many bytes (uint8)."""
         info = self.tensors[name]
-        result = torch.empty(info.shape, dtype=self.dtype(name))
+        if memory is None:
+            memory = torch.empty(self.num_bytes(name), dtype=torch.uint8)
+        result = memory.view(self.dtype(name)).view(info.shape)
         path = self.folder / info.file
         with path.open("rb") as file:
             file.seek(info.start)
-            read = file.readinto(_bytes_of(result))
-        if read != result.nbytes:
+            read = file.readinto(memory.numpy().data)
+        if read != memory.nbytes:
             raise ValueError(f"{path} ends within {name}; it has changed since it was opened")
         return result
 
@@ -137,7 +142,7 @@ class HfFolder:
         first, second = self.tensors[a], self.tensors[b]
         if (first.shape, first.dtype) != (second.shape, second.dtype):
             return False
-        left = math.prod(first.shape) * self.dtype(a).itemsize
+        left = self.num_bytes(a)
         with (
             (self.folder / first.file).open("rb") as file_a,
             (self.folder / second.file).open("rb") as file_b,
@@ -150,10 +155,6 @@ class HfFolder:
                     return False
                 left -= size
         return True
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.flatten().view(torch.uint8).numpy().data
 
 
 def some(names: Sequence[str]) -> str:
