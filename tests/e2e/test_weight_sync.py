@@ -22,7 +22,7 @@ from megatron_coreward.actor import parallel
 from megatron_coreward.actor.hf_weights import load_hf_weights
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.config import Config, ModelConfig, ParallelConfig
-from megatron_coreward.rollout.engine import VllmEngine
+from megatron_coreward.rollout.engine import VllmEngine, set_vllm_environment
 from megatron_coreward.types import QuestionPair
 from megatron_coreward.utils.distributed import TorchCommunicator
 from megatron_coreward.weight_sync import prompts_to_verify, sync_weights, verify_sync
@@ -149,7 +149,17 @@ def combination(engine: VllmEngine, folder: Path, layout_sizes: tuple[int, int],
     return seen
 
 
+def talk_by_gloo() -> None:
+    """vLLM's ranks of a replica on a CPU wait for each other in a busy loop, which four of them on two cores
+    spend most of the time in. Where the ranks have no memory in common it takes torch.distributed."""
+    set_vllm_environment()
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    CpuCommunicator._all_group_ranks_share_shm_group_name = lambda self: False
+
+
 def work(rank: int, root: Path, rollout_size: int, combinations: Sequence[Combination]) -> dict[Any, Seen]:
+    talk_by_gloo()
     torch.use_deterministic_algorithms(True)  # rows that the exporter leaves undefined are NaN
     seen = {}
     engines = []  # one that is let go ends the process groups of all
