@@ -68,6 +68,11 @@ BROKEN = {  # edit of the file, what the message must say
     "embedding too short": (cut_rows(EMBEDDING, 300), rf"{EMBEDDING} .* \[300, 16\] .* \[301, 16\]"),
     "query too short": (cut_rows(Q, 31), rf"{Q} .* \[31, 16\] .* \[32, 16\]"),
     "half of the key heads": (cut_rows(K, 8), rf"{K} .* \[8, 16\] .* \[16, 16\]"),
+    "a tensor too many": (
+        lambda file: file.update({"value_head.weight": torch.ones(2)}),
+        "does not know: value_head.weight. To leave them out, convert it there and back",
+    ),
+    "another head": (lambda file: file.update({HEAD: file[EMBEDDING] + 1}), f"{HEAD} .* differs from {EMBEDDING}"),
     "norm too short": (cut_rows(NORM, 15), rf"{NORM} .* \[15\] .* \[16\]"),
 }
 
