@@ -72,7 +72,10 @@ BROKEN = {  # edit of the file, what the message must say
         lambda file: file.update({"value_head.weight": torch.ones(2)}),
         "does not know: value_head.weight. To leave them out, convert it there and back",
     ),
-    "another head": (lambda file: file.update({HEAD: file[EMBEDDING] + 1}), f"{HEAD} .* differs from {EMBEDDING}"),
+    "another head": (
+        lambda file: file.update({HEAD: file[EMBEDDING] + 1}),
+        f"{HEAD} .* differs from {EMBEDDING}",
+    ),
     "norm too short": (cut_rows(NORM, 15), rf"{NORM} .* \[15\] .* \[16\]"),
 }
 
