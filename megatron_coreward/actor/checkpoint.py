@@ -33,7 +33,6 @@ from megatron_coreward.actor.checkpoint_folder import (
     Retention,
     copy_hf_files,
     find_problem,
-    measure,
     prune,
     read_state,
     write_state,
@@ -61,7 +60,6 @@ class _Save:
     target: Path
     new: Path
     state: dict[str, Any]
-    hf_folder: Path
     writing: ShardWriting
     started: float
 
@@ -108,7 +106,7 @@ class CheckpointSaver:
         state = describe(step, self.policy) | {"trainer": trainer_state, "signal": signal}
         with self._failures(new, step), actor_device():
             writing = ShardWriting(sharded, new)
-        self._current = _Save(target, new, state, Path(self.policy.config.model.path), writing, started)
+        self._current = _Save(target, new, state, writing, started)
         if not self.in_background:
             self.finish()
 
@@ -210,9 +208,7 @@ def versions() -> dict[str, str]:
 def _complete(save: _Save, files: dict[str, dict[str, int]]) -> None:
     """Rank 0's end of a save: the small files, state.json, and the name."""
     try:
-        copy_hf_files(save.hf_folder, save.new / HF_FILES)
-        names = [str(file.relative_to(save.new)) for file in save.new.rglob("*") if file.is_file()]
-        files = files | measure(save.new, sorted(set(names) - files.keys()))
+        copy_hf_files(Path(save.state["config"]["model"]["path"]), save.new / HF_FILES)
         write_state(save.new, save.state, files)
         problem = find_problem(save.new)
         if problem:

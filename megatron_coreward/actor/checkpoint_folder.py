@@ -54,8 +54,10 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def write_state(path: Path, state: dict[str, Any], files: dict[str, dict[str, int]]) -> None:
-    """Completes the checkpoint in `path`; `files` are the measures of all its other files."""
+def write_state(path: Path, state: dict[str, Any], measured: dict[str, dict[str, int]]) -> None:
+    """Completes the checkpoint in `path`. `measured` are the measures that are known already."""
+    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    files = measured | measure(path, [name for name in names if name not in measured])
     (path / STATE_FILE).write_text(json.dumps({"format": FORMAT, **state, "files": files}, indent=1))
 
 

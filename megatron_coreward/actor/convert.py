@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,6 @@ from megatron_coreward.actor.checkpoint_folder import (
     HF_FILES,
     STATE_FILE,
     copy_hf_files,
-    measure,
     require_intact,
     write_state,
 )
@@ -112,13 +112,14 @@ def hf_to_megatron(
             if comm.rank == 0:
                 writer.complete([results for results, _ in shares])
                 copy_hf_files(folder, new / HF_FILES)
-                _describe(new, outline, {name: m for _, files in shares for name, m in files.items()})
+                measured = {name: m for _, files in shares for name, m in files.items()}
+                write_state(new, _describe(outline), measured)
     return Converted(output, len(outline.hf_shapes), writer.num_bytes, time.perf_counter() - started)
 
 
-def _describe(new: Path, outline: Outline, measured: dict[str, dict[str, int]]) -> None:
-    names = [str(file.relative_to(new)) for file in new.rglob("*") if file.is_file()]
-    state = {
+def _describe(outline: Outline) -> dict[str, Any]:
+    """What state.json says of a converted checkpoint; checkpoint.describe is its counterpart for a run's."""
+    return {
         "step": 0,
         "num_updates": 0,
         "contents": [CONTENTS_MODEL],
@@ -130,7 +131,6 @@ def _describe(new: Path, outline: Outline, measured: dict[str, dict[str, int]]) 
         "trainer": None,
         "signal": None,
     }
-    write_state(new, state, measured | measure(new, sorted(set(names) - measured.keys())))
 
 
 def megatron_to_hf(
