@@ -30,11 +30,10 @@ from megatron_coreward.actor.hf_weights import local_entries, source_names
 from megatron_coreward.actor.optimizer_state import MOMENTS, _parts
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.config import ParallelConfig
-from tests.checkpoint_runs import SAVED, config_of, make_policy, save, train, weights_of
+from tests.checkpoint_runs import SAVED, Tensors, config_of, make_policy, same, save, train, weights_of
 from tests.models import tiny_model
 from tests.ranks import run_ranks
 
-Tensors = dict[str, torch.Tensor]
 pytestmark = pytest.mark.slow
 
 SIZES = {"heads": 4, "kv_heads": 2, "head_dim": 8, "vocab": 301}
@@ -216,10 +215,6 @@ def shards_of(policy: MegatronPolicy, whole: Tensors) -> Tensors:
         )
         for entry in local_entries(model.module, model.family, layout)
     }
-
-
-def same(found: Tensors, expected: Tensors) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[n], expected[n]) for n in found)
 
 
 def largest_gap(found: Tensors, expected: Tensors) -> float:
