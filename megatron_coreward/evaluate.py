@@ -45,7 +45,7 @@ from megatron_coreward.roles import Communicator, RolloutEngine
 from megatron_coreward.rollout.placement import request_seed
 from megatron_coreward.types import GenerationRequest, Response, Sampling, View
 from megatron_coreward.utils.bootstrap import Interval, mean_interval, paired_bootstrap, pass_at_k
-from megatron_coreward.utils.logging import setup_logging
+from megatron_coreward.utils.logging import print_error, setup_logging
 
 SUMMARY_FILE, SAMPLES_FILE = "summary.json", "samples.parquet"
 SEED_STEP = -1
@@ -248,8 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _make_folder(options.output)
     except ValueError as error:
         if rank == 0:
-            console = Console(stderr=True)
-            console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            print_error(error)
         return 2
     _run(config, shape.folder, questions, stop_token_ids(tokenizer, generation), options.output)
     return 0

@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from megatron_coreward.actor.checkpoint_folder import Retention, latest_checkpoint, read_state, require_intact
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config import Config
@@ -45,7 +43,7 @@ from megatron_coreward.trainer import Observer, Trainer
 from megatron_coreward.types import QuestionPair
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks
-from megatron_coreward.utils.logging import setup_logging
+from megatron_coreward.utils.logging import print_error, setup_logging
 
 logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run
 
@@ -80,8 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_intact(Path(config.model.checkpoint), comm)
     except ValueError as error:
         if rank == 0:
-            console = Console(stderr=True)
-            console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            print_error(error)
         return UNUSABLE
     code = run(config, data, resumed, comm)
     if claim is not None:

@@ -26,6 +26,7 @@ from megatron_coreward.data.pair_files import write_table
 from megatron_coreward.data.pairs import PairRecord, load_pairs
 from megatron_coreward.data.rephrasing_checks import REASONS, Finding, check
 from megatron_coreward.data.tables import read_parquet
+from megatron_coreward.utils.logging import print_error
 
 CLEAN, REJECTS, REFUSED = 0, 1, 2
 KEYS = ("ORIGINAL", "REPHRASED")
@@ -161,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_table(rejects_table(rejects), options.output)
         written = write_clean(files, options.write_clean, rejects) if options.write_clean else []
     except (ValueError, OSError) as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        print_error(error)
         return REFUSED
     if options.json:
         counts = {"pairs": len(pairs), "rejected": len(rejects), "reasons": counts_of(rejects)}

@@ -32,7 +32,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from megatron_coreward.utils.logging import setup_logging
+from megatron_coreward.utils.logging import print_error, setup_logging
 
 if TYPE_CHECKING:
     from megatron_coreward.actor.convert import Converted, OnBytes
@@ -208,14 +208,13 @@ def torch_dtype(name: str) -> Any:
     return known[name]
 
 
-def exit_code(action: Callable[[], int], console: Console, rank: int) -> int:
+def exit_code(action: Callable[[], int], rank: int) -> int:
     """What `action` returns; wrong input, which every rank has noticed, becomes one message."""
     try:
         return action()
     except (ValueError, OSError) as error:
         if rank == 0:
-            console.print("[red]error:[/red]", end=" ")
-            console.print(str(error), soft_wrap=True, markup=False, highlight=False)
+            print_error(error)
         return REFUSED
 
 
@@ -226,14 +225,14 @@ def main(arguments: list[str] | None = None) -> int:
     rank = int(os.environ.get("RANK", "0"))
     console = setup_logging(rank)
     if options.command == "inspect":
-        return exit_code(lambda: inspect(options), console, rank)
+        return exit_code(lambda: inspect(options), rank)
     from megatron_coreward.actor import parallel
     from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 
     initialize()
     comm = TorchCommunicator()
     command = verify if options.command == "verify" else convert
-    code = exit_code(lambda: command(options, comm, console), console, rank)
+    code = exit_code(lambda: command(options, comm, console), rank)
     parallel.destroy()
     shutdown()
     return code

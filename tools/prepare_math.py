@@ -35,6 +35,7 @@ from megatron_coreward.data.pairs import GSM8K_MARK, final_answer
 from megatron_coreward.data.rephrasing_checks import scripts
 from megatron_coreward.data.tables import RECORD_SUFFIXES, iter_records, text_or_none
 from megatron_coreward.utils.folders import publish, temporary_name
+from megatron_coreward.utils.logging import print_error
 
 DONE, REFUSED = 0, 2
 REPORT = "report.json"
@@ -362,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with console.status(f"reading {options.input}"):
             splits = prepare(options)
     except (ValueError, OSError) as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        print_error(error)
         return REFUSED
     Console().print(report_table(splits, options.output))
     return DONE

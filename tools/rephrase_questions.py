@@ -40,7 +40,7 @@ from megatron_coreward.rephrase import Rephraser, Settings
 from megatron_coreward.roles import Communicator
 from megatron_coreward.types import Sampling
 from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks
-from megatron_coreward.utils.logging import setup_logging
+from megatron_coreward.utils.logging import print_error, setup_logging
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(job, TorchCommunicator(), console)
     except (ValueError, OSError) as error:
         if rank == 0:
-            console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            print_error(error)
         return REFUSED
 
 

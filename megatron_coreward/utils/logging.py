@@ -47,6 +47,11 @@ def setup_logging(rank: int = 0, output_dir: Path | None = None) -> Console:
     return console
 
 
+def print_error(error: Exception) -> None:
+    """The one line with which an entry point refuses its input, on stderr."""
+    Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
 def _quiet_third_parties() -> None:
     """Keeps their errors, drops their news. A variable or level the user has set wins."""
     # Both configure their own loggers on import, from these variables.
