@@ -19,10 +19,10 @@ setup: $(READY)  ## create .venv from requirements/cpu-lock.txt
 quickstart: $(READY)  ## Co-Reward on this CPU: toy model, training without labels, before and after
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash examples/quickstart/run.sh
 
-test: $(READY)  ## run all tests that need no GPU
+test: $(READY)  ## run the tests that need no GPU, but for the long ones
 	$(RUN) pytest -m "not gpu and not slow" $(TESTS)
 
-test-matrix: $(READY)  ## run the long tests: every layout with every other
+test-matrix: $(READY)  ## run the long tests, every layout with every other
 	$(RUN) pytest -m slow $(TESTS)
 
 lint: $(READY)  ## ruff and mypy

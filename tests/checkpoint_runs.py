@@ -173,6 +173,9 @@ def _over_what_is_there(policy: MegatronPolicy, root: Path) -> dict[str, Any]:
     seen["updates"] = json.loads((folder / "step_000100/state.json").read_text())["num_updates"]
     (folder / "step_000010/__0_0.distcp").unlink()
     seen["incomplete"] = error_of(load_checkpoint, folder / "step_000010", policy)
+    state_file = folder / "step_000002/state.json"
+    state_file.write_text(json.dumps(json.loads(state_file.read_text()) | {"contents": ["model"]}))
+    seen["weights_only"] = error_of(load_checkpoint, folder / "step_000002", policy)
     exports = folder / "exports"
     (exports / "notes").mkdir(parents=True)
     (exports / "notes/mine.txt").write_text("keep")

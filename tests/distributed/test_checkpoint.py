@@ -177,6 +177,7 @@ def test_saving_and_exporting_over_what_is_there(one: dict[str, Any]) -> None:
     assert seen["folder"] == ["step_000002", "step_000010", "step_000100"]
     assert seen["updates"] == 0, "the copy of another step was not replaced"
     assert "__0_0.distcp is missing" in seen["incomplete"]
+    assert "holds weights only" in seen["weights_only"] and "model.checkpoint" in seen["weights_only"]
     assert "no model folder" in seen["foreign"]
     assert "its own source" in seen["itself"]
     assert "config.json" in seen["no_model"]
