@@ -19,7 +19,8 @@ from itertools import combinations
 from typing import Any
 
 from megatron_coreward.coreward.answers import is_hashed, normal_form, split_unit
-from megatron_coreward.coreward.values import Value, may_be_equal, points, read_value, same_value
+from megatron_coreward.coreward.reader import read_value
+from megatron_coreward.coreward.values import Collection, Relation, Value, may_be_equal, points, same_value
 from megatron_coreward.coreward.workers import TIMED_OUT, WorkerPool
 
 NO_ANSWER = -1
@@ -31,6 +32,9 @@ CACHE_SIZE = 100_000
 _PROSE = re.compile(r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}")
 """Five letters in a row that are no command: a sentence, which math-verify would read as a product."""
 
+_APART = re.compile(r"(?<!_)\d \d")
+"""`2 3`, which math-verify would read as 2+3; `\log_2 8` is none."""
+
 Pair = tuple[str, str]
 
 
@@ -40,7 +44,7 @@ class _Form:
 
     body: str
     unit: str
-    opaque: bool  # a hash or prose: equal only to itself
+    opaque: bool  # a hash, prose or numbers without a sign between: equal only to itself
     word: bool  # three letters or more: not equal to another word ("tea" is not "eat")
     value: Value | None
 
@@ -134,7 +138,7 @@ class Grader:
     def _form(self, form: str) -> _Form:
         if form not in self._forms:
             body, unit = split_unit(form)
-            opaque = is_hashed(form) or bool(_PROSE.search(body))
+            opaque = is_hashed(form) or bool(_PROSE.search(body) or _APART.search(body))
             word = body.isalpha() and len(body) > 2
             self._forms[form] = _Form(body, unit, opaque, word, None if opaque else read_value(body))
         return self._forms[form]
@@ -148,9 +152,9 @@ class Grader:
             return True
         if a.opaque or b.opaque or (a.word and b.word):
             return False
-        if a.value is not None and b.value is not None:
-            return same_value(a.value, b.value)
-        return None
+        if a.value is None or b.value is None or _differ_in_names(a.value, b.value):
+            return None
+        return same_value(a.value, b.value)
 
     def _read(self, bodies: Sequence[str]) -> None:
         for body, answer in zip(bodies, self._ask([("read", body) for body in bodies]), strict=True):
@@ -164,7 +168,9 @@ class Grader:
         return a.kind != b.kind or a.points is None or b.points is None or may_be_equal(a.points, b.points)
 
     def _reading(self, form: _Form) -> _Reading:
-        return _Reading("value", points(form.value)) if form.value is not None else self._readings[form.body]
+        if form.value is None:
+            return self._readings[form.body]
+        return _Reading("relation" if isinstance(form.value, Relation) else "value", points(form.value))
 
     def _ask(self, tasks: Sequence[tuple[str, ...]]) -> list[Any]:
         """The workers' answers; what ran out of time once is not tried again."""
@@ -174,6 +180,12 @@ class Grader:
         self._timed_out.update(failed)
         self.timeouts += len(failed)
         return [answers.get(task, TIMED_OUT) for task in tasks]
+
+
+def _differ_in_names(a: Value, b: Value) -> bool:
+    """Whether one of two collections names its values, as `x=1,y=2`, and the other, as `(1,2)`, does not."""
+    named = [isinstance(v, Collection) and any(isinstance(i, Relation) for i in v.items) for v in (a, b)]
+    return isinstance(a, Collection) and isinstance(b, Collection) and named[0] != named[1]
 
 
 def _components(forms: Sequence[str], equal: Sequence[Pair]) -> list[int]:

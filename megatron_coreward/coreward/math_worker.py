@@ -12,8 +12,8 @@ import resource
 import signal
 import sys
 from functools import lru_cache
+from hashlib import blake2b
 from multiprocessing.connection import Connection
-from zlib import crc32
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
@@ -33,6 +33,8 @@ _NORMALIZATION = NormalizationConfig(
     nits=True,
 )
 _LATEX = LatexExtractionConfig(boxed_match_priority=0, normalization_config=_NORMALIZATION)
+LOWS = (1, 0)
+"""Least value of a letter at the first two of values.POINTS; this script imports nothing of the package."""
 _ROUNDING = 12
 """Decimals to which math-verify compares floats: a rounded number is another answer."""
 _NO_NUMBER = (
@@ -93,7 +95,7 @@ def read(form: str) -> tuple[str, list[complex] | None]:
 def _numbers(expression: Basic | MatrixBase) -> list[complex] | None:
     if isinstance(expression, Relational):
         difference = expression.lhs - expression.rhs
-        return [_number(difference, "first") / _number(difference, "second")]
+        return [_number(difference, 0) / _number(difference, 1)]
     if isinstance(expression, MatrixBase):
         return [_number(item) for item in expression.flat()]
     if isinstance(expression, (FiniteSet, Tuple)):
@@ -107,13 +109,17 @@ def _numbers(expression: Basic | MatrixBase) -> list[complex] | None:
     return [_number(expression)]
 
 
-def _number(expression: Basic, salt: str = "") -> complex:
-    """The expression's value with every symbol at the point that values.letter_value gives its name."""
-    at = {s: Float(1 + crc32((salt + s.name).encode()) / 2**32) for s in expression.free_symbols}
+def _number(expression: Basic, point: int = 0) -> complex:
+    """The expression's value where every symbol is what values.letter makes of its name at this point."""
+    at = {s: Float(LOWS[point] + _share(point, s.name)) for s in expression.free_symbols}
     number = complex(expression.evalf(subs=at))
     if number != number:
         raise ValueError("not a number")
     return number
+
+
+def _share(point: int, name: str) -> float:
+    return (int.from_bytes(blake2b(f"{point}{name}".encode(), digest_size=2).digest()) | 1) / (1 << 16)
 
 
 def compare(a: str, b: str) -> bool:

@@ -1,302 +1,248 @@
-r"""Exact values of simple answers, without a computer algebra system.
+r"""Values of answers, and when two are equal, without a computer algebra system.
 
-Most answers are numbers, fractions, roots, short polynomials, or tuples of those. This module reads a
-strict subset of LaTeX and computes their value, so that grader.py needs math-verify (milliseconds per
-parse, and sometimes a hang) for the rest only:
+A scalar is a number, or an expression in letters known by its numbers at six fixed points: at each of them
+a letter stands for another number, drawn from its name. Two scalars are equal if they agree wherever both
+are defined over the reals. What that shows:
 
-    sum      := [+-] product ([+-] product)*
-    product  := power ([*/ \cdot \times \div] power | power)*
-    power    := atom [^ argument]
-    atom     := number | letter | \pi | \infty | (sum) | {sum} | \frac argument argument | \sqrt[n] argument
+- numbers without roots or constants: arithmetic is exact, so equality and inequality are proved;
+- rational expressions in letters: inequality is proved. Two that differ, of degree d, agree at all points
+  by chance only (below (d / 2^16)^6 if the points were drawn anew for them);
+- the rest: numbers agree to 60 digits (arithmetic.py), which nobody proves, but no two answers of 256 bytes
+  are known to do so and differ.
 
-Rational arithmetic is exact (Fraction); roots and constants are decimals of 60 digits, compared to 40. A
-letter stands for a fixed number between 1 and 2 drawn from its name, so that two expressions in letters
-are equal when they agree there. Whatever could be read in two ways (`1/2x`, `1\frac12`, `f(x)`) is left
-to math-verify.
+Equations and inequalities are equal if one is a constant multiple of the other, unions of intervals if they
+hold the same numbers. reader.py makes values from text.
 """
 
-import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Context, Decimal, localcontext
 from fractions import Fraction
-from zlib import crc32
+from functools import cmp_to_key, lru_cache
+from hashlib import blake2b
+from typing import TypeVar
 
-Scalar = Fraction | Decimal
+from megatron_coreward.coreward.arithmetic import (
+    Number,
+    UndefinedError,
+    divide,
+    less,
+    multiply,
+    rounded,
+    same_number,
+)
+
+POINTS = ((1, 1), (0, 1), (20, 20), (2000, 3000), (0, -1), (-2000, 5000))
+"""Where letters lie at each point: least number and range. math_worker.py uses the first two as well."""
+MIN_DEFINED = 2
+"""Points at which an expression must be defined for us to say what it equals."""
+
+SET = r"\{\}"
+"""Kind of a set and of a bare list: roots are listed in any order."""
+MATRIX, ROW, UNION, CLOCK = "matrix", "row", "union", "clock"
+"""Other kinds of collections; the rest are brackets, "()", "[)" and so on."""
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One number; or, for an expression in letters, one for each of POINTS (None: undefined there)."""
+
+    at: tuple[Number | None, ...]
 
 
 @dataclass(frozen=True)
 class Collection:
-    r"""A tuple, interval or set; `brackets` is "()", "[)" or "\{\}", a bare list being a set."""
+    """A tuple, interval or set; a matrix of rows, a union of intervals, a time of day."""
 
-    brackets: str
+    kind: str
     items: tuple["Value", ...]
 
 
-Value = Scalar | Collection
+@dataclass(frozen=True)
+class Relation:
+    r"""`difference` stands in relation `sign` (one of "=", "\neq", "<", "\leq") to 0."""
 
-PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
-E = Decimal("2.71828182845904523536028747135266249775724709369995957496696763")
-_DIGITS = 60
-_TOLERANCE = Decimal("1e-40")
-_MAX_BITS = 1 << 14
-"""Largest exact power; a larger one is left to math-verify and its time limit."""
-_MAX_DEPTH = 25
-_SET = r"\{\}"
-
-_TOKEN = re.compile(
-    r"\d+(?:\.\d+)?|\.\d+|\\(?:frac|sqrt|pi|infty|cdot|times|div)(?![a-zA-Z]) ?"
-    r"|\\[{}]|[a-zA-Z]|[-+*/^(){}\[\],]",
-    re.ASCII,
-)
-_TIMES = ("*", r"\cdot", r"\times")
-_FACTORS = (r"\frac", r"\sqrt", r"\pi", r"\infty", "(", "{")
-"""What may follow a factor without a sign between, besides letters."""
-_OVER = ("/", r"\div")
+    sign: str
+    difference: Scalar
 
 
-class _UnclearError(Exception):
-    """The text is outside the subset, or could be read in two ways."""
+Value = Scalar | Collection | Relation
+
+T = TypeVar("T")
 
 
-def letter_value(name: str) -> Fraction:
-    """The number that a letter stands for: the same in every process, between 1 and 2."""
-    return 1 + Fraction(crc32(name.encode()), 1 << 32)
+def number(value: Number) -> Scalar:
+    return Scalar((value,))
 
 
-def read_value(form: str) -> Value | None:
-    """The value of a normal form, or None where it is outside the subset."""
+@lru_cache(maxsize=1024)
+def letter(name: str) -> Scalar:
+    """What a letter stands for, the same in every process."""
+    shares = [
+        Fraction(int.from_bytes(blake2b(f"{point}{name}".encode(), digest_size=2).digest()) | 1, 1 << 16)
+        for point in range(len(POINTS))
+    ]
+    return Scalar(tuple(low + span * share for (low, span), share in zip(POINTS, shares, strict=True)))
+
+
+def apply(operation: Callable[..., Number], *operands: Scalar) -> Scalar:
+    """The operation at every point; None where it, or an operand, is undefined."""
+    count = max(len(operand.at) for operand in operands)
+    columns = zip(*(operand.at * (count // len(operand.at)) for operand in operands), strict=True)
+    return Scalar(tuple(_at_point(operation, column) for column in columns))
+
+
+def _at_point(operation: Callable[..., Number], operands: Sequence[Number | None]) -> Number | None:
+    if None in operands:
+        return None
     try:
-        with localcontext(Context(prec=_DIGITS)):
-            return _read(_tokens(form), 0)
-    except (_UnclearError, ArithmeticError):  # the latter: division by zero, overflow, invalid operation
+        return operation(*operands)
+    except (UndefinedError, ZeroDivisionError):
         return None
 
 
+def is_defined(scalar: Scalar) -> bool:
+    """Whether enough is known of it."""
+    return sum(value is not None for value in scalar.at) >= min(MIN_DEFINED, len(scalar.at))
+
+
 def same_value(a: Value, b: Value) -> bool:
-    """Whether two values are equal. Tuples and intervals need the same brackets; a bare list is a set."""
-    if isinstance(a, Collection) or isinstance(b, Collection):
-        x, y = _collection(a), _collection(b)
-        if (x.brackets, len(x.items)) != (y.brackets, len(y.items)):
-            return False
-        if x.brackets == _SET:
-            return _same_in_any_order(x.items, y.items)
-        return all(same_value(i, j) for i, j in zip(x.items, y.items, strict=True))
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    with localcontext(Context(prec=_DIGITS)):
-        first, second = _decimal(a), _decimal(b)
-        scale = max(Decimal(1), abs(first), abs(second))
-        return first == second or (scale.is_finite() and abs(first - second) <= _TOLERANCE * scale)
-
-
-def points(value: Value) -> list[complex]:
-    """All numbers in a value, rounded: enough to see that two values differ."""
-    if isinstance(value, Collection):
-        return [point for item in value.items for point in points(item)]
-    with localcontext(Context(prec=_DIGITS)):
-        return [complex(float(_decimal(value)))]
-
-
-def may_be_equal(a: list[complex], b: list[complex]) -> bool:
-    """Whether the numbers of two values agree to six digits, in any order."""
-    if len(a) != len(b):
+    """Whether two values are equal. Collections need the same kind, and only sets have no order."""
+    if isinstance(a, Scalar) and isinstance(b, Scalar):
+        return _same_scalar(a, b)
+    if isinstance(a, Relation) or isinstance(b, Relation):
+        return isinstance(a, Relation) and isinstance(b, Relation) and _same_relation(a, b)
+    x, y = _collection(a), _collection(b)
+    if (x.kind, len(x.items)) != (y.kind, len(y.items)):
         return False
-    rest = list(b)
-    for x in a:
-        match = next((i for i, y in enumerate(rest) if _close(x, y)), None)
-        if match is None:
-            return False
-        rest.pop(match)
-    return True
+    if x.kind == SET:
+        return _pair_up(x.items, y.items, same_value)
+    return all(same_value(i, j) for i, j in zip(x.items, y.items, strict=True))
+
+
+def _collection(value: Scalar | Collection) -> Collection:
+    return value if isinstance(value, Collection) else Collection(SET, (value,))
+
+
+def _same_scalar(a: Scalar, b: Scalar) -> bool:
+    count = max(len(a.at), len(b.at))
+    pairs = zip(a.at * (count // len(a.at)), b.at * (count // len(b.at)), strict=True)
+    common = 0
+    for x, y in pairs:
+        if x is not None and y is not None:
+            if not same_number(x, y):
+                return False
+            common += 1
+    return common >= min(MIN_DEFINED, count)
+
+
+def _same_relation(a: Relation, b: Relation) -> bool:
+    """Whether the differences are proportional; by a positive factor, if the relation has a direction."""
+    if a.sign != b.sign:
+        return False
+    pairs = zip(
+        a.difference.at, b.difference.at, strict=True
+    )  # as many: a relation without letters is refused
+    point = next((i for i, pair in enumerate(pairs) if all(pair)), None)
+    if point is None:
+        return False
+    x, y = number(a.difference.at[point]), number(b.difference.at[point])
+    if not _same_scalar(apply(multiply, a.difference, y), apply(multiply, b.difference, x)):
+        return False
+    factor = apply(divide, x, y).at[0]
+    return a.sign in ("=", r"\neq") or (factor is not None and less(Fraction(0), factor))
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A real interval; a single number if its ends are the same."""
+
+    opening: str
+    low: Number
+    high: Number
+    closing: str
+
+
+def union(parts: Sequence[Value]) -> Value:
+    """The numbers in any of `parts` (intervals and finite sets), with as few parts as possible.
+
+    Raises:
+        UndefinedError: a part is something else, or its numbers are not real.
+    """
+    merged: list[_Span] = []
+    for span in sorted((span for part in parts for span in _spans(part)), key=cmp_to_key(_order)):
+        if merged and _touch(merged[-1], span):
+            merged[-1] = _merge(merged[-1], span)
+        else:
+            merged.append(span)
+    if all(span.low is span.high for span in merged):
+        return Collection(SET, tuple(number(span.low) for span in merged))
+    intervals = [Collection(s.opening + s.closing, (number(s.low), number(s.high))) for s in merged]
+    return intervals[0] if len(intervals) == 1 else Collection(UNION, tuple(intervals))
+
+
+def _spans(part: Value) -> list[_Span]:
+    items = part.items if isinstance(part, Collection) else ()
+    ends = [item.at[0] for item in items if isinstance(item, Scalar) and len(item.at) == 1]
+    if not isinstance(part, Collection) or not ends or len(ends) != len(items):
+        raise UndefinedError
+    if part.kind == SET:
+        return [_Span("[", end, end, "]") for end in ends]
+    if part.kind not in ("()", "[)", "(]", "[]") or len(ends) != 2 or not less(*ends):
+        raise UndefinedError
+    return [_Span(part.kind[0], ends[0], ends[1], part.kind[1])]
+
+
+def _order(a: _Span, b: _Span) -> int:
+    if same_number(a.low, b.low):
+        return (b.opening == "[") - (a.opening == "[")
+    return -1 if less(a.low, b.low) else 1
+
+
+def _touch(a: _Span, b: _Span) -> bool:
+    """Whether there is no number between `a` and `b`, which does not begin before `a`."""
+    if same_number(a.high, b.low):
+        return a.closing == "]" or b.opening == "["
+    return less(b.low, a.high)
+
+
+def _merge(a: _Span, b: _Span) -> _Span:
+    if same_number(a.high, b.high):
+        return _Span(a.opening, a.low, a.high, max(a.closing, b.closing))  # "]" > ")"
+    last = b if less(a.high, b.high) else a
+    return _Span(a.opening, a.low, last.high, last.closing)
+
+
+def points(value: Value) -> list[complex] | None:
+    """Rounded numbers that equal values share, the same as math_worker.py has for it; None: unknown."""
+    if isinstance(value, Collection):
+        nested = [points(item) for item in value.items]
+        known = [found for found in nested if found is not None]
+        return [point for found in known for point in found] if len(known) == len(nested) else None
+    at = value.difference.at if isinstance(value, Relation) else value.at
+    if any(found is None for found in at[:2]):
+        return None
+    first = rounded(at[0])
+    if isinstance(value, Scalar):
+        return [first]
+    second = rounded(at[1])
+    return [first / second] if second and abs(first) < float("inf") else None
+
+
+def may_be_equal(a: Sequence[complex], b: Sequence[complex]) -> bool:
+    """Whether the numbers of two values agree to six digits, in any order."""
+    return len(a) == len(b) and _pair_up(a, b, _close)
 
 
 def _close(x: complex, y: complex) -> bool:
     return x == y or abs(x - y) <= 1e-6 * max(1.0, abs(x), abs(y)) < float("inf")
 
 
-def _collection(value: Value) -> Collection:
-    return value if isinstance(value, Collection) else Collection(_SET, (value,))
-
-
-def _same_in_any_order(a: tuple[Value, ...], b: tuple[Value, ...]) -> bool:
+def _pair_up(a: Sequence[T], b: Sequence[T], same: Callable[[T, T], bool]) -> bool:
+    """Whether every item of `a` has one of its own in `b`, which has as many."""
     rest = list(b)
     for x in a:
-        match = next((i for i, y in enumerate(rest) if same_value(x, y)), None)
+        match = next((i for i, y in enumerate(rest) if same(x, y)), None)
         if match is None:
             return False
         rest.pop(match)
     return True
-
-
-def _decimal(value: Scalar) -> Decimal:
-    return value if isinstance(value, Decimal) else Decimal(value.numerator) / Decimal(value.denominator)
-
-
-def _tokens(form: str) -> list[str]:
-    tokens, position = [], 0
-    while position < len(form):
-        match = _TOKEN.match(form, position)
-        if match is None:
-            raise _UnclearError
-        tokens.append(match.group().rstrip())
-        position = match.end()
-    return tokens
-
-
-_OPENING = {"(": 1, "[": 1, "{": 1, r"\{": 1, ")": -1, "]": -1, "}": -1, r"\}": -1}
-
-
-def _read(tokens: list[str], depth: int) -> Value:
-    """A collection if there are commas or set or square brackets at the top level, else a scalar."""
-    if not tokens or depth > _MAX_DEPTH:
-        raise _UnclearError
-    brackets, inner = _SET, tokens
-    if tokens[0] in ("(", "[", r"\{") and tokens[-1] in (")", "]", r"\}") and _spans(tokens):
-        brackets, inner = tokens[0] + tokens[-1], tokens[1:-1]
-    parts = _split_commas(inner)
-    if len(parts) == 1 and (inner is tokens or brackets == "()"):
-        return _Reader(tokens).scalar()
-    return Collection(brackets, tuple(_read(part, depth + 1) for part in parts))
-
-
-def _spans(tokens: list[str]) -> bool:
-    """Whether the first bracket closes with the last token."""
-    level = 0
-    for index, token in enumerate(tokens):
-        level += _OPENING.get(token, 0)
-        if level == 0:
-            return index == len(tokens) - 1
-    return False
-
-
-def _split_commas(tokens: list[str]) -> list[list[str]]:
-    parts: list[list[str]] = [[]]
-    level = 0
-    for token in tokens:
-        level += _OPENING.get(token, 0)
-        if token == "," and level == 0:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return parts
-
-
-class _Reader:
-    """Recursive descent over the tokens of one scalar."""
-
-    def __init__(self, tokens: list[str]) -> None:
-        self._tokens = tokens
-        self._next = 0
-        self._depth = 0
-
-    def scalar(self) -> Scalar:
-        value = self._sum()
-        if self._peek():
-            raise _UnclearError
-        return value
-
-    def _peek(self) -> str:
-        return self._tokens[self._next] if self._next < len(self._tokens) else ""
-
-    def _take(self) -> str:
-        token = self._peek()
-        self._next += 1
-        return token
-
-    def _sum(self) -> Scalar:
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise _UnclearError
-        negative = self._take() == "-" if self._peek() in ("+", "-") else False
-        total = -self._product() if negative else self._product()
-        while self._peek() in ("+", "-"):
-            sign = self._take()
-            term = self._product()
-            total = _add(total, term if sign == "+" else -term)
-        self._depth -= 1
-        return total
-
-    def _product(self) -> Scalar:
-        value = self._power()
-        divided = False
-        while token := self._peek():
-            if token in _TIMES or token in _OVER:
-                self._take()
-                divided = token in _OVER
-                factor = self._power()
-                value = _divide(value, factor) if divided else _multiply(value, factor)
-            elif token[0].isalnum() or token in _FACTORS:
-                # 1/2x has two readings, 1\frac{1}{2} is a mixed number and 2 3 is no product.
-                number_before = self._tokens[self._next - 1][-1].isdigit()
-                if divided or token[0].isdigit() or (number_before and token == r"\frac"):
-                    raise _UnclearError
-                value = _multiply(value, self._power())
-            else:
-                break
-        return value
-
-    def _power(self) -> Scalar:
-        base = self._atom()
-        if self._peek() != "^":
-            return base
-        self._take()
-        return _raise(base, self._argument())
-
-    def _argument(self) -> Scalar:
-        """What a command or ^ applies to: a group, or one character."""
-        token = self._peek()
-        if token != "{" and not (len(token) == 1 and token.isalnum()):
-            raise _UnclearError
-        return self._atom()
-
-    def _atom(self) -> Scalar:
-        token = self._take()
-        if token in ("(", "{"):
-            value = self._sum()
-            if self._take() != {"(": ")", "{": "}"}[token]:
-                raise _UnclearError
-            return value
-        if token == r"\frac":
-            return _divide(self._argument(), self._argument())
-        if token == r"\sqrt":
-            return self._root()
-        if token in (r"\pi", r"\infty", "e"):
-            return {r"\pi": PI, r"\infty": Decimal("Infinity"), "e": E}[token]
-        if token[:1].isdigit() or token.startswith("."):
-            return Fraction(token)
-        # i is imaginary, and f(x) may be a function's value
-        if not token.isalpha() or token == "i" or (token in "fghpqFGHPQ" and self._peek() == "("):
-            raise _UnclearError
-        return letter_value(token)
-
-    def _root(self) -> Scalar:
-        index: Scalar = Fraction(2)
-        if self._peek() == "[":
-            self._take()
-            index = self._sum()
-            if self._take() != "]":
-                raise _UnclearError
-        return _raise(self._argument(), _divide(Fraction(1), index))
-
-
-def _add(a: Scalar, b: Scalar) -> Scalar:
-    return a + b if isinstance(a, Fraction) and isinstance(b, Fraction) else _decimal(a) + _decimal(b)
-
-
-def _multiply(a: Scalar, b: Scalar) -> Scalar:
-    return a * b if isinstance(a, Fraction) and isinstance(b, Fraction) else _decimal(a) * _decimal(b)
-
-
-def _divide(a: Scalar, b: Scalar) -> Scalar:
-    return a / b if isinstance(a, Fraction) and isinstance(b, Fraction) else _decimal(a) / _decimal(b)
-
-
-def _raise(base: Scalar, exponent: Scalar) -> Scalar:
-    if isinstance(exponent, Fraction) and exponent.denominator == 1 and isinstance(base, Fraction):
-        bits = base.numerator.bit_length() + base.denominator.bit_length()
-        if bits * abs(exponent.numerator) > _MAX_BITS:
-            raise _UnclearError
-        return base**exponent.numerator
-    if base <= 0:  # a complex number, or zero to a power that need not be positive
-        raise _UnclearError
-    return _decimal(base) ** _decimal(exponent)
