@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from megatron_coreward.config import RewardConfig
+from megatron_coreward.config import Config
 from megatron_coreward.coreward.alignment import CoRewardStage
 from megatron_coreward.coreward.grader import Grader
 from megatron_coreward.types import Response, View
@@ -117,7 +117,7 @@ def stage_seconds(responses: Sequence[Response], workers: int, equality: str, re
     for _ in range(repeats):
         with Grader(equality, workers=workers) as grader:
             grader.equal("x<1", "1>x")
-            stage = CoRewardStage(TorchCommunicator(), grader, RewardConfig())
+            stage = CoRewardStage(TorchCommunicator(), grader, Config())
             stage(responses)
             times.append(stage.last_seconds)
             assert grader.timeouts == 0, "a comparison timed out: the time means nothing"
@@ -129,7 +129,7 @@ def bytes_sent(responses: Sequence[Response]) -> int:
 
     def work(comm: ThreadCommunicator) -> int:
         with Grader() as grader:
-            stage = CoRewardStage(comm, grader, RewardConfig())
+            stage = CoRewardStage(comm, grader, Config())
             stage([r for r in responses if r.view is list(View)[comm.rank]])
             return stage.last_bytes
 

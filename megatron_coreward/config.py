@@ -68,7 +68,7 @@ class DataConfig:
     columns original_question and rephrased_question."""
     rephrased: str = ""
     """Parquet file of rephrasings, aligned with `original` row by row on extra_info.index; empty when
-    `original` holds both views."""
+    `original` holds both views, or when only originals are answered (rollout.views)."""
     batch_pairs: int = 128
     """Question pairs per rollout batch, over all ranks."""
     shuffle: bool = True
@@ -87,6 +87,9 @@ class DataConfig:
 class RolloutConfig:
     """vLLM rollout."""
 
+    views: str = "auto"
+    """Wordings of a question that are answered and trained on: original, rephrased, both, or auto (both for
+    methods that judge one by the other, else original)."""
     samples: int = 8
     """Responses per question and view that are trained on (G)."""
     vote_samples: int = 0
@@ -118,7 +121,10 @@ class RewardConfig:
     """The reward stage."""
 
     method: str = "co_reward"
-    """co_reward: the majority answer of one view is the label of the other (Eq. 6-8)."""
+    """Where rewards come from: co_reward (Co-rewarding-I: the majority answer of one view is the label of the
+    other, Eq. 6-8), co_rewarding_2 (the teacher's majority answer), co_rewarding_3 (that of the other view),
+    majority_voting (the group's own), ground_truth, self_certainty, entropy or random. docs/reward_methods.md
+    has the formulas."""
     equality: str = "math"
     """math: answers are equivalence classes (normalise, then math-verify); exact: the reference's string
     equality."""
@@ -128,10 +134,29 @@ class RewardConfig:
     """Least share of a group's responses that the winning class needs; below it there is no label."""
     weight_by_share: bool = False
     """Multiply advantages by the share of the vote that the label won, so that narrow votes count less."""
+    no_answer_entropy: float = 0.0
+    """entropy: a response without an answer counts as having this entropy in nats (RENT: 7); 0 = its own."""
     timeout_s: float = 5.0
     """Hard limit for comparing two answers; a time-out counts as unequal."""
     workers: int = 1
     """Worker processes per rank for comparing answers."""
+
+
+@dataclass
+class TeacherConfig:
+    """The teacher of co_rewarding_2 and co_rewarding_3: a moving average of the policy's weights, in float32.
+
+    teacher <- alpha * teacher + (1 - alpha) * policy; 1 - alpha falls along half a cosine over the run.
+    """
+
+    samples: int = 0
+    """Responses per question and view that the teacher draws and votes with; 0 = rollout.samples."""
+    alpha_start: float = 0.99
+    """alpha at the first update."""
+    alpha_end: float = 0.9999
+    """alpha at the last one (the paper; its released script: 0.99999)."""
+    every: int = 1
+    """Steps between updates; 0 = never, the teacher stays the start model (the paper's ablation)."""
 
 
 @dataclass
@@ -163,7 +188,8 @@ class AlgorithmConfig:
     """Truncated importance sampling: each token's policy loss is weighted by min(pi_old / pi_vllm, cap). At
     least 1, usually 2; 0 = off."""
     kl_coef: float = 0.005
-    """Weight of the KL penalty to the start model; 0 skips the reference model altogether."""
+    """Weight of the KL penalty to the reference: the start model, or the teacher where there is one. 0 = no
+    penalty and no reference. The paper has 0.005 for Co-rewarding-I and 0.001 for II."""
     kl_estimator: str = "k3"
     """k3 (the paper's; its gradient is that of the forward KL), k2 (of the reverse KL) or k1 (of no KL: noise
     of mean 0, no penalty; for comparisons only)."""
@@ -228,7 +254,7 @@ class CheckpointConfig:
     """Keep those whose step is a multiple of this as well; 0 = none for this reason."""
     keep_best: int = 0
     """Keep this many of the highest agreement between the two views as well (mean since the checkpoint
-    before); needs no labels."""
+    before); needs no labels, but both views."""
     async_save: bool = True
     """Write in the background while the next step runs; false = wait until it is written."""
 
@@ -256,7 +282,7 @@ class MemoryConfig:
     offload_optimizer: str = "auto"
     """Optimizer state and gradient buffers to main memory except in updates: auto, always or never."""
     offload_reference: str = "auto"
-    """Reference weights to main memory except while they are used: auto, always or never."""
+    """Reference or teacher weights to main memory except while they are used: auto, always or never."""
     rollout_sleep: str = "auto"
     """vLLM gives its memory up while it is not used: auto, always (refused without a GPU) or never."""
 
@@ -285,6 +311,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

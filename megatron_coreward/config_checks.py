@@ -13,14 +13,17 @@ from typing import Any
 
 from megatron_coreward.config import Config
 from megatron_coreward.config_loading import nearest
+from megatron_coreward.config_method import check_method
 from megatron_coreward.config_model import ModelShape, read_model_shape
+from megatron_coreward.coreward.rewards.registry import METHODS, VIEWS, views_of
 
 _WHERE = ("auto", "always", "never")
 
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "data.source": ("parquet", "synthetic"),
-    "reward.method": ("co_reward",),
+    "rollout.views": ("auto", *VIEWS),
+    "reward.method": tuple(METHODS),
     "reward.equality": ("math", "exact"),
     "reward.ties": ("first", "abstain"),
     "algorithm.advantage": ("group-norm", "no-std", "rloo"),
@@ -83,8 +86,13 @@ RANGES = {
     "rollout.gpu_memory_utilization": Range(above=0, most=1),
     "rollout.max_num_seqs": _AT_LEAST_ONE,
     "reward.min_agreement": Range(least=0, most=1),
+    "reward.no_answer_entropy": _NOT_NEGATIVE,
     "reward.timeout_s": _POSITIVE,
     "reward.workers": _AT_LEAST_ONE,
+    "teacher.samples": _NOT_NEGATIVE,
+    "teacher.alpha_start": Range(least=0, most=1),
+    "teacher.alpha_end": Range(least=0, most=1),
+    "teacher.every": _NOT_NEGATIVE,
     "algorithm.clip": Range(above=0, below=1),
     "algorithm.clip_high": _NOT_NEGATIVE,
     "algorithm.dual_clip": Range(above=1, or_zero=True),
@@ -128,6 +136,7 @@ def validate(config: Config, world_size: int) -> ModelShape:
     """
     _check_values(config)
     _check_algorithm(config)
+    check_method(config)
     _check_world(config, world_size)
     _check_batch(config, world_size)
     _check_data(config)
@@ -207,10 +216,11 @@ def _check_batch(config: Config, world_size: int) -> None:
             f"(ranks / (parallel.tensor x parallel.pipeline))."
         )
     replicas = world_size // config.rollout.tensor_parallel_size
-    if 2 * pairs % replicas:
+    views = len(views_of(config))
+    if views * pairs % replicas:
         raise ValueError(
-            f"data.batch_pairs is {pairs}, so {2 * pairs} groups (two views a pair), but that must be a "
-            f"multiple of the {replicas} rollout replicas (ranks / rollout.tensor_parallel_size)."
+            f"data.batch_pairs is {pairs}, so {views * pairs} groups ({views} view(s) a pair), but that must "
+            f"be a multiple of the {replicas} rollout replicas (ranks / rollout.tensor_parallel_size)."
         )
 
 

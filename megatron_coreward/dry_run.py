@@ -56,11 +56,12 @@ def free_space(folder: Path) -> int:
 
 def _batch_table(config: Config, batch: BatchArithmetic) -> Table:
     samples, drawn = config.rollout.samples, config.rollout.drawn
+    questions = f"{batch.pairs} pairs x {batch.views} view{'s' if batch.views > 1 else ''}"
     budget = config.optimizer.micro_batch_tokens
     table = Table(title="Batch", show_header=False, title_justify="left")
     rows = {
-        "responses drawn": f"{batch.pairs} pairs x 2 views x {drawn} samples = {batch.drawn:,}",
-        "responses trained on": f"{batch.pairs} pairs x 2 views x {samples} samples = {batch.responses:,}",
+        "responses drawn": f"{questions} x {drawn} samples = {batch.drawn:,}",
+        "responses trained on": f"{questions} x {samples} samples = {batch.responses:,}",
         "per data-parallel rank": f"{batch.responses:,} / {batch.data_parallel} = {batch.per_rank:,}",
         "per rollout replica": f"{batch.drawn:,} / {batch.replicas} = {batch.per_replica:,}",
         "tokens per response": f"at most {batch.tokens_per_response:,} with its prompt",
@@ -68,6 +69,8 @@ def _batch_table(config: Config, batch: BatchArithmetic) -> Table:
         "steps per epoch": f"{batch.pairs_in_data:,} pairs / {batch.pairs} = {batch.steps_per_epoch:,}",
         "steps": f"{batch.steps:,} rollout batches, {batch.optimizer_steps:,} optimizer steps",
     }
+    if batch.by_teacher:
+        rows["drawn by the teacher"] = f"{batch.by_teacher:,}"
     for name, value in rows.items():
         table.add_row(name, value)
     return table

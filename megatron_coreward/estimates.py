@@ -13,9 +13,9 @@ from pyarrow import ArrowException
 
 from megatron_coreward.config import Config
 from megatron_coreward.config_model import ModelShape, layers_per_stage
+from megatron_coreward.coreward.rewards.registry import method_of, views_of
 
 MIB, GIB = 2**20, 2**30
-_VIEWS = 2
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,24 @@ class Precision:
 PRECISIONS = {"float32": Precision(4, 4, 8), "bfloat16": Precision(2, 4, 12)}
 
 
+TEACHER_BYTES = 4
+"""Per parameter, of the teacher's float32 average."""
+
+
 @dataclass(frozen=True)
 class BatchArithmetic:
     """How one rollout batch is divided.
 
-    `responses` are trained on, `drawn` include those that only vote. `per_rank` are trained ones per
-    data-parallel rank, `per_replica` drawn ones per rollout replica. `micro_batches` assumes that every
-    response has full length.
+    `responses` are trained on, `drawn` include those that only vote, `by_teacher` are the teacher's.
+    `per_rank` are trained ones per data-parallel rank, `per_replica` drawn ones per rollout replica.
+    `micro_batches` assumes that every response has full length.
     """
 
     pairs: int
+    views: int
     responses: int
     drawn: int
+    by_teacher: int
     data_parallel: int
     per_rank: int
     replicas: int
@@ -59,8 +65,10 @@ def batch_arithmetic(config: Config, world_size: int, pairs_in_data: int) -> Bat
     pairs = min(config.data.batch_pairs, pairs_in_data)
     data_parallel = world_size // (config.parallel.tensor * config.parallel.pipeline)
     replicas = world_size // config.rollout.tensor_parallel_size
-    responses = pairs * _VIEWS * config.rollout.samples
-    drawn = pairs * _VIEWS * config.rollout.drawn
+    views = len(views_of(config))
+    responses = pairs * views * config.rollout.samples
+    drawn = pairs * views * config.rollout.drawn
+    teacher_samples = config.teacher.samples or config.rollout.samples
     tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
     per_rank = math.ceil(responses / data_parallel)
     per_micro_batch = max(1, config.optimizer.micro_batch_tokens // tokens)
@@ -68,8 +76,10 @@ def batch_arithmetic(config: Config, world_size: int, pairs_in_data: int) -> Bat
     steps = config.run.steps or config.run.epochs * steps_per_epoch
     return BatchArithmetic(
         pairs=pairs,
+        views=views,
         responses=responses,
         drawn=drawn,
+        by_teacher=pairs * views * teacher_samples if method_of(config).teacher else 0,
         data_parallel=data_parallel,
         per_rank=per_rank,
         replicas=replicas,
@@ -129,11 +139,15 @@ def memory_per_rank(config: Config, shape: ModelShape, dtype: str) -> dict[str, 
     """
     precision = PRECISIONS[dtype]
     own = count_parameters_per_rank(shape, config.parallel.tensor, config.parallel.pipeline)
+    teacher = method_of(config).teacher
+    reference = own * precision.weight if teacher or config.algorithm.kl_coef else 0
+    if teacher and dtype != "float32":
+        reference += own * TEACHER_BYTES  # its average, beside the weights that compute
     return {
         "weights": own * precision.weight,
         "gradients": own * precision.gradient,
         "optimizer": own * precision.optimizer,
-        "reference": own * precision.weight if config.algorithm.kl_coef else 0,
+        "teacher" if teacher else "reference": reference,
         "vLLM weights": count_parameters(shape) * precision.weight // config.rollout.tensor_parallel_size,
         "KV cache": int(config.rollout.memory_gb * GIB),
     }
@@ -149,13 +163,14 @@ def kv_cache_tokens(config: Config, shape: ModelShape, dtype: str) -> int:
 def disk(config: Config, shape: ModelShape, batch: BatchArithmetic, dtype: str) -> dict[str, int]:
     """What is written -> bytes.
 
-    A checkpoint holds weights and optimizer. While a new one is written the oldest is still there, hence
-    one more than the checkpoint.keep_* rules keep. Rollouts are an upper bound: 4 bytes of text per token, no
+    A checkpoint holds weights, optimizer and the teacher's average. While a new one is written the oldest is
+    still there, hence one more than the checkpoint.keep_* rules keep. Rollouts are an upper bound: 4 bytes of text per token, no
     compression, every response at full length.
     """
     precision = PRECISIONS[dtype]
     parameters = count_parameters(shape)
-    checkpoint = parameters * (precision.weight + precision.optimizer)
+    average = TEACHER_BYTES if method_of(config).teacher else 0
+    checkpoint = parameters * (precision.weight + precision.optimizer + average)
     written = math.ceil(batch.steps / config.checkpoint.every) if config.checkpoint.every else 1
     rules = config.checkpoint
     milestones = batch.steps // rules.keep_every if rules.keep_every else 0

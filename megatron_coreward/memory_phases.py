@@ -5,18 +5,20 @@ On a GPU the policy and vLLM share the memory, and neither needs all of its own 
     phase        vLLM                  optimizer state,      reference
                  weights   KV cache    gradient buffers      weights
     rollout      device    device      main memory           main memory
+    teacher      device    device      main memory           device
+    confidence   asleep    asleep      main memory           main memory
     reward       asleep    asleep      main memory           main memory
     log_probs    asleep    asleep      main memory           device
     update       asleep    asleep      device                main memory
     sync         device    asleep      main memory           main memory
     verify       device    device      main memory           main memory
     evaluate     device    device      main memory           main memory
-    checkpoint   asleep    asleep      device                main memory
+    checkpoint   asleep    asleep      device                device
 
-The policy's own weights stay. vLLM is put to sleep as a whole and woken by tags. Its weights are thrown
-away (sleep level 2) because the sync writes all of them anew; for a checkpoint, after which no sync comes,
-they are kept in main memory (level 1). In the sync the KV cache still sleeps, so that it does not lie beside
-the buckets.
+The reference is the start model or the teacher, which a checkpoint holds as well. The policy's own weights
+stay. vLLM is put to sleep as a whole and woken by tags. Its weights are thrown away (sleep level 2) because
+the sync writes all of them anew; for a checkpoint, after which no sync comes, they are kept in main memory
+(level 1). In the sync the KV cache still sleeps, so that it does not lie beside the buckets.
 
 Each of the three moves is a key of the `memory` section; auto means: where there is a GPU. A CPU has one
 memory only, and its vLLM cannot sleep. The part on GPUs has not been run yet.
@@ -47,13 +49,15 @@ class Needs:
 PHASES = MappingProxyType(
     {
         "rollout": Needs(engine=(WEIGHTS, KV_CACHE)),
+        "teacher": Needs(engine=(WEIGHTS, KV_CACHE), reference=True),
+        "confidence": Needs(),
         "reward": Needs(),
         "log_probs": Needs(reference=True),
         "update": Needs(optimizer=True),
         "sync": Needs(engine=(WEIGHTS,)),
         "verify": Needs(engine=(WEIGHTS, KV_CACHE)),
         "evaluate": Needs(engine=(WEIGHTS, KV_CACHE)),
-        "checkpoint": Needs(optimizer=True, keeps_engine=True),
+        "checkpoint": Needs(optimizer=True, reference=True, keeps_engine=True),
     }
 )
 

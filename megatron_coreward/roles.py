@@ -1,7 +1,7 @@
-"""What the trainer calls: verbs on four role objects, and the communicator they share.
+"""What the trainer calls: verbs on role objects, and the communicator they share.
 
-Implementations: actor/policy.py (Policy), actor/reference.py (Reference), rollout/engine.py
-(RolloutEngine), coreward/alignment.py (RewardStage), utils/distributed.py (Communicator).
+Implementations: actor/policy.py (Policy), actor/reference.py (Reference), actor/teacher.py (Teacher),
+rollout/engine.py (RolloutEngine), coreward/alignment.py (RewardStage), utils/distributed.py (Communicator).
 tests/fakes.py holds small in-memory ones.
 """
 
@@ -40,12 +40,25 @@ class Communicator(Protocol):
         """`value` of rank `source`."""
 
 
-class Policy(Protocol):
-    """The trained model."""
+class WeightSource(Protocol):
+    """A model whose weights go into the rollout engine."""
 
     @property
     def traffic(self) -> Traffic:
         """What export_weights has moved on this rank so far."""
+
+    def export_weights(self) -> Iterator[tuple[str, "torch.Tensor"]]:
+        """Full tensors under Hugging Face names, in one order on all ranks. A collective.
+
+        Rows that this rank's part of the engine does not take may hold anything.
+        """
+
+    def log_probs(self, batch: "TrainBatch") -> "torch.Tensor":
+        """log pi(token) of every response token, float32 [T], without gradient."""
+
+
+class Policy(WeightSource, Protocol):
+    """The trained model."""
 
     def shard(self, scored: Sequence[ScoredResponse], *, skip_idle: bool = False) -> "TrainBatch":
         """Moves the step's responses to the data-parallel rank that trains on them.
@@ -54,17 +67,11 @@ class Policy(Protocol):
         with `skip_idle`, without the responses that add nothing to the loss.
         """
 
-    def log_probs(self, batch: "TrainBatch") -> "torch.Tensor":
-        """log pi(token) of every response token, float32 [T], without gradient."""
+    def with_confidence(self, responses: Sequence[Response]) -> list[Response]:
+        """The responses that this rank holds, with `confidence` set. A collective."""
 
     def update(self, batch: "TrainBatch", objective: "Objective") -> Figures:
         """One optimizer step; figures of all ranks, the same on every rank."""
-
-    def export_weights(self) -> Iterator[tuple[str, "torch.Tensor"]]:
-        """Full tensors under Hugging Face names, in one order on all ranks. A collective.
-
-        Rows that this rank's part of the engine does not take may hold anything.
-        """
 
     def offload(self) -> None:
         """Takes optimizer state and gradient buffers off the device; only `update` needs them."""
@@ -84,6 +91,13 @@ class Reference(Protocol):
 
     def onload(self) -> None:
         """Brings them back."""
+
+
+class Teacher(WeightSource, Reference, Protocol):
+    """A slow copy of the policy that draws responses to vote with, and the reference of the KL penalty."""
+
+    def update(self, step: int, total_steps: int) -> float:
+        """Takes the policy's weights in, before the update of `step` (from 1); the share kept of its own."""
 
 
 class RolloutEngine(Protocol):
@@ -112,5 +126,7 @@ class RolloutEngine(Protocol):
 class RewardStage(Protocol):
     """Turns responses into rewards: a pure function of the step's responses, over all ranks."""
 
-    def __call__(self, responses: Sequence[Response]) -> list[ScoredResponse]:
-        """The same responses in the same order, with answer, pseudo_label and reward set."""
+    def __call__(
+        self, responses: Sequence[Response], teacher: Sequence[Response] = ()
+    ) -> list[ScoredResponse]:
+        """The policy's responses in the same order, with what was decided. A collective."""

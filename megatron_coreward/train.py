@@ -25,6 +25,7 @@ from megatron_coreward.config_loading import load_config
 from megatron_coreward.coreward.alignment import CoRewardStage
 from megatron_coreward.coreward.diagnostics import diagnose
 from megatron_coreward.coreward.grader import Grader
+from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.prompts import (
     EvaluationQuestion,
     build_pairs,
@@ -35,12 +36,12 @@ from megatron_coreward.data.prompts import (
 )
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.dry_run import show
-from megatron_coreward.evaluate import evaluate
+from megatron_coreward.evaluation.outcomes import evaluate
 from megatron_coreward.memory_phases import check_memory_settings
-from megatron_coreward.roles import Communicator, Policy, Reference, RolloutEngine
+from megatron_coreward.roles import Communicator, Policy, Reference, RolloutEngine, Teacher
 from megatron_coreward.run_folder import CHECKPOINTS, HF_EXPORT, RunFolder
 from megatron_coreward.trainer import Observer, Trainer
-from megatron_coreward.types import QuestionPair
+from megatron_coreward.types import QuestionPair, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks
 from megatron_coreward.utils.logging import print_error, setup_logging
@@ -101,7 +102,12 @@ def _load_data(config: Config) -> RunData:
     generation = load_generation_config(config.model.path, config.model.trust_remote_code)
     return RunData(
         stop_ids=stop_token_ids(tokenizer, generation),
-        pairs=build_pairs(config, tokenizer),
+        pairs=build_pairs(
+            config,
+            tokenizer,
+            rephrased_needed=View.REPHRASED in views_of(config),
+            truth_needed=method_of(config).truth,
+        ),
         questions=build_questions(config, tokenizer),
     )
 
@@ -161,6 +167,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     from megatron_coreward.actor.parallel import initialize as initialize_parallel
     from megatron_coreward.actor.policy import MegatronPolicy
     from megatron_coreward.actor.reference import MegatronReference
+    from megatron_coreward.actor.teacher import MegatronTeacher
     from megatron_coreward.rollout.engine import VllmEngine
 
     output = Path(config.run.output_dir)
@@ -169,17 +176,21 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     total_steps = config.run.steps or config.run.epochs * sampler.steps_per_epoch
     policy = MegatronPolicy(config, layout, comm, total_steps * config.algorithm.updates_per_batch)
-    reference = MegatronReference(config, layout) if config.algorithm.kl_coef > 0 else None
+    teacher = MegatronTeacher(config, layout, policy) if method_of(config).teacher else None
+    reference: Reference | None = None
+    if config.algorithm.kl_coef > 0:
+        reference = teacher or MegatronReference(config, layout)
     engine = VllmEngine(config, config.model.path, data.stop_ids, config.run.seed)
     grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
 
     keep = Retention(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
-    saver = CheckpointSaver(output / CHECKPOINTS, policy, keep, in_background=config.checkpoint.async_save)
-    state = load_checkpoint(resumed, policy) if resumed else None
+    saver = CheckpointSaver(
+        output / CHECKPOINTS, policy, keep, teacher=teacher, in_background=config.checkpoint.async_save
+    )
+    state = load_checkpoint(resumed, policy, teacher) if resumed else None
     with RunFolder(config, comm, console, total_steps, state, saver) as folder:
-        trainer = _trainer(
-            config, data, policy, reference, engine, grader, sampler, comm, folder, total_steps
-        )
+        roles = Roles(policy, reference, teacher, engine, folder)
+        trainer = _trainer(config, data, roles, grader, sampler, comm, total_steps)
         if resumed and state:
             trainer.load_state_dict(state)
             logger.info("resumed after step %d from %s", trainer.step, resumed)
@@ -210,33 +221,44 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
                 )
 
 
+@dataclass(frozen=True)
+class Roles:
+    """What has been built for a run."""
+
+    policy: Policy
+    reference: Reference | None
+    teacher: Teacher | None
+    engine: RolloutEngine
+    observer: Observer
+
+
 def _trainer(
     config: Config,
     data: RunData,
-    policy: Policy,
-    reference: Reference | None,
-    engine: RolloutEngine,
+    roles: Roles,
     grader: Grader,
     sampler: PairSampler,
     comm: Communicator,
-    observer: Observer,
     total_steps: int,
 ) -> Trainer:
     """Puts the parts together."""
-    stage = CoRewardStage(comm, grader, config.reward)
-    truths = {pair.pair_id: pair.answer for pair in data.pairs}
+    method, engine = method_of(config), roles.engine
+    truths = {pair.pair_id: pair.answer for pair in data.pairs if pair.answer}
+    stage = CoRewardStage(comm, grader, config, truths if method.truth else None)
+    by_id = {pair.pair_id: pair for pair in data.pairs}
     return Trainer(
         config=config,
-        policy=policy,
-        reference=reference,
+        policy=roles.policy,
+        reference=roles.reference,
+        teacher=roles.teacher,
         rollout=engine,
         reward_stage=stage,
         objective=GrpoObjective(config.algorithm),
         sampler=sampler,
         comm=comm,
-        observer=observer,
+        observer=roles.observer,
         evaluate=partial(evaluate, engine, comm, data.questions, config, grader) if data.questions else None,
-        diagnose=lambda scored: diagnose(scored, truths, stage, grader, comm),
+        diagnose=lambda scored: diagnose(scored, by_id, stage, grader, method, comm),
         total_steps=total_steps,
     )
 

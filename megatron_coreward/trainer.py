@@ -20,12 +20,21 @@ from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.config import Config
+from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.sampler import PairSampler
-from megatron_coreward.evaluate import EvalResult
+from megatron_coreward.evaluation.outcomes import EvalResult
 from megatron_coreward.memory_phases import MemoryPhases
-from megatron_coreward.roles import Communicator, Policy, Reference, RewardStage, RolloutEngine
-from megatron_coreward.rollout.placement import make_requests
-from megatron_coreward.types import QuestionPair, Sampling, ScoredResponse, StepReport
+from megatron_coreward.roles import (
+    Communicator,
+    Policy,
+    Reference,
+    RewardStage,
+    RolloutEngine,
+    Teacher,
+    WeightSource,
+)
+from megatron_coreward.rollout.placement import TEACHER, make_requests
+from megatron_coreward.types import QuestionPair, Response, Sampling, ScoredResponse, StepReport
 from megatron_coreward.utils.metrics import Figures
 from megatron_coreward.weight_sync import prompts_to_verify, sync_weights, verify_sync
 
@@ -52,7 +61,10 @@ class Observer(Protocol):
 
 @dataclass
 class Trainer:
-    """Runs `total_steps` steps from `step` on."""
+    """Runs `total_steps` steps from `step` on.
+
+    `reference` is the model of the KL penalty, if there is one; with a teacher it is the teacher.
+    """
 
     config: Config
     policy: Policy
@@ -66,6 +78,7 @@ class Trainer:
     evaluate: Callable[[], EvalResult] | None
     diagnose: Callable[[Sequence[ScoredResponse]], Figures]
     total_steps: int
+    teacher: Teacher | None = None
     step: int = 0
     _memory: MemoryPhases = field(init=False)
     _times: Figures = field(default_factory=Figures)
@@ -73,7 +86,8 @@ class Trainer:
     """The step's figures of this rank, to be merged with those of the others."""
 
     def __post_init__(self) -> None:
-        self._memory = MemoryPhases(self.config.memory, self.policy, self.reference, self.rollout)
+        frozen = self.teacher or self.reference
+        self._memory = MemoryPhases(self.config.memory, self.policy, frozen, self.rollout)
 
     def train_step(self) -> tuple[StepReport, list[QuestionPair], list[ScoredResponse]]:
         """One step of Algorithm 1; `scored` is this rank's part of the responses."""
@@ -81,11 +95,13 @@ class Trainer:
         self._times, self._own = Figures(), Figures()
         pairs = self.sampler.next()
         with self._phase("rollout"):
-            requests = make_requests(pairs, config.rollout.drawn, config.run.seed, self.step)
-            sampling = Sampling(config.rollout.temperature, config.rollout.max_response_tokens)
-            responses = self.rollout.generate(requests, sampling)
+            responses = self._draw(pairs, config.rollout.drawn)
+        asked = self._ask(self.teacher, pairs) if self.teacher is not None else []
+        if method_of(config).confidence:
+            with self._phase("confidence"):
+                responses = self.policy.with_confidence(responses)
         with self._phase("reward"):
-            scored = with_advantages(self.reward_stage(responses), config)
+            scored = with_advantages(self.reward_stage(responses, asked), config)
         with self._phase("log_probs"):
             trained = [r for r in scored if r.sample < config.rollout.samples]  # the others only vote
             parts = mini_batches(pairs, trained, config.algorithm.updates_per_batch)
@@ -127,6 +143,27 @@ class Trainer:
         self.step = state["step"]
         self.sampler.load_state_dict(state["sampler"])
 
+    def _draw(self, pairs: Sequence[QuestionPair], samples: int, stream: str = "") -> list[Response]:
+        """Responses of the model that the engine holds; those that this rank holds."""
+        config = self.config
+        requests = make_requests(
+            pairs, samples, config.run.seed, self.step, views=views_of(config), stream=stream
+        )
+        sampling = Sampling(config.rollout.temperature, config.rollout.max_response_tokens)
+        return self.rollout.generate(requests, sampling)
+
+    def _ask(self, teacher: Teacher, pairs: Sequence[QuestionPair]) -> list[Response]:
+        """Lets the teacher follow the policy, and answer. The engine is left with the teacher's weights.
+
+        In this order in the authors' code: the teacher takes in the weights that drew this step's responses.
+        """
+        with self._phase("teacher"):
+            self._own.add_mean("teacher/alpha", teacher.update(self.step + 1, self.total_steps), 1)
+            self._own.merge(sync_weights(teacher, self.rollout, version=self.step))
+            if self.config.weight_sync.verify:
+                self._verify(teacher)
+            return self._draw(pairs, self.config.teacher.samples or self.config.rollout.samples, TEACHER)
+
     def _batch(self, scored: Sequence[ScoredResponse]) -> TrainBatch:
         """This rank's share; pi_ref where the KL penalty needs it, pi_old where it differs from pi_theta."""
         algorithm = self.config.algorithm
@@ -137,16 +174,26 @@ class Trainer:
         )
 
     def _sync(self) -> None:
-        config = self.config
         with self._phase("sync"):
             self._own.merge(sync_weights(self.policy, self.rollout, version=self.step))
-        if not config.weight_sync.verify:
-            return
-        context = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-        prompts = prompts_to_verify(self.sampler.pairs, context)
-        temperature, tolerance = config.rollout.temperature, config.weight_sync.tolerance
-        with self._phase("verify"):
-            verify_sync(self.policy, self.rollout, self.comm, prompts, temperature, tolerance)
+        if self.config.weight_sync.verify:
+            with self._phase("verify"):
+                self._verify(self.policy)
+
+    def _verify(self, model: WeightSource) -> None:
+        config = self.config
+        verify_sync(
+            self.policy,
+            self.rollout,
+            self.comm,
+            prompts_to_verify(
+                self.sampler.pairs, config.data.max_prompt_tokens + config.rollout.max_response_tokens
+            ),
+            config.rollout.temperature,
+            config.weight_sync.tolerance,
+            views=views_of(config),
+            model=model,
+        )
 
     def _evaluate(self) -> None:
         if self.evaluate is None:

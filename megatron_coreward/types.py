@@ -26,7 +26,7 @@ class View(StrEnum):
 
 @dataclass(frozen=True)
 class QuestionPair:
-    """One question in two wordings, tokenised once.
+    """One question in two wordings, tokenised once. In a run of one wording the other may be empty.
 
     `answer` is the ground truth. It serves evaluation and diagnostics only and never reaches a
     label-free reward; it may be None.
@@ -77,13 +77,24 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """How sure the policy was of a response: means over its tokens, in nats, at the sampling temperature.
+
+    0 for a response without tokens.
+    """
+
+    self_certainty: float
+    entropy: float
+
+
+@dataclass(frozen=True)
 class Response:
     """One sampled response y.
 
     `response_ids` (int32, [n]) includes the sampled stop token; nothing is appended to a truncated
     response. `rollout_logps` (float32, [n]) are vLLM's log-probs of those tokens under the
     temperature-scaled distribution. `finish_reason` is "stop" or "length". `weights_version` is the
-    optimizer step whose weights drew it.
+    optimizer step whose weights drew it. `confidence` is None until Policy.with_confidence has measured it.
     """
 
     pair_id: int
@@ -95,6 +106,7 @@ class Response:
     text: str
     finish_reason: str
     weights_version: int
+    confidence: Confidence | None = None
 
     @property
     def key(self) -> tuple[int, str, int]:
@@ -116,7 +128,8 @@ class ScoredResponse(Response):
 
     `answer` is the normal form of the extracted answer ("" = none found), `pseudo_label` that of the
     label it was judged by ("" = no label), `reward` the scalar reward, `advantage` A_i of Eq. 7,
-    `label_share` the share of the vote that the label won (0 = no label).
+    `label_share` the share of the vote that the label won (0 = no label or no vote), `majority` that of the
+    most frequent answer of its own group ("" = none), whatever the label.
     """
 
     answer: str = ""
@@ -124,6 +137,7 @@ class ScoredResponse(Response):
     reward: float = 0.0
     advantage: float = 0.0
     label_share: float = 0.0
+    majority: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ holds meanwhile is decided in memory_phases.py.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from megatron_coreward.roles import Communicator, Policy, RolloutEngine
+from megatron_coreward.roles import Communicator, Policy, RolloutEngine, WeightSource
 from megatron_coreward.rollout.placement import make_requests
-from megatron_coreward.types import QuestionPair, Sampling, ScoredResponse
+from megatron_coreward.types import QuestionPair, Sampling, ScoredResponse, View
 from megatron_coreward.utils.metrics import Figures
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ LONG_PROMPT = 160
 """Tokens; more than a block of vLLM's KV cache (128 on a CPU, 16 on a GPU)."""
 
 
-def sync_weights(policy: Policy, rollout: RolloutEngine, version: int) -> Figures:
-    """Loads the policy's weights into the engine as `version`; figures of this rank. A collective."""
-    before, started, loaded = policy.traffic, time.perf_counter(), 0
+def sync_weights(model: WeightSource, rollout: RolloutEngine, version: int) -> Figures:
+    """Loads the model's weights into the engine as `version`; figures of this rank. A collective."""
+    before, started, loaded = model.traffic, time.perf_counter(), 0
 
     def counted() -> Iterator[tuple[str, "torch.Tensor"]]:
         nonlocal loaded
-        for name, tensor in policy.export_weights():
+        for name, tensor in model.export_weights():
             loaded += tensor.nbytes
             yield name, tensor
 
@@ -39,7 +39,7 @@ def sync_weights(policy: Policy, rollout: RolloutEngine, version: int) -> Figure
     rollout.load_weights(weights, version)
     for _ in weights:  # an engine that stops early must not leave other ranks waiting in a collective
         pass
-    moved = policy.traffic - before
+    moved = model.traffic - before
     figures = Figures()
     figures.add_sum("sync/bytes_sent", moved.sent)
     figures.add_sum("sync/bytes_received", moved.received)
@@ -49,7 +49,7 @@ def sync_weights(policy: Policy, rollout: RolloutEngine, version: int) -> Figure
 
 
 def prompts_to_verify(pairs: Sequence[QuestionPair], context: int) -> list[QuestionPair]:
-    """The first pairs, and one of them so long that a stale prefix cache shows.
+    """Of `pairs`, the first, and one of them so long that a stale prefix cache shows.
 
     vLLM caches whole blocks of a prompt only, so after a sync that forgot the cache a short prompt would
     look right. The long one is the first pair's tokens over and over, as far as the engine's `context` lets
@@ -74,16 +74,21 @@ def verify_sync(
     pairs: Sequence[QuestionPair],
     temperature: float,
     tolerance: float,
+    *,
+    views: Iterable[View] = View,
+    model: WeightSource | None = None,
 ) -> float:
     """Largest |log-prob of vLLM - log-prob of the actor| over a few sampled tokens, in nats.
+
+    `model` is what the engine should hold, the policy by default.
 
     Raises:
         RuntimeError: it is above `tolerance`; the same on every rank.
     """
-    requests = make_requests(pairs, samples=1, run_seed=0, step=0)
+    requests = make_requests(pairs, samples=1, run_seed=0, step=0, views=views)
     responses = rollout.generate(requests, Sampling(temperature, max_tokens=VERIFY_TOKENS))
     batch = policy.shard([ScoredResponse(**vars(response)) for response in responses])
-    gaps = (policy.log_probs(batch) - batch.rollout_logps_T).abs()
+    gaps = ((model or policy).log_probs(batch) - batch.rollout_logps_T).abs()
     gap = max(comm.all_gather(float(gaps.max()) if len(gaps) else 0.0))
     if not gap <= tolerance:
         raise RuntimeError(
@@ -94,5 +99,5 @@ def verify_sync(
 
 
 def _repeated(ids: tuple[int, ...], length: int) -> tuple[int, ...]:
-    times = -(-length // len(ids))
+    times = -(-length // max(len(ids), 1))  # a wording that the run does not use is empty
     return (ids * times)[:length]

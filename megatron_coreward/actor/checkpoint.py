@@ -1,9 +1,9 @@
 """Saves and loads the policy with all that a run needs to go on; any layout can load what another saved.
 
-A checkpoint holds the model, the optimizer's moments and step count, the number of updates (from which the
-learning rate follows), and the trainer's state: step, sampler, position in the metrics file, wandb id. There
-is no random state to keep: the actor draws no random numbers, and every request's seed follows from the
-run's seed and its place in the run. Adam's settings (betas, weight decay, ...) always come from the
+A checkpoint holds the model, the teacher's average if there is one, the optimizer's moments and step count,
+the number of updates (from which the learning rate follows), and the trainer's state: step, sampler, position
+in the metrics file, wandb id. There is no random state to keep: the actor draws no random numbers, and every
+request's seed follows from the run's seed and its place in the run. Adam's settings (betas, weight decay, ...) always come from the
 configuration of the run that loads.
 
 Saving copies nothing and blocks for a moment (checkpoint_writing.py); the checkpoint gets its name by one
@@ -40,6 +40,7 @@ from megatron_coreward.actor.checkpoint_folder import (
 from megatron_coreward.actor.checkpoint_model import (
     CONTENTS_MODEL,
     CONTENTS_OPTIMIZER,
+    CONTENTS_TEACHER,
     check_model,
     comparable_dims,
     sharded_tensors,
@@ -48,6 +49,7 @@ from megatron_coreward.actor.checkpoint_writing import ShardWriting
 from megatron_coreward.actor.cpu import actor_device
 from megatron_coreward.actor.optimizer_state import load_optimizer_state, sharded_optimizer_state
 from megatron_coreward.actor.policy import MegatronPolicy
+from megatron_coreward.actor.teacher import MegatronTeacher
 from megatron_coreward.utils.folders import errors_on_all_ranks, publish
 
 logger = logging.getLogger(__name__)
@@ -73,10 +75,17 @@ class CheckpointSaver:
     """
 
     def __init__(
-        self, folder: Path, policy: MegatronPolicy, retention: Retention, *, in_background: bool = False
+        self,
+        folder: Path,
+        policy: MegatronPolicy,
+        retention: Retention,
+        *,
+        teacher: MegatronTeacher | None = None,
+        in_background: bool = False,
     ) -> None:
         self.folder = folder
         self.policy = policy
+        self.teacher = teacher
         self.comm = policy.comm
         self.retention = retention
         self.in_background = in_background
@@ -97,13 +106,14 @@ class CheckpointSaver:
         new = target.with_name(f".{target.name}.{self.comm.broadcast(uuid.uuid4().hex[:8])}.tmp")
         started = time.perf_counter()
         with actor_device():
-            sharded = sharded_state(self.policy)
+            sharded = sharded_state(self.policy, self.teacher)
             bytes_here = sum(t.data.nbytes for t in sharded_tensors(sharded) if is_main_replica(t.replica_id))
         total_bytes = sum(self.comm.all_gather(bytes_here))
         with errors_on_all_ranks(self.comm):
             if self.comm.rank == 0:
                 _make_room(self.folder, new, total_bytes)
-        state = describe(step, self.policy) | {"trainer": trainer_state, "signal": signal}
+        contents = [CONTENTS_MODEL, CONTENTS_OPTIMIZER, *([CONTENTS_TEACHER] if self.teacher else [])]
+        state = describe(step, self.policy, contents) | {"trainer": trainer_state, "signal": signal}
         with self._failures(new, step), actor_device():
             writing = ShardWriting(sharded, new)
         self._current = _Save(target, new, state, writing, started)
@@ -181,13 +191,13 @@ def _reason(error: BaseException) -> str:
     return str(error)
 
 
-def describe(step: int, policy: MegatronPolicy) -> dict[str, Any]:
+def describe(step: int, policy: MegatronPolicy, contents: list[str]) -> dict[str, Any]:
     """What state.json says of a policy's checkpoint, but for what the trainer adds."""
     layout = policy.layout
     return {
         "step": step,
         "num_updates": policy.num_updates,
-        "contents": [CONTENTS_MODEL, CONTENTS_OPTIMIZER],
+        "contents": contents,
         "architecture": policy.model.family.architecture,
         "dims": comparable_dims(policy.model.dims),
         "layout": {"tensor": layout.tp_size, "pipeline": layout.pp_size, "data": layout.dp_size},
@@ -219,14 +229,16 @@ def _complete(save: _Save, files: dict[str, dict[str, int]]) -> None:
         raise
 
 
-def load_checkpoint(path: Path, policy: MegatronPolicy) -> dict[str, Any]:
-    """Fills the policy (weights, Adam, update count) from `path`; returns the trainer's state. A collective.
+def load_checkpoint(
+    path: Path, policy: MegatronPolicy, teacher: MegatronTeacher | None = None
+) -> dict[str, Any]:
+    """Fills the policy (weights, Adam, update count) and the teacher; returns the trainer's state.
 
-    The layout may differ from the one that saved.
+    The layout may differ from the one that saved. A collective.
 
     Raises:
         ValueError: on every rank, before the policy is touched: the checkpoint is incomplete, of another
-            model, or has no optimizer.
+            model, or has no optimizer or no teacher.
     """
     with errors_on_all_ranks(policy.comm):
         problem = find_problem(path)
@@ -241,18 +253,31 @@ def load_checkpoint(path: Path, policy: MegatronPolicy) -> dict[str, Any]:
                 f"{path} holds weights only and no run can go on from it; start one from it with "
                 "model.checkpoint"
             )
+        if teacher is not None and CONTENTS_TEACHER not in saved["contents"]:
+            raise ValueError(
+                f"{path} has no teacher, which this run's reward.method needs; resume with the method that "
+                "it was saved with, or start a run from it with model.checkpoint"
+            )
     with actor_device():
-        state = sharded_state(policy, is_loading=True)
+        state = sharded_state(policy, teacher, is_loading=True)
         check_model(path, state, policy.model.family, policy.model.dims)
         loaded = dist_checkpointing.load(state, str(path))
         policy.model.module.load_state_dict(loaded["model"])
         load_optimizer_state(policy.optimizer, loaded["optimizer"])
+        if teacher is not None:
+            teacher.load_state(loaded["teacher"])
     policy.num_updates = saved["num_updates"]
     return saved["trainer"]
 
 
-def sharded_state(policy: MegatronPolicy, *, is_loading: bool = False) -> dict[str, Any]:
-    """Model and optimizer as Megatron's sharded tensors; both saving and loading walk it. A collective."""
+def sharded_state(
+    policy: MegatronPolicy, teacher: MegatronTeacher | None = None, *, is_loading: bool = False
+) -> dict[str, Any]:
+    """All that is sharded as Megatron's sharded tensors; both saving and loading walk it. A collective."""
     model = policy.model.module.sharded_state_dict()
     optimizer = sharded_optimizer_state(policy.optimizer, model, is_loading=is_loading)
-    return {"model": model, "optimizer": optimizer}
+    return {
+        "model": model,
+        "optimizer": optimizer,
+        **({"teacher": teacher.sharded_state()} if teacher is not None else {}),
+    }

@@ -15,7 +15,7 @@ from megatron_coreward.actor.checkpoint_folder import read_state
 from megatron_coreward.actor.cpu import actor_device
 from megatron_coreward.actor.families.mapping import Dims, Family
 
-CONTENTS_MODEL, CONTENTS_OPTIMIZER = "model", "optimizer"
+CONTENTS_MODEL, CONTENTS_OPTIMIZER, CONTENTS_TEACHER = "model", "optimizer", "teacher"
 """What state.json's `contents` may list."""
 
 

@@ -21,7 +21,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron_coreward.actor.batching import MicroBatch, pack, plan_micro_batches
 from megatron_coreward.actor.cpu import actor_device, compute_device
 from megatron_coreward.actor.parallel import Layout
-from megatron_coreward.actor.token_stats import VocabularyShard, token_stats
+from megatron_coreward.actor.token_stats import TokenStats, VocabularyShard, token_stats
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.utils.metrics import Figures
@@ -54,17 +54,26 @@ class PackedForward:
 
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
         """Float32 [T] on the CPU, on every rank of the model-parallel group, in the batch's order."""
+        return self._per_token(batch, lambda stats: stats.logps)
+
+    def confidence(self, batch: TrainBatch) -> torch.Tensor:
+        """As log_probs, [T, 2]: self-certainty and entropy."""
+        return self._per_token(
+            batch, lambda stats: torch.stack([stats.self_certainty, stats.entropy], dim=-1)
+        )
+
+    def _per_token(self, batch: TrainBatch, chosen: Callable[[TokenStats], torch.Tensor]) -> torch.Tensor:
         micro_batches = self._micro_batches(batch)
-        outputs = self._run(micro_batches, self._only_log_probs, forward_only=True)
+        outputs = self._run(micro_batches, partial(self._only_stats, chosen), forward_only=True)
         lengths_R = batch.response_lengths_R.tolist()
-        pieces: list[torch.Tensor] = [torch.empty(n) for n in lengths_R]
-        for micro_batch, logps_T in zip(micro_batches, outputs, strict=False):
+        width = chosen(TokenStats(*torch.empty(3, 0))).shape[1:]
+        pieces: list[torch.Tensor] = [torch.empty(n, *width) for n in lengths_R]
+        for micro_batch, values_T in zip(micro_batches, outputs, strict=False):
             for index, piece in zip(
-                micro_batch.indices, logps_T.split([lengths_R[i] for i in micro_batch.indices]), strict=True
+                micro_batch.indices, values_T.split([lengths_R[i] for i in micro_batch.indices]), strict=True
             ):
                 pieces[index] = piece
-        logps_T = torch.cat([*pieces, torch.empty(0)])
-        return self._from_last_stage(logps_T)
+        return self._from_last_stage(torch.cat([*pieces, torch.empty(0, *width)]))
 
     def gradients(self, batch: TrainBatch, objective: Objective) -> Figures:
         """Adds the loss's gradient, summed over all ranks, to the gradient buffers.
@@ -118,24 +127,29 @@ class PackedForward:
         assert self._selected_rows is not None, "no micro-batch is under way"
         return (hidden.index_select(0, self._selected_rows), *rest)
 
-    def _stats(self, micro_batch: MicroBatch, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _stats(self, micro_batch: MicroBatch, logits: torch.Tensor) -> TokenStats:
         logits_Tv = logits.flatten(0, -2)
         width = logits_Tv.shape[-1]
         shard = VocabularyShard(self.layout.tp_rank * width, width, self.vocab, self.layout.tp_group)
         return token_stats(logits_Tv, micro_batch.targets_T, shard, self.temperature)
 
-    def _only_log_probs(
-        self, micro_batch: MicroBatch, logits: torch.Tensor, non_loss_data: bool
+    def _only_stats(
+        self,
+        chosen: Callable[[TokenStats], torch.Tensor],
+        micro_batch: MicroBatch,
+        logits: torch.Tensor,
+        non_loss_data: bool,
     ) -> torch.Tensor:
         assert non_loss_data, "called by the schedule for data, not for a loss"
-        return self._stats(micro_batch, logits)[0].cpu()
+        return chosen(self._stats(micro_batch, logits)).cpu()
 
     def _loss(
         self, objective: Objective, micro_batch: MicroBatch, logits: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, Figures]:
-        logps_T, entropy_T = self._stats(micro_batch, logits)
-        loss, figures = objective(logps_T, micro_batch.batch.to(logps_T.device))
-        figures.add_mean("policy/entropy", float(entropy_T.sum()), len(entropy_T))
+        stats = self._stats(micro_batch, logits)
+        loss, figures = objective(stats.logps, micro_batch.batch.to(stats.logps.device))
+        figures.add_mean("policy/entropy", float(stats.entropy.sum()), len(stats.entropy))
+        figures.add_mean("policy/self_certainty", float(stats.self_certainty.sum()), len(stats.logps))
         return loss, torch.zeros([], dtype=torch.int), figures
 
     def _from_last_stage(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -73,6 +73,11 @@ class LoadedModel:
     family: Family
     dims: Dims
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights, which all have the same."""
+        return next(self.module.parameters()).dtype
+
 
 def load_model(config: ModelConfig, layout: Layout) -> LoadedModel:
     """Builds this rank's part of `model.path` and fills it, from `model.checkpoint` if there is one."""

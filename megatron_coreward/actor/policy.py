@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from megatron_coreward.actor.confidence import with_confidence
 from megatron_coreward.actor.cpu import actor_device
 from megatron_coreward.actor.forward import PackedForward
 from megatron_coreward.actor.hf_weights import load_model
@@ -18,7 +19,7 @@ from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.config import Config
 from megatron_coreward.roles import Communicator
-from megatron_coreward.types import ScoredResponse, Traffic
+from megatron_coreward.types import Response, ScoredResponse, Traffic
 from megatron_coreward.utils.metrics import Figures
 
 
@@ -58,6 +59,10 @@ class MegatronPolicy:
         """Float32 [T], on the CPU."""
         with torch.no_grad():
             return self._forward.log_probs(batch)
+
+    def with_confidence(self, responses: Sequence[Response]) -> list[Response]:
+        """roles.Policy.with_confidence."""
+        return with_confidence(responses, self._forward, self.layout, self.comm)
 
     def accumulate_gradients(self, batch: TrainBatch, objective: Objective) -> Figures:
         """Leaves the gradient, summed over all ranks and before clipping, in the gradient buffers."""

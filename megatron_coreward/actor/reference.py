@@ -1,5 +1,7 @@
 """The frozen reference policy of the KL penalty: the start model on the actor's own layout."""
 
+from collections.abc import Iterator
+
 import torch
 
 from megatron_coreward.actor.forward import PackedForward
@@ -13,18 +15,17 @@ from megatron_coreward.config import Config
 class MegatronReference:
     """roles.Reference on Megatron-Core."""
 
-    def __init__(self, config: Config, layout: Layout) -> None:
-        model = load_model(config.model, layout)
-        model.module.requires_grad_(False)
+    def __init__(self, config: Config, layout: Layout, *, constant: bool = True) -> None:
+        self.model = load_model(config.model, layout)
+        self.model.module.requires_grad_(False)
         self._forward = PackedForward(
-            model.module,
+            self.model.module,
             layout,
-            model.dims.vocab,
+            self.model.dims.vocab,
             config.rollout.temperature,
             config.optimizer.micro_batch_tokens,
         )
-
-        self._weights = HostCopies(model.module.parameters, constant=True)
+        self._weights = HostCopies(self._tensors, constant=constant)
 
     def offload(self) -> None:
         """roles.Reference.offload."""
@@ -39,3 +40,7 @@ class MegatronReference:
         assert self._weights.on_device, "the reference is offloaded: call onload() first"
         with torch.no_grad():
             return self._forward.log_probs(batch)
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        """What offloading moves."""
+        yield from self.model.module.parameters()

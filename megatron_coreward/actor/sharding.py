@@ -1,19 +1,21 @@
-"""Which data-parallel rank trains on which response, and the one move of their tensors there.
+"""Which data-parallel rank computes on which response, and the one move of their tensors there.
 
 Token ids, log-probs and advantages cross ranks here and nowhere else; texts stay behind.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.algorithm.loss_weights import Counts, contributes, local_counts, token_weights
 from megatron_coreward.config import Config
 from megatron_coreward.roles import Communicator
-from megatron_coreward.types import ScoredResponse
+from megatron_coreward.types import Response, ScoredResponse
 
 Key = tuple[int, str, int]
+R = TypeVar("R", bound=Response)
 
 
 def balanced_owners(sizes: dict[Key, int], ranks: int) -> dict[Key, int]:
@@ -45,17 +47,22 @@ def shard(
     """
     algorithm = config.algorithm
     needed = contributes(scored, algorithm) if skip_idle else [True] * len(scored)
-    mine = {r.key: r.num_tokens for r, is_needed in zip(scored, needed, strict=True) if is_needed}
-    gathered = comm.all_gather((layout.dp_rank, mine, local_counts(scored, algorithm)))
-    dp_ranks = [dp_rank for dp_rank, _, _ in gathered]
-    owners = balanced_owners({k: n for _, sizes, _ in gathered for k, n in sizes.items()}, layout.dp_size)
-    counts = sum((part for _, _, part in gathered), Counts())
+    counts = sum(comm.all_gather(local_counts(scored, algorithm)), Counts())
     # Weights are taken here, where groups are whole: afterwards they may be spread over DP ranks.
     weights = token_weights(scored, counts, algorithm, config.rollout.max_response_tokens)
-    outgoing: list[list[tuple[ScoredResponse, float]]] = [[] for _ in range(layout.dp_size)]
-    for response, weight in zip(scored, weights, strict=True):
-        if response.key in mine:
-            outgoing[owners[response.key]].append((replace(response, text=""), weight))
-    received = comm.all_to_all([outgoing[dp_rank] for dp_rank in dp_ranks])
-    share = sorted((item for part in received for item in part), key=lambda item: item[0].key)
+    items = [(r, w) for r, w, is_needed in zip(scored, weights, needed, strict=True) if is_needed]
+    share = move_to_dp_ranks(items, layout, comm)
     return make_batch([response for response, _ in share], [weight for _, weight in share])
+
+
+def move_to_dp_ranks(
+    items: Sequence[tuple[R, Any]], layout: Layout, comm: Communicator
+) -> list[tuple[R, Any]]:
+    """This DP rank's share of all (response, what goes with it), in canonical order. A collective."""
+    gathered = comm.all_gather((layout.dp_rank, {response.key: response.num_tokens for response, _ in items}))
+    owners = balanced_owners({k: n for _, sizes in gathered for k, n in sizes.items()}, layout.dp_size)
+    outgoing: list[list[tuple[R, Any]]] = [[] for _ in range(layout.dp_size)]
+    for response, extra in items:
+        outgoing[owners[response.key]].append((replace(response, text=""), extra))
+    received = comm.all_to_all([outgoing[dp_rank] for dp_rank, _ in gathered])
+    return sorted((item for part in received for item in part), key=lambda item: item[0].key)

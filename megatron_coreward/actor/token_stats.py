@@ -1,14 +1,15 @@
-"""Log-probabilities and entropies of tokens from vocabulary-parallel logits.
+"""Log-probabilities, entropies and self-certainty of tokens from vocabulary-parallel logits.
 
 The vocabulary is never gathered: each TP rank reduces its own columns to a maximum, a sum and the target's
-logit, and three small all-reduces finish the job. Columns that only pad the vocabulary for TP take no part
+logit, and two small all-reduces finish the job. Columns that only pad the vocabulary for TP take no part
 (numerics 9); logits are float32 and divided by the sampling temperature before anything else (numerics 8).
 
 Shape suffixes: T tokens, v this rank's vocabulary columns.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,13 +30,25 @@ class VocabularyShard:
         return min(max(self.vocab - self.start, 0), self.width)
 
 
+class TokenStats(NamedTuple):
+    """Float32 [T] each, in nats, over the whole vocabulary of V tokens.
+
+    `self_certainty` is KL(U || p) = logsumexp(z) - mean_v(z) - log V, with U uniform (Intuitor,
+    arXiv 2505.19590). Only `logps` carry a gradient.
+    """
+
+    logps: torch.Tensor
+    entropy: torch.Tensor
+    self_certainty: torch.Tensor
+
+
 class _TokenStats(torch.autograd.Function):
-    """(logits, targets) -> (log-prob of the target, entropy); the gradient flows through the former only."""
+    """(logits, targets) -> TokenStats; the gradient flows through the log-probs only."""
 
     @staticmethod
     def forward(
         ctx: Any, logits_Tv: torch.Tensor, targets_T: torch.Tensor, shard: VocabularyShard, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         z_Tv = logits_Tv.float() / temperature
         z_Tv[:, shard.valid :] = -torch.inf
         peak_T = z_Tv.amax(dim=-1)
@@ -49,19 +62,20 @@ class _TokenStats(torch.autograd.Function):
 
         p_Tv = z_Tv.exp()
         z_Tv[:, shard.valid :] = 0.0  # p is 0 there; -inf * 0 would be NaN in the entropy
-        sums = torch.stack([p_Tv.sum(-1), (p_Tv * z_Tv).sum(-1), target_T])
+        sums = torch.stack([p_Tv.sum(-1), (p_Tv * z_Tv).sum(-1), target_T, z_Tv.sum(-1)])
         dist.all_reduce(sums, group=shard.group)
-        total_T, weighted_T, target_T = sums
+        total_T, weighted_T, target_T, plain_T = sums
         log_total_T = total_T.log()
         p_Tv /= total_T[:, None]
         entropy_T = log_total_T - weighted_T / total_T
+        self_certainty_T = log_total_T - plain_T / shard.vocab - math.log(shard.vocab)
         ctx.save_for_backward(p_Tv, local_T, here_T)
         ctx.temperature, ctx.dtype = temperature, logits_Tv.dtype
-        ctx.mark_non_differentiable(entropy_T)
-        return target_T - log_total_T, entropy_T
+        ctx.mark_non_differentiable(entropy_T, self_certainty_T)
+        return target_T - log_total_T, entropy_T, self_certainty_T
 
     @staticmethod
-    def backward(ctx: Any, grad_T: torch.Tensor, _: torch.Tensor) -> tuple:
+    def backward(ctx: Any, grad_T: torch.Tensor, *_: torch.Tensor) -> tuple:
         p_Tv, local_T, here_T = ctx.saved_tensors
         grad_T = grad_T / ctx.temperature
         grad_Tv = p_Tv * -grad_T[:, None]
@@ -71,10 +85,7 @@ class _TokenStats(torch.autograd.Function):
 
 def token_stats(
     logits_Tv: torch.Tensor, targets_T: torch.Tensor, shard: VocabularyShard, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probs [T] of `targets_T` and entropies [T], float32, over the whole vocabulary.
-
-    `logits_Tv` is this TP rank's part. Only the log-probs carry a gradient.
-    """
+) -> TokenStats:
+    """Log-probs of `targets_T` and how sure the distributions are; `logits_Tv` is this TP rank's part."""
     assert temperature > 0, f"a policy has no log-probs at temperature {temperature}"
-    return _TokenStats.apply(logits_Tv, targets_T, shard, temperature)
+    return TokenStats(*_TokenStats.apply(logits_Tv, targets_T, shard, temperature))

@@ -46,7 +46,7 @@ class WeightExporter:
         self.parameters = dict(model.module.named_parameters())
         self.dims = model.dims
         self.layout = layout
-        self.dtype = next(iter(self.parameters.values())).dtype
+        self.dtype = model.dtype
         self.traffic = Traffic()
         mine = local_entries(model.module, model.family, layout)
         stages: list[list[Entry]] = [[] for _ in range(layout.pp_size)]

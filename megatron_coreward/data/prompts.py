@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 
 from megatron_coreward.config import Config
 from megatron_coreward.data import synthetic
-from megatron_coreward.data.pairs import Question, load_pairs, load_questions
+from megatron_coreward.data.pairs import PairRecord, Question, load_pairs, load_questions
 from megatron_coreward.types import QuestionPair
 
 if TYPE_CHECKING:
@@ -148,19 +148,31 @@ def stop_token_ids(
     return tuple(sorted(stops))
 
 
-def build_pairs(config: Config, tokenizer: "PreTrainedTokenizerBase") -> list[QuestionPair]:
+def build_pairs(
+    config: Config,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    rephrased_needed: bool = True,
+    truth_needed: bool = False,
+) -> list[QuestionPair]:
     """The training pairs of a run with their prompts: source, then data.limit, then the over-length policy.
 
-    Raises ValueError as load_pairs does, and if every pair is too long.
+    With `truth_needed` pairs without a ground truth are dropped as well. Where no rephrasings are needed and
+    there are none, those prompts are empty.
+
+    Raises ValueError as load_pairs does, and if no pair is left.
     """
     data = config.data
     if data.source == "synthetic":
         records = synthetic.make_pairs(data.synthetic_pairs, config.run.seed)
     else:
-        records = load_pairs(data.original, data.rephrased)
+        records = load_pairs(data.original, data.rephrased, rephrased_needed=rephrased_needed)
     records = records[: data.limit] if data.limit else records
+    records = _with_truth(records, data.original) if truth_needed else records
     originals = encode_prompts(tokenizer, [record.original for record in records], data.system_prompt)
-    rephrasings = encode_prompts(tokenizer, [record.rephrased for record in records], data.system_prompt)
+    rephrasings: list[tuple[int, ...]] = [()] * len(records)
+    if any(record.rephrased for record in records):
+        rephrasings = encode_prompts(tokenizer, [record.rephrased for record in records], data.system_prompt)
     pairs = [
         QuestionPair(
             pair_id=record.pair_id,
@@ -179,20 +191,42 @@ def build_pairs(config: Config, tokenizer: "PreTrainedTokenizerBase") -> list[Qu
     return pairs
 
 
+def _with_truth(records: list[PairRecord], source: str) -> list[PairRecord]:
+    kept = [record for record in records if record.answer]
+    if not kept:
+        raise ValueError(
+            f"data.original={source}: none of {len(records)} pairs has a ground truth, which the reward "
+            "method needs; choose a label-free reward.method, or data with answers"
+        )
+    if len(kept) < len(records):
+        logger.warning(
+            "dropped %d of %d pairs without a ground truth", len(records) - len(kept), len(records)
+        )
+    return kept
+
+
 def build_questions(config: Config, tokenizer: "PreTrainedTokenizerBase") -> list[EvaluationQuestion]:
     """The evaluation questions of a run with their prompts; empty if the run has none.
 
-    As build_pairs, from evaluation.file or the held-out synthetic problems: evaluation.limit, then
-    over-length policy.
+    As build_pairs: source, then evaluation.limit, then the over-length policy.
     """
-    data, evaluation = config.data, config.evaluation
-    if evaluation.file:
-        questions = load_questions(evaluation.file)
-    elif data.source == "synthetic":
-        questions = synthetic.held_out()
+    return with_prompts(evaluation_questions(config), config, tokenizer)
+
+
+def evaluation_questions(config: Config) -> list[Question]:
+    """The first evaluation.limit questions of evaluation.file, or of the held-out synthetic problems."""
+    if config.evaluation.file:
+        questions = load_questions(config.evaluation.file)
     else:
-        return []
-    questions = questions[: evaluation.limit] if evaluation.limit else questions
+        questions = synthetic.held_out() if config.data.source == "synthetic" else []
+    return questions[: config.evaluation.limit or None]
+
+
+def with_prompts(
+    questions: Sequence[Question], config: Config, tokenizer: "PreTrainedTokenizerBase"
+) -> list[EvaluationQuestion]:
+    """The questions whose prompt is not too long. Raises ValueError if there were some and none is left."""
+    data = config.data
     prompts = encode_prompts(tokenizer, [record.question for record in questions], data.system_prompt)
     kept = [
         EvaluationQuestion(
@@ -201,7 +235,8 @@ def build_questions(config: Config, tokenizer: "PreTrainedTokenizerBase") -> lis
         for record, prompt_ids in zip(questions, prompts, strict=True)
         if len(prompt_ids) <= data.max_prompt_tokens
     ]
-    _report_dropped("evaluation questions", len(questions), len(kept), data.max_prompt_tokens)
+    if questions:
+        _report_dropped("evaluation questions", len(questions), len(kept), data.max_prompt_tokens)
     return kept
 
 

@@ -10,30 +10,38 @@ from hashlib import blake2b
 
 from megatron_coreward.types import GenerationRequest, QuestionPair, View
 
+TEACHER = "teacher"
+"""The `stream` of the teacher's requests: at first it has the policy's weights and must not draw the same."""
 
-def request_seed(run_seed: int, step: int, pair_id: int, view: View, sample: int) -> int:
-    """63 bits of a hash over all five, so that no two requests of a run share a random stream.
+
+def request_seed(run_seed: int, step: int, pair_id: int, view: View, sample: int, stream: str = "") -> int:
+    """63 bits of a hash over all of them, so that no two requests of a run share a random stream.
 
     Neighbouring seeds (seed + index) would not do: engines derive streams from them that overlap.
     """
-    identity = f"{run_seed}/{step}/{pair_id}/{view.value}/{sample}".encode()
+    identity = f"{run_seed}/{step}/{pair_id}/{view.value}/{sample}{stream}".encode()
     return int.from_bytes(blake2b(identity, digest_size=8).digest(), "big") >> 1
 
 
 def make_requests(
-    pairs: Iterable[QuestionPair], samples: int, run_seed: int, step: int
+    pairs: Iterable[QuestionPair],
+    samples: int,
+    run_seed: int,
+    step: int,
+    views: Iterable[View] = View,
+    stream: str = "",
 ) -> list[GenerationRequest]:
-    """`samples` requests for each view of each pair, in canonical order."""
+    """`samples` requests for each of `views` of each pair, in canonical order."""
     requests = [
         GenerationRequest(
             pair_id=pair.pair_id,
             view=view,
             sample=sample,
             prompt_ids=pair.prompt_ids(view),
-            seed=request_seed(run_seed, step, pair.pair_id, view, sample),
+            seed=request_seed(run_seed, step, pair.pair_id, view, sample, stream),
         )
         for pair in pairs
-        for view in View
+        for view in views
         for sample in range(samples)
     ]
     return sorted(requests, key=lambda request: request.key)

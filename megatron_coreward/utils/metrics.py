@@ -29,6 +29,9 @@ METRICS = (
     "original/signal_groups",
     "original/distinct_answers",
     "original/top_answer_share",
+    "original/entropy",
+    "original/repetition",
+    "original/self_certainty",
     "rephrased/answered",
     "rephrased/majority_share",
     "rephrased/truncated",
@@ -36,15 +39,21 @@ METRICS = (
     "rephrased/signal_groups",
     "rephrased/distinct_answers",
     "rephrased/top_answer_share",
+    "rephrased/entropy",
+    "rephrased/repetition",
+    "rephrased/self_certainty",
     "coreward/agreement",
     "coreward/labelled",
     "coreward/tied",
+    "coreward/teacher_agreement",
+    "teacher/alpha",
     "grader/timeouts",
     "stage/bytes",
     "policy/loss",
     "policy/kl",
     "policy/clip_fraction",
     "policy/entropy",
+    "policy/self_certainty",
     "policy/grad_norm",
     "policy/lr",
     "mismatch/mean_abs",
@@ -52,11 +61,20 @@ METRICS = (
     "mismatch/kl",
     "mismatch/clipped",
     "diagnostics/original/label_accuracy",
+    "diagnostics/original/label_accuracy/level_k",
+    "diagnostics/original/vote_accuracy",
+    "diagnostics/original/vote_accuracy/level_k",
     "diagnostics/original/pass@1",
     "diagnostics/rephrased/label_accuracy",
+    "diagnostics/rephrased/label_accuracy/level_k",
+    "diagnostics/rephrased/vote_accuracy",
+    "diagnostics/rephrased/vote_accuracy/level_k",
     "diagnostics/rephrased/pass@1",
+    "diagnostics/either_vote_accuracy",
     "diagnostics/reward_accuracy",
     "time/rollout",
+    "time/teacher",
+    "time/confidence",
     "time/reward",
     "time/log_probs",
     "time/update",
@@ -71,6 +89,8 @@ METRICS = (
     "sync/bytes_minimum",
     "sync/gb_per_second",
     "memory/rollout_gb",
+    "memory/teacher_gb",
+    "memory/confidence_gb",
     "memory/reward_gb",
     "memory/log_probs_gb",
     "memory/update_gb",
@@ -81,12 +101,13 @@ METRICS = (
     "eval/pass@1",
     "eval/maj@k",
 )
-"""Every name that may be logged; `@k` stands for any number."""
+"""Every name that may be logged; `@k` and `level_k` stand for any number."""
 
 
 def undocumented(names: Iterable[str]) -> list[str]:
     """Those of `names` that METRICS lacks."""
-    return [name for name in names if name not in METRICS and re.sub(r"@\d+$", "@k", name) not in METRICS]
+    general = {name: re.sub(r"(@|level_)\d+$", r"\1k", name) for name in names}
+    return [name for name, family in general.items() if name not in METRICS and family not in METRICS]
 
 
 @dataclass

@@ -1,4 +1,6 @@
-"""Vocabulary-parallel log-probs and entropies against the formulas over the whole vocabulary."""
+"""Vocabulary-parallel log-probs, entropies and self-certainty against the formulas over all of it."""
+
+import math
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ def draw(vocab: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def sharded_stats(rank: int) -> dict[tuple[int, int], list[torch.Tensor]]:
-    """By vocabulary and TP size: log-probs, entropies and the gradient of summed log-probs in all logits."""
+    """By vocabulary and TP size: the statistics, and the gradient of summed log-probs in all logits."""
     found = {}
     for tp_size in TP_SIZES:
         group = dist.new_group(range(tp_size))
@@ -39,11 +41,11 @@ def stats_of_group(rank: int, vocab: int, tp_size: int, group: dist.ProcessGroup
     padded_TV = torch.nn.functional.pad(logits_TV, (0, tp_size * width - vocab), value=1e4)
     mine_Tv = padded_TV[:, rank * width : (rank + 1) * width].clone().requires_grad_()
     shard = VocabularyShard(rank * width, width, vocab, group)
-    log_probs_T, entropies_T = token_stats(mine_Tv, targets_T, shard, TEMPERATURE)
-    log_probs_T.sum().backward()
+    stats = token_stats(mine_Tv, targets_T, shard, TEMPERATURE)
+    stats.logps.sum().backward()
     gradients = [torch.empty_like(mine_Tv) for _ in range(tp_size)]
     dist.all_gather(gradients, mine_Tv.grad, group=group)
-    return [log_probs_T.detach(), entropies_T, torch.cat(gradients, dim=1)]
+    return [stats.logps.detach(), stats.entropy, stats.self_certainty, torch.cat(gradients, dim=1)]
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +62,13 @@ def test_token_stats_equal_the_formulas(vocab, tp_size, by_rank):
     log_probs_T = log_p_TV[torch.arange(NUM_TOKENS), targets_T]
     log_probs_T.sum().backward()
     entropies_T = -(log_p_TV.exp() * log_p_TV).sum(-1)
+    certainties_T = -log_p_TV.mean(-1) - math.log(vocab)  # KL(U || p)
 
     for rank in range(tp_size):
-        found_T, found_entropies_T, gradient_TV = by_rank[rank][vocab, tp_size]
+        found_T, found_entropies_T, found_certainties_T, gradient_TV = by_rank[rank][vocab, tp_size]
         # Measured: log-probs 1.1e-7 of their size, entropies 4.9e-7, gradients 4.1e-7, at every TP size.
         torch.testing.assert_close(found_T.double(), log_probs_T.detach(), rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(found_entropies_T.double(), entropies_T.detach(), rtol=0, atol=5e-6)
+        torch.testing.assert_close(found_certainties_T.double(), certainties_T.detach(), rtol=1e-6, atol=5e-6)
         torch.testing.assert_close(gradient_TV[:, :vocab].double(), logits_TV.grad, rtol=0, atol=5e-6)
         assert torch.count_nonzero(gradient_TV[:, vocab:]) == 0

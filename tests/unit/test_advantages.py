@@ -72,8 +72,10 @@ def test_an_unknown_rule():
 def test_responses_that_only_vote_have_no_advantage_and_no_part_in_the_baseline(rule):
     algorithm, rewards = AlgorithmConfig(advantage=rule), [1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
     drawn = [scored(0, View.ORIGINAL, sample, reward) for sample, reward in enumerate(rewards)]
-    more = with_advantages(drawn, Config(algorithm=algorithm, rollout=RolloutConfig(3, vote_samples=6)))
-    just = with_advantages(drawn[:3], Config(algorithm=algorithm, rollout=RolloutConfig(3)))
+    more = with_advantages(
+        drawn, Config(algorithm=algorithm, rollout=RolloutConfig(samples=3, vote_samples=6))
+    )
+    just = with_advantages(drawn[:3], Config(algorithm=algorithm, rollout=RolloutConfig(samples=3)))
     assert more[:3] == just
     assert [r.advantage for r in more[3:]] == [0.0] * 3
 

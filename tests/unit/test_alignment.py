@@ -10,7 +10,8 @@ from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.config import Config, RewardConfig, RolloutConfig
 from megatron_coreward.coreward.alignment import CoRewardStage
 from megatron_coreward.coreward.grader import Grader
-from megatron_coreward.types import Response, ScoredResponse, View
+from megatron_coreward.coreward.rewards.registry import METHODS
+from megatron_coreward.types import Confidence, Response, ScoredResponse, View
 from megatron_coreward.utils.metrics import Figures
 from tests.fakes import run_threads
 
@@ -48,20 +49,25 @@ def random_step(seed, pairs=13, samples=4):
     ]
 
 
-def run_stage(parts, config=None, equality="math"):
-    """Scored responses and stage per rank; rank r holds parts[r]."""
+def run_stage(parts, config=None, equality="math", views="auto", teacher=None, truths=None):
+    """Scored responses and stage per rank; rank r holds parts[r] and teacher[r]."""
+    whole = Config(reward=config or RewardConfig(), rollout=RolloutConfig(views=views))
 
     def work(comm):
         with Grader(equality) as grader:
-            stage = CoRewardStage(comm, grader, config or RewardConfig())
-            return stage(parts[comm.rank]), stage
+            stage = CoRewardStage(comm, grader, whole, truths)
+            return stage(parts[comm.rank], teacher[comm.rank] if teacher else ()), stage
 
     results = run_threads(len(parts), work)
     return [scored for scored, _ in results], [stage for _, stage in results]
 
 
 def verdicts(scored):
-    return {r.key: (r.answer, r.pseudo_label, r.label_share, r.reward) for part in scored for r in part}
+    return {
+        r.key: (r.answer, r.pseudo_label, r.label_share, r.majority, r.reward)
+        for part in scored
+        for r in part
+    }
 
 
 def merged(stages):
@@ -207,7 +213,7 @@ def test_owners_differ_by_one_pair_at_most():
     ids = random.Random(6).sample(range(10_000), 50)
 
     def work(comm):
-        stage = CoRewardStage(comm, Grader("exact"), RewardConfig())
+        stage = CoRewardStage(comm, Grader("exact"), Config())
         return stage._owners(set(ids[comm.rank :: comm.world_size]) | {ids[0]})
 
     owners, *others = run_threads(4, work)
@@ -218,7 +224,7 @@ def test_owners_differ_by_one_pair_at_most():
 
 def test_a_pair_without_one_of_its_views():
     step = [r for r in random_step(7) if r.view is View.ORIGINAL]
-    with pytest.raises(AssertionError, match=r"pair \d+ has only \['original'\]"):
+    with pytest.raises(AssertionError, match=r"pair \d+ has only \[\('policy', 'original'\)\]"):
         run_stage([step])
 
 
@@ -228,6 +234,63 @@ def test_a_sample_that_comes_twice():
         run_stage([step, step[:1]])
 
 
-def test_another_method_is_refused():
-    with pytest.raises(AssertionError, match="ground_truth"):
-        CoRewardStage(None, None, RewardConfig(method="ground_truth"))
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_every_method_gives_one_result_for_any_placement(method, world_size):
+    """Responses, the teacher's and the truth are scattered, or held by one rank: no difference."""
+    needs = METHODS[method]
+    config = RewardConfig(method=method)
+    step = [
+        replace(r, confidence=Confidence(float(i), 0.5 * i)) for i, r in enumerate(random_step(11, pairs=9))
+    ]
+    teacher = [replace(r, text=r.text.replace("0.5", "7")) for r in step] if needs.teacher else []
+    truths = {r.pair_id: "5" for r in step} if needs.truth else None
+    [alone], [stage] = run_stage([step], config, views="both", teacher=[teacher], truths=truths)
+    rng = random.Random(world_size)
+    place = {group: rng.randrange(world_size) for group in sorted({r.group for r in step})}
+
+    def scattered(responses):
+        return [[r for r in responses if place[r.group] == rank] for rank in range(world_size)]
+
+    theirs = scattered(teacher)[::-1]
+    scored, stages = run_stage(scattered(step), config, views="both", teacher=theirs, truths=truths)
+    assert verdicts(scored) == verdicts([alone])
+    figures, expected = merged(stages), merged([stage])
+    figures.pop("stage/bytes"), expected.pop("stage/bytes")
+    assert figures == pytest.approx(expected)
+    assert len({r.reward for r in alone}) > 1
+
+
+def test_one_view_is_enough_for_methods_that_do_not_cross():
+    step = [response(1, View.REPHRASED, i, a) for i, a in enumerate(["2", "2.0", "3"])]
+    [scored], [stage] = run_stage([step], RewardConfig(method="majority_voting"), views="rephrased")
+    assert [(r.pseudo_label, r.majority, r.reward) for r in scored] == [("2", "2", 1)] * 2 + [("2", "2", 0)]
+    assert "coreward/agreement" not in stage.figures.as_dict()
+    assert "original/top_answer_share" not in stage.figures.as_dict()
+
+
+def test_the_teachers_answers_vote_and_are_not_judged():
+    step = [response(1, View.ORIGINAL, i, a) for i, a in enumerate(["2", "3"])]
+    teacher = [response(1, View.ORIGINAL, i, a) for i, a in enumerate(["3", "3.0", "2"])]
+    [scored], [stage] = run_stage([step], RewardConfig(method="co_rewarding_2"), teacher=[teacher])
+    assert [(r.pseudo_label, r.label_share, r.reward) for r in scored] == [
+        ("3", 2 / 3, 0.0),
+        ("3", 2 / 3, 1.0),
+    ]
+    assert {r.majority for r in scored} == {"2"}, "the policy's own vote, its first sample winning the tie"
+    assert stage.figures.as_dict()["coreward/teacher_agreement"] == 0.0
+
+
+def test_a_teacher_that_did_not_answer_is_found():
+    step = [response(1, View.ORIGINAL, 0, "2")]
+    with pytest.raises(AssertionError, match="teacher"):
+        run_stage([step], RewardConfig(method="co_rewarding_2"))
+
+
+def test_truth_reaches_the_method_that_needs_it_and_no_other():
+    step = [response(1, View.ORIGINAL, i, a) for i, a in enumerate(["0.5", "2"])]
+    [scored], _ = run_stage([step], RewardConfig(method="ground_truth"), truths={1: r"\frac12"})
+    assert [(r.pseudo_label, r.reward) for r in scored] == [(r"\frac{1}{2}", 1.0), (r"\frac{1}{2}", 0.0)]
+    for method in set(METHODS) - {"ground_truth"}:
+        with pytest.raises(AssertionError, match="ground truths given"):
+            run_stage([step], RewardConfig(method=method), truths={1: "2"}, views="both")

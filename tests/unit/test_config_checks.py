@@ -130,7 +130,7 @@ def test_range_limits() -> None:
         (
             ["data.batch_pairs=1", "parallel.tensor=4"],
             4,
-            "data.batch_pairs is 1, so 2 groups (two views a pair), but that must be a multiple of the 4",
+            "data.batch_pairs is 1, so 2 groups (2 view(s) a pair), but that must be a multiple of the 4",
         ),
         (["parallel.tensor=3"], 3, "parallel.tensor is 3, but must divide the model's 4 attention heads"),
         (["parallel.pipeline=6"], 6, "parallel.pipeline is 6, but must not exceed the model's 4 layers."),

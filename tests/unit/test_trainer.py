@@ -54,7 +54,7 @@ def step(
                 policy=policy,
                 reference=None,
                 rollout=rollout,
-                reward_stage=CoRewardStage(comm, grader, config.reward),
+                reward_stage=CoRewardStage(comm, grader, config),
                 objective=mock.MagicMock(),
                 sampler=PairSampler(PAIRS, 2),
                 comm=comm,

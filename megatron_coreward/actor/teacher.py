@@ -1,0 +1,110 @@
+"""The teacher of Co-rewarding-II and III: a moving average of the policy, on the policy's own shards.
+
+    teacher_k = alpha_k teacher_(k-1) + (1 - alpha_k) theta_k        k = 1 ... K training steps
+    1 - alpha_k = a_end + (a_start - a_end) / 2 * (1 + cos(pi (k - 1) / K)),    a = 1 - alpha
+
+with theta_k the weights that draw the rollouts of step k, so that the first update changes nothing. The
+paper prints alpha_k = 1 - (alpha_end - alpha_start) / 2 * (1 + cos(pi k / K)) (Eq. 11), which with its
+alpha_start = 0.99 and alpha_end = 0.9999 runs from 0.9901 to exactly 1: the factor is that of a = 1 - alpha,
+and the end value is missing. The form above runs from alpha_start towards alpha_end, and is that of the
+authors' code.
+
+The average is float32 whatever the compute type: with 1 - alpha between 1e-2 and 1e-4 a bfloat16 average
+would round most updates away. Nothing is gathered: a rank averages what it holds.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
+from megatron.core.dist_checkpointing.utils import extract_sharded_tensors_and_factories
+
+from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.actor.policy import MegatronPolicy
+from megatron_coreward.actor.reference import MegatronReference
+from megatron_coreward.actor.weight_export import WeightExporter
+from megatron_coreward.config import Config, TeacherConfig
+from megatron_coreward.types import Traffic
+
+STATE_PREFIX = "teacher"
+
+
+def alpha_at(config: TeacherConfig, step: int, total_steps: int) -> float:
+    """The teacher keeps this share of itself in the update of `step`, counted from 1."""
+    a_start, a_end = 1 - config.alpha_start, 1 - config.alpha_end
+    progress = min((step - 1) / total_steps, 1.0)
+    return 1 - (a_end + (a_start - a_end) / 2 * (1 + math.cos(math.pi * progress)))
+
+
+class MegatronTeacher(MegatronReference):
+    """roles.Teacher: a reference that follows the policy and can be loaded into the rollout engine.
+
+    Starts as the start model, `model.checkpoint` included.
+    """
+
+    def __init__(self, config: Config, layout: Layout, policy: MegatronPolicy) -> None:
+        super().__init__(config, layout, constant=False)
+        self._config = config.teacher
+        self._policy = policy
+        # float() makes a copy of bfloat16 weights; float32 weights are the average themselves.
+        self._average = {name: weight.detach().float() for name, weight in self._named_weights()}
+        self._is_copy = self.model.dtype != torch.float32
+        self._exporter = WeightExporter(
+            self.model, layout, config.weight_sync.bucket_mb * 2**20, config.rollout.tensor_parallel_size
+        )
+
+    @torch.no_grad()
+    def update(self, step: int, total_steps: int) -> float:
+        """Takes the policy's weights in, before the update of `step` (from 1); returns alpha.
+
+        1 in a step without an update (`teacher.every`).
+        """
+        assert self._weights.on_device, "the teacher is offloaded: call onload() first"
+        if self._config.every == 0 or (step - 1) % self._config.every:
+            return 1.0
+        alpha = alpha_at(self._config, step, total_steps)
+        for name, theta in self._policy.model.module.named_parameters():
+            self._average[name].lerp_(theta.float(), 1 - alpha)
+        self._copy_to_model()
+        return alpha
+
+    @property
+    def traffic(self) -> Traffic:
+        """roles.WeightSource.traffic."""
+        return self._exporter.traffic
+
+    def export_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """roles.WeightSource.export_weights."""
+        return self._exporter.export(for_engine=True)
+
+    def sharded_state(self) -> dict[str, Any]:
+        """The average as Megatron's sharded tensors, shaped and cut as the model's."""
+        model_state, _ = extract_sharded_tensors_and_factories(self.model.module.sharded_state_dict())
+        of_model = {id(sharded.data): sharded for sharded in nested_values(model_state)}
+        return {
+            name: make_sharded_optimizer_tensor(of_model[id(weight)], self._average[name], STATE_PREFIX)
+            for name, weight in self._named_weights()
+        }
+
+    @torch.no_grad()
+    def load_state(self, loaded: dict[str, torch.Tensor]) -> None:
+        """Puts what was loaded into the teacher, in place."""
+        for name, average in self._average.items():
+            average.copy_(loaded[name])
+        self._copy_to_model()
+
+    def _copy_to_model(self) -> None:
+        if self._is_copy:
+            for name, weight in self._named_weights():
+                weight.copy_(self._average[name])
+
+    def _named_weights(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return self.model.module.named_parameters()
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        yield from super()._tensors()
+        if self._is_copy:
+            yield from self._average.values()

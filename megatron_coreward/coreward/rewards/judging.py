@@ -1,0 +1,84 @@
+"""What a reward method sees of one question, and what it decides.
+
+A method is a function from the groups of one question to judgements, one per group:
+
+    judge(groups, config) -> {view: Judgement}
+
+It sees classes of equal answers (coreward/grader.py), never texts, ranks or other questions. registry.py
+lists the methods; docs/reward_methods.md says how to add one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from megatron_coreward.config import RewardConfig
+from megatron_coreward.coreward.grader import NO_ANSWER
+from megatron_coreward.coreward.voting import Vote, vote
+from megatron_coreward.types import View
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to one wording, in the order of samples.
+
+    `classes` number equal answers alike, over all that is known of the question; NO_ANSWER is in no class.
+    `forms` are their normal forms.
+    """
+
+    classes: Sequence[int] = ()
+    forms: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """All that a method may ask about one wording of one question.
+
+    `answers` are those of the policy's responses, which are judged; `signals` their values of the method's
+    own signal (registry.Method.signal), if it has one; `teacher` the answers of the teacher's responses to
+    the same wording; `truth` the one ground truth. What the method does not need is empty.
+    """
+
+    answers: Answers
+    signals: Sequence[float] = ()
+    teacher: Answers = Answers()
+    truth: Answers = Answers()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Rewards of one group's responses, in the order of samples.
+
+    `label` is the normal form of the answer that was rewarded ("" = none), `share` the share of the vote
+    that it won (0 without a vote), `vote` the vote it comes from.
+    """
+
+    rewards: list[float]
+    label: str = ""
+    share: float = 0.0
+    vote: Vote | None = None
+
+
+Groups = Mapping[View, Group]
+Judge = Callable[[Groups, RewardConfig], dict[View, Judgement]]
+
+
+def by_vote(answers: Answers, voters: Answers, config: RewardConfig) -> Judgement:
+    """1 for every answer that equals the majority answer of `voters`, else 0.
+
+    Without a label every reward is 0, as in the paper's code; the group then has advantage 0.
+    """
+    outcome = vote(voters.classes, config.ties, config.min_agreement)
+    if outcome.label is None:
+        return Judgement([0.0] * len(answers.classes), vote=outcome)
+    label = voters.forms[voters.classes.index(outcome.label)]
+    return Judgement(rewards_for(answers, outcome.label), label, outcome.share, outcome)
+
+
+def by_signal(group: Group) -> Judgement:
+    """The signal itself as reward."""
+    return Judgement(list(group.signals))
+
+
+def rewards_for(answers: Answers, label: int) -> list[float]:
+    """1 for the answers of class `label`, else 0. No answer never earns a reward."""
+    return [float(c == label) if c != NO_ANSWER else 0.0 for c in answers.classes]

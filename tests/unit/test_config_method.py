@@ -1,0 +1,63 @@
+"""What a reward method asks of the rest of the configuration."""
+
+import pytest
+
+from megatron_coreward.config_checks import CHOICES
+from megatron_coreward.config_loading import load_config
+from megatron_coreward.config_method import check_method
+from megatron_coreward.coreward.rewards.registry import METHODS, views_of
+from megatron_coreward.types import View
+
+
+def configured(*overrides):
+    return load_config(None, ["model.path=m", *overrides])
+
+
+def test_the_methods_are_the_choices():
+    assert CHOICES["reward.method"] == tuple(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_as_it_comes(method):
+    check_method(configured(f"reward.method={method}"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "views"),
+    [
+        ([], (View.ORIGINAL, View.REPHRASED)),
+        (["reward.method=co_rewarding_3"], (View.ORIGINAL, View.REPHRASED)),
+        (["reward.method=co_rewarding_2"], (View.ORIGINAL,)),
+        (["reward.method=majority_voting"], (View.ORIGINAL,)),
+        (["reward.method=majority_voting", "rollout.views=rephrased"], (View.REPHRASED,)),
+        (["reward.method=entropy", "rollout.views=both"], (View.ORIGINAL, View.REPHRASED)),
+    ],
+)
+def test_views(overrides, views):
+    config = configured(*overrides)
+    check_method(config)
+    assert views_of(config) == views
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["rollout.views=original"], ["rollout.views is original", "co_reward", "majority_voting"]),
+        (["reward.method=co_rewarding_3", "rollout.views=rephrased"], ["needs both"]),
+        (["reward.method=entropy", "reward.min_agreement=0.5"], ["reward.min_agreement=0.5", "co_reward"]),
+        (["reward.method=random", "reward.ties=abstain"], ["reward.ties=abstain", "takes none"]),
+        (["reward.method=ground_truth", "reward.weight_by_share=true"], ["reward.weight_by_share=True"]),
+        (["reward.method=self_certainty", "rollout.vote_samples=16"], ["rollout.vote_samples=16"]),
+        (["teacher.samples=4"], ["teacher.samples is 4", "has no teacher", "co_rewarding_2, co_rewarding_3"]),
+        (["reward.method=ground_truth", "teacher.every=0"], ["teacher.every is 0"]),
+        (["reward.no_answer_entropy=7"], ["reward.no_answer_entropy is 7", "reward.method to entropy"]),
+        (
+            ["reward.method=entropy", "checkpoint.keep_best=1"],
+            ["checkpoint.keep_best is 1", "original questions only", "rollout.views to both"],
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(overrides, parts):
+    with pytest.raises(ValueError) as error:
+        check_method(configured(*overrides))
+    assert all(part in str(error.value) for part in parts), error.value
