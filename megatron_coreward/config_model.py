@@ -70,15 +70,21 @@ def read_model_shape(model: ModelConfig) -> ModelShape:
             supported, remote code wanted while model.trust_remote_code is false.
     """
     folder = find_folder(model.path)
+    shape = read_shape(folder, model.trust_remote_code)
+    _check_files(folder)
+    return shape
+
+
+def read_shape(folder: Path, trust_remote_code: bool = False) -> ModelShape:
+    """What `folder`/config.json says; no other file needs to be there. Raises ValueError as above."""
     settings = _read_json(folder / "config.json")
-    if "auto_map" in settings and not model.trust_remote_code:
+    if "auto_map" in settings and not trust_remote_code:
         raise ValueError(
             f"The model in {folder} wants to run its own Python code (auto_map in config.json). If you trust "
             f"it, set model.trust_remote_code=true; else choose another model.path."
         )
     architecture = _architecture(settings, folder)
     _check_features(settings, architecture, folder)
-    _check_files(folder)
     return _shape(settings, architecture, folder)
 
 

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from megatron_coreward.config import Config
 from megatron_coreward.config_loading import to_yaml
-from megatron_coreward.evaluate import EvalResult
+from megatron_coreward.evaluation.outcomes import EvalResult
 from megatron_coreward.roles import Communicator
 from megatron_coreward.rollout_files import write_rollouts
 from megatron_coreward.types import QuestionPair, ScoredResponse, StepReport

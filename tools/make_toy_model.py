@@ -29,7 +29,7 @@ from megatron_coreward.config import Config
 from megatron_coreward.coreward.grader import Grader
 from megatron_coreward.data import synthetic
 from megatron_coreward.data.prompts import build_questions, encode_prompts
-from megatron_coreward.evaluate import evaluate
+from megatron_coreward.evaluation.outcomes import evaluate
 from megatron_coreward.rollout.engine import VllmEngine
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown

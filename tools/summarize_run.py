@@ -15,7 +15,7 @@ from plot_run import draw
 from rich.console import Console
 from rich.table import Table
 
-from megatron_coreward.evaluate import EvalResult, compare
+from megatron_coreward.evaluation.outcomes import EvalResult, compare
 from megatron_coreward.run_folder import EVALUATIONS
 from megatron_coreward.utils.metrics import read_metrics
 

@@ -1,24 +1,16 @@
-"""Evaluation: the statistics by hand, and the outcomes with a rollout engine that says what it is told."""
+"""Statistics of evaluations against values by hand, by brute force over subsets, and by simulation."""
 
-import json
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
-from megatron_coreward import evaluate as module
-from megatron_coreward.config import Config
-from megatron_coreward.coreward.grader import Grader
-from megatron_coreward.data.prompts import EvaluationQuestion
-from megatron_coreward.evaluate import EvalResult, compare, evaluate, result_table, write_results
-from megatron_coreward.rollout.placement import make_requests
-from megatron_coreward.types import QuestionPair, Response
+from megatron_coreward.coreward.grader import NO_ANSWER
+from megatron_coreward.coreward.voting import vote
+from megatron_coreward.evaluation.measures import Scores, by_group, estimate, majority_at
 from megatron_coreward.utils import bootstrap
 from megatron_coreward.utils.bootstrap import mean_interval, paired_bootstrap, pass_at_k
-from tests.fakes import run_threads
-from tests.models import tiny_model
 
 
 def test_pass_at_k_by_hand():
@@ -72,184 +64,108 @@ def test_bootstrap_of_outcomes_that_changed():
     assert paired_bootstrap(after_Q, before_Q, seed=0).value == pytest.approx(-0.2)
 
 
-def question(question_id: int, answer: str) -> EvaluationQuestion:
-    return EvaluationQuestion(question_id, f"question {question_id}", answer, prompt_ids=(1, 2, question_id))
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """Means of 60 questions, each solved with chance 0.3."""
+    rng = np.random.default_rng(0)
+    intervals = [mean_interval(rng.random(60) < 0.3, seed=trial, samples=1000) for trial in range(400)]
+    covered = np.mean([interval.low <= 0.3 <= interval.high for interval in intervals])
+    assert 0.90 < covered < 0.98, "percentile intervals are a little short at 60 questions"
 
 
-class ScriptedEngine:
-    """Answers what `script[question]` = (greedy, [samples]) says; a rank draws its questions only."""
-
-    def __init__(self, script: dict[int, tuple[str, list[str]]], rank: int = 0, world_size: int = 1) -> None:
-        self.script, self.rank, self.world_size = script, rank, world_size
-        self.seeds: list[int] = []
-
-    def generate(self, requests, sampling) -> list[Response]:
-        self.seeds += [request.seed for request in requests]
-        answers = {q: [greedy] if sampling.temperature == 0 else s for q, (greedy, s) in self.script.items()}
-        mine = [request for request in requests if request.pair_id % self.world_size == self.rank]
-        return [self._respond(request, answers[request.pair_id][request.sample]) for request in mine]
-
-    def _respond(self, request, answer: str) -> Response:
-        return Response(
-            pair_id=request.pair_id,
-            view=request.view,
-            sample=request.sample,
-            prompt_ids=request.prompt_ids,
-            response_ids=np.zeros(5, np.int32),
-            rollout_logps=np.zeros(5, np.float32),
-            text=f"so it is \\boxed{{{answer}}}" if answer else "I give up",
-            finish_reason="stop",
-            weights_version=0,
-        )
-
-    def load_weights(self, weights, version) -> None:
-        raise AssertionError("an evaluation loads no weights")
-
-
-SCRIPT = {
-    3: ("4", ["4", "4", "5", "4"]),  # right
-    10: ("7", ["7", "8", "8", ""]),  # greedy right, majority wrong
-    6: ("1", ["0.5", "1/2", "3", "3"]),  # a tie of two equal answers and two others: the first counts
-    5: ("", ["", "", "", "9"]),  # no answer does not vote
-    8: ("", ["", "", "", ""]),  # nothing to vote on
-}
-TRUTHS = {3: "4", 10: "7", 6: "\\frac{1}{2}", 5: "9", 8: "2"}
-
-
-def config(samples: int = 4) -> Config:
-    config = Config()
-    config.evaluation.samples = samples
-    return config
-
-
-def run_scripted(world_size: int = 1) -> list[EvalResult]:
-    questions = [question(q, truth) for q, truth in TRUTHS.items()]
-
-    def work(comm) -> EvalResult:
-        with Grader("math") as grader:
-            return evaluate(ScriptedEngine(SCRIPT, comm.rank, world_size), comm, questions, config(), grader)
-
-    return run_threads(world_size, work)
-
-
-def evaluate_alone(engine: ScriptedEngine, asked: list[EvaluationQuestion], equality="math", samples=4):
-    def work(comm) -> EvalResult:
-        with Grader(equality) as grader:
-            return evaluate(engine, comm, asked, config(samples), grader)
-
-    return run_threads(1, work)[0]
-
-
-def test_outcomes_by_hand():
-    [result] = run_scripted()
-    assert result.question_ids_Q.tolist() == [3, 10, 6, 5, 8]
-    assert result.greedy_Q.tolist() == [True, True, False, False, False]
-    assert result.sampled_QK.astype(int).tolist() == [
-        [1, 1, 0, 1],
-        [1, 0, 0, 0],
-        [1, 1, 0, 0],
-        [0, 0, 0, 1],
-        [0, 0, 0, 0],
-    ]
-    assert result.majority_Q.tolist() == [True, False, True, True, False]
-    assert result.metrics() == {"eval/greedy_pass@1": 0.4, "eval/pass@1": 0.35, "eval/maj@4": 0.6}
-
-
-def test_every_rank_gets_the_outcomes_of_all():
-    [alone] = run_scripted()
-    first, second = run_scripted(world_size=2)
-    for result in (first, second):
-        assert result.summary(seed=1) == alone.summary(seed=1)
-    assert 0 < len(first.rows) < len(alone.rows) == len(first.rows) + len(second.rows) == 5 * (1 + 4)
-
-
-def test_a_question_that_nobody_answered_is_an_error():
-    engine = ScriptedEngine(SCRIPT, rank=0, world_size=2)  # draws those with an even id only
-    with pytest.raises(AssertionError, match="no outcome"):
-        evaluate_alone(engine, [question(3, "4")])
-
-
-def test_questions_need_distinct_ids():
-    with pytest.raises(AssertionError, match="distinct"):
-        evaluate_alone(ScriptedEngine(SCRIPT), [question(3, "4"), question(3, "5")])
-
-
-def test_evaluations_share_their_noise_but_not_with_training():
-    engine = ScriptedEngine(SCRIPT)
-    for _ in range(2):
-        evaluate_alone(engine, [question(3, "4")])
-    assert engine.seeds[:5] == engine.seeds[5:]
-    pair = QuestionPair(3, "", "", (1,), (1,))
-    for step in range(3):
-        assert not set(engine.seeds) & {r.seed for r in make_requests([pair], 4, Config().run.seed, step)}
-
-
-def test_exact_equality_grades_like_the_reference():
-    engine = ScriptedEngine({6: ("0.5", ["0.5", "\\frac{1}{2}"])})
-    result = evaluate_alone(engine, [question(6, "\\frac{1}{2}")], equality="exact", samples=2)
-    assert result.greedy_Q.tolist() == [False]
-    assert result.sampled_QK.tolist() == [[False, True]]
-
-
-def test_summary_survives_json_and_compares():
-    [result] = run_scripted()
-    again = EvalResult.from_summary(json.loads(json.dumps(result.summary(seed=1))))
-    assert again.summary(seed=1) == result.summary(seed=1)
-    better = EvalResult(result.question_ids_Q, ~result.greedy_Q, result.sampled_QK, result.majority_Q)
-    differences = compare(again, better, seed=1)
-    assert differences["eval/greedy_pass@1"].value == pytest.approx(0.2)
-    assert differences["eval/pass@1"] == (0, 0, 0)
-    assert set(differences) == {"eval/greedy_pass@1", "eval/pass@1", "eval/maj@4"}
-
-
-def test_different_questions_are_not_compared():
-    [result] = run_scripted()
-    other = EvalResult(result.question_ids_Q + 1, result.greedy_Q, result.sampled_QK, result.majority_Q)
-    with pytest.raises(ValueError, match="different questions"):
-        compare(result, other, seed=1)
-
-
-def test_results_are_written_and_shown(tmp_path):
-    [result] = run_scripted()
-    summary = result.summary(seed=1)
-    write_results(tmp_path, summary, result.rows)
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    rows = pq.read_table(tmp_path / "samples.parquet").to_pylist()
-    assert len(rows) == 25
-    assert [row["correct"] for row in rows if row["question_id"] == 10] == [True, True, False, False, False]
-    console = Console(width=80, record=True)
-    console.print(result_table(summary))
-    shown = console.export_text()
-    assert "greedy_pass@1" in shown and "0.400" in shown and "maj@4" in shown and "pass@4" in shown
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"), context=256)
+A, B = 0, 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("classes", "k", "expected"),
     [
-        (["--samples", "0"], "evaluation.samples is 0"),
-        (["--temperature", "-1"], "evaluation.temperature is -1"),
-        (["--max-response-tokens", "1000"], "context is 256"),
-        (["rollout.tensor_parallel_size=2"], "rollout.tensor_parallel_size=2 must divide"),
-        (["rollout.tensor_paralel_size=2"], "rollout.tensor_parallel_size"),
-        (["--file", "missing.json"], "missing.json"),
-        (["--file", ""], "no questions"),
-        (["--model", "missing"], "missing"),
-        (["--output", "{file}/folder"], "--output"),
+        ([A, A, B, B], 1, 1 / 2),
+        ([A, A, B, B], 2, 5 / 6),  # AA wins, BB loses, AB is a tie and A always comes first
+        ([B, A, A, B], 2, 3 / 6),  # AA, and of the four ties those in which A comes first: 1-3, 2-3
+        ([A, A, B, B], 3, 1 / 2),
+        ([A, A, B, B], 4, 1),
+        ([B, B, A, A], 4, 0),
+        ([A, NO_ANSWER, NO_ANSWER, NO_ANSWER], 2, 1 / 2),  # whoever says nothing does not vote
+        ([NO_ANSWER] * 4, 4, 0),
+        ([B, B, B, B], 2, 0),
     ],
 )
-def test_wrong_arguments_are_one_clear_error(model, tmp_path, capsys, monkeypatch, arguments, expected):
-    def build(*_):
-        raise AssertionError("an engine was built")
+def test_majority_by_hand(classes: list[int], k: int, expected: float) -> None:
+    correct = np.array(classes) == A
+    assert majority_at([k], np.array(classes), correct) == [pytest.approx(expected, abs=1e-12)]
 
-    monkeypatch.setattr(module, "_run", build)
-    file = tmp_path / "questions.jsonl"
-    file.write_text('{"question": "1+1?", "answer": "2"}\n')
-    given = ["--model", str(model), "--file", str(file), "--max-response-tokens", "16"]
-    given += ["data.max_prompt_tokens=200", *[argument.format(file=file) for argument in arguments]]
-    assert module.main(given) == 2
-    assert expected in capsys.readouterr().err
+
+def votes(classes: Sequence[int], right: set[int]) -> bool:
+    return vote(classes, ties="first", min_agreement=0.0).label in right
+
+
+def test_majority_is_the_mean_over_all_subsets() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        size = int(rng.integers(1, 9))
+        classes = rng.integers(NO_ANSWER, 4, size=size)
+        right = set(rng.choice(4, size=rng.integers(0, 3), replace=False).tolist())
+        ks = list(range(1, size + 1))
+        expected = [
+            np.mean([votes(classes[list(chosen)].tolist(), right) for chosen in combinations(range(size), k)])
+            for k in ks
+        ]
+        found = majority_at(ks, classes, np.isin(classes, sorted(right)))
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+        assert found[-1] == votes(classes.tolist(), right), "all samples: exactly the vote"
+
+
+def test_majority_of_many_samples_stays_exact() -> None:
+    classes = np.arange(400) % 2
+    assert majority_at([1, 399, 400], classes, classes == 0) == [0.5, 0.5, 1.0]
+
+
+SCORES = Scores(
+    question_ids_Q=np.array([7, 9]),
+    greedy_Q=np.array([True, False]),
+    sampled_SQK=np.array([[[1, 1, 0, 0], [0, 0, 0, 1]], [[1, 1, 1, 1], [0, 0, 0, 0]]], dtype=bool),
+    classes_SQK=np.array([[[0, 0, 1, 1], [1, 1, 1, 0]], [[0, 0, 0, 0], [1, 2, 3, -1]]]),
+)
+
+
+def test_measures_by_hand() -> None:
+    values = SCORES.by_question([1, 2, 4])
+    expected = {
+        "greedy_pass@1": [[1, 0]],
+        "avg@4": [[0.5, 0.25], [1, 0]],
+        "pass@1": [[0.5, 0.25], [1, 0]],
+        "pass@2": [[5 / 6, 0.5], [1, 0]],
+        "pass@4": [[1, 1], [1, 0]],
+        "maj@2": [[5 / 6, 0], [1, 0]],
+        "maj@4": [[1, 0], [1, 0]],
+    }
+    assert list(values) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(values[name], value, err_msg=name)
+
+
+def test_nothing_sampled_leaves_the_greedy_figure() -> None:
+    nothing = np.zeros((0, 2, 0), dtype=bool)
+    assert list(Scores(SCORES.question_ids_Q, SCORES.greedy_Q, nothing, nothing).by_question([])) == [
+        "greedy_pass@1"
+    ]
+
+
+def test_estimate_over_seeds() -> None:
+    """The interval is that of questions averaged over seeds; the spread that of the seeds' means."""
+    values_SQ = np.array([[0.0, 1.0, 0.5, 0.5], [1.0, 1.0, 0.5, 0.5], [0.5, 1.0, 0.5, 0.5]])
+    found = estimate(values_SQ, bootstrap_seed=3)
+    interval = mean_interval(np.array([0.5, 1.0, 0.5, 0.5]), seed=3)
+    assert (found["value"], found["low"], found["high"]) == interval
+    assert found["by_seed"] == [0.5, 0.75, 0.625]
+    assert found["spread"] == pytest.approx(0.125)
+    assert estimate(values_SQ[:1], 3).keys() == {"value", "low", "high"}, "one seed has no spread"
+
+
+def test_groups_hold_their_own_questions_only() -> None:
+    values = {"pass@1": np.array([[1.0, 0.0, 0.5, 0.5]])}
+    found = by_group(values, ["b", "a", "b", ""], bootstrap_seed=1)
+    assert {group: part["questions"] for group, part in found.items()} == {"a": 1, "b": 2}
+    assert list(found) == ["a", "b"]
+    assert found["a"]["metrics"]["pass@1"] == {"value": 0, "low": 0, "high": 0}
+    assert found["b"]["metrics"]["pass@1"]["value"] == 0.75
+    assert (found["b"]["metrics"]["pass@1"]["low"], found["b"]["metrics"]["pass@1"]["high"]) == (0.5, 1)

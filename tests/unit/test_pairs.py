@@ -212,8 +212,22 @@ def test_questions_from_parquet(original: str) -> None:
 def test_questions_from_parquet_need_answers(tmp_path: Path) -> None:
     good = rows("What is")
     path = write(tmp_path / "test.parquet", [good[0], *without_answer(good[1:], "")])
-    with pytest.raises(ValueError, match=f"evaluation.file={path}: row 1 has no answer"):
+    with pytest.raises(ValueError, match=f"evaluation.file={path}: rows 1, 2 have no answer"):
         load_questions(path)
+
+
+def test_many_rows_without_an_answer_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps([{"question": "A?"}] * 13))
+    with pytest.raises(ValueError, match="rows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more have no answer"):
+        load_questions(str(path))
+
+
+def test_subject_from_the_id_of_a_math_problem(tmp_path: Path) -> None:
+    path = tmp_path / "test.json"
+    record = {"problem": "A?", "answer": "1", "id": "test/number_theory/12.json"}
+    path.write_text(json.dumps([record, record | {"subject": "Own"}, record | {"id": 7}]))
+    assert [q.subject for q in load_questions(str(path))] == ["number_theory", "Own", ""]
 
 
 def test_questions_from_json(tmp_path: Path) -> None:
@@ -247,10 +261,23 @@ def test_questions_from_jsonl(tmp_path: Path) -> None:
         ("q.json", "[]", "a list without records"),
         ("q.json", '{"prompt": "A?"}', "a dict without records"),
         ("q.json", '["A?"]', "record 0 is a str"),
-        ("q.json", '[{"prompt": "A?"}]', "record 0 has keys prompt; every record needs"),
-        ("q.json", '[{"prompt": "A?", "answer": ""}]', "record 0 has keys prompt, answer"),
-        ("q.json", '[{"prompt": 3, "answer": "1"}]', "record 0"),
-        ("q.jsonl", '{"question": "A?", "answer": "no number ####"}', "record 0"),
+        (
+            "q.json",
+            '[{"prompt": "A?"}]',
+            "row 0 has no answer; row 0 has the keys prompt; every record needs 'answer'",
+        ),
+        (
+            "q.json",
+            '[{"prompt": "A?", "answer": ""}]',
+            "row 0 has no answer; row 0 has the keys prompt, answer",
+        ),
+        ("q.json", '[{"prompt": 3, "answer": "1"}]', "row 0 has no question"),
+        ("q.jsonl", '{"question": "A?", "answer": "no number ####"}', "row 0 has no answer"),
+        (
+            "q.jsonl",
+            '{"question": "A?"}\n{"question": "B?", "answer": 1}\n{"question": "C?"}',
+            "rows 0, 2 have no",
+        ),
     ],
 )
 def test_bad_questions(tmp_path: Path, name: str, content: str, message: str) -> None:
