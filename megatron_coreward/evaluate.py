@@ -12,6 +12,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--k", metavar="K,K,...", help="k of pass@k and maj@k (powers of two up to --samples, and --samples)")
     add("--greedy-only", action="store_true", help="one greedy response per question, nothing sampled")
     add("--temperature", default=0.8, help="of the sampled responses (0.8)")
+    add("--max-prompt-tokens", default=1024, help="longer questions are left out and counted (1024)")
     add("--max-response-tokens", default=1024, help="generation limit (1024)")
     add("--seed", default=1, help="of the samples and the bootstrap (1)")
     add("--seeds", type=int, default=1, metavar="N", help="draw the samples with N seeds, from --seed on (1)")
@@ -130,9 +132,13 @@ def _draw_all(
     plan: Plan, benchmark: Benchmark, engine: RolloutEngine, comm: Communicator, grader: Grader
 ) -> list[Row]:
     """All rows of a benchmark on rank 0, none elsewhere."""
-    mine = draw(engine, benchmark.questions, plan.config, grader, GREEDY, plan.seeds[0])
-    for seed in plan.seeds if plan.ks else []:
-        mine += draw(engine, benchmark.questions, plan.config, grader, SAMPLED, seed)
+    sampled = [(SAMPLED, seed) for seed in plan.seeds] if plan.ks else []
+    mine: list[Row] = []
+    for decoding, seed in [(GREEDY, plan.seeds[0]), *sampled]:
+        started = time.perf_counter()
+        mine += draw(engine, benchmark.questions, plan.config, grader, decoding, seed)
+        seconds = time.perf_counter() - started
+        logger.info("%s: %s responses of seed %d after %.0f s", benchmark.name, decoding, seed, seconds)
     nothing: list[Row] = []
     parts = comm.all_to_all([mine, *[nothing] * (comm.world_size - 1)])
     return [row for part in parts for row in part]

@@ -92,6 +92,7 @@ def _config(options: argparse.Namespace) -> Config:
         "evaluation.limit": options.limit,
         "evaluation.samples": options.samples,
         "evaluation.temperature": options.temperature,
+        "data.max_prompt_tokens": options.max_prompt_tokens,
         "rollout.max_response_tokens": options.max_response_tokens,
         "run.seed": options.seed,
     }
@@ -103,6 +104,7 @@ def check_sizes(config: Config, shape: ModelShape, world_size: int) -> None:
     for key, value in {
         "evaluation.samples": config.evaluation.samples,
         "evaluation.temperature": config.evaluation.temperature,
+        "data.max_prompt_tokens": config.data.max_prompt_tokens,
         "rollout.max_response_tokens": config.rollout.max_response_tokens,
         "evaluation.limit": config.evaluation.limit,
         "run.seed": config.run.seed,
@@ -123,7 +125,7 @@ def check_sizes(config: Config, shape: ModelShape, world_size: int) -> None:
     if needed > shape.max_positions:
         raise ValueError(
             f"data.max_prompt_tokens + rollout.max_response_tokens = {needed} tokens, but the model's "
-            f"context is {shape.max_positions}; lower --max-response-tokens"
+            f"context is {shape.max_positions}; lower --max-prompt-tokens or --max-response-tokens"
         )
 
 

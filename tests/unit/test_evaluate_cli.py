@@ -18,6 +18,8 @@ from tests.fakes import run_threads
 from tests.models import tiny_model
 from tests.scripted import SCRIPT, ScriptedEngine, config, questions
 
+SIZES = ["--max-prompt-tokens", "200", "--max-response-tokens", "16"]
+
 
 def plan(output: Path | None, ks: list[int], seeds: list[int], samples: int = 4) -> Plan:
     benchmarks = [
@@ -167,8 +169,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 def arguments(model: Path, folder: Path) -> list[str]:
     file = folder / "questions.jsonl"
     file.write_text('{"question": "1+1?", "answer": "2"}\n{"question": "2+2?", "answer": "4"}\n')
-    given = ["--model", str(model), "--file", str(file), "--max-response-tokens", "16"]
-    return [*given, "data.max_prompt_tokens=200"]
+    return ["--model", str(model), "--file", str(file), *SIZES]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,12 @@ def arguments(model: Path, folder: Path) -> list[str]:
         (["--k", "1;2"], "--k is '1;2', but must be whole numbers with commas"),
         (["--greedy-only", "--seeds", "2"], "--greedy-only samples nothing"),
         (["--greedy-only", "--k", "1"], "--greedy-only samples nothing"),
-        (["--max-response-tokens", "1000"], "context is 256"),
+        (["--max-response-tokens", "1000"], "= 1200 tokens, but the model's context is 256"),
+        (["--max-prompt-tokens", "0"], "data.max_prompt_tokens is 0"),
+        (
+            ["--max-prompt-tokens", "1"],
+            "data.max_prompt_tokens=1: all 2 evaluation questions have a longer prompt",
+        ),
         (["rollout.tensor_parallel_size=2"], "rollout.tensor_parallel_size=2 must divide"),
         (["rollout.tensor_paralel_size=2"], "rollout.tensor_parallel_size"),
         (["--file", "missing.json"], "missing.json"),
@@ -227,8 +233,7 @@ def test_nothing_to_evaluate(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], expected: str
 ) -> None:
     changed = [argument.format(folder=tmp_path, model=model) for argument in given]
-    sizes = ["--max-response-tokens", "16", "data.max_prompt_tokens=200"]
-    assert module.main([*changed, *sizes]) == 2
+    assert module.main([*changed, *SIZES]) == 2
     assert expected in capsys.readouterr().err
 
 
