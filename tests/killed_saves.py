@@ -183,6 +183,30 @@ def fail_and_go_on(folder: Path, model: Path, fault: str) -> dict[str, Any]:
     return {"error": str(error.value), "left": left, "after": sorted(path.name for path in folder.iterdir())}
 
 
+ONE_OF_TWO: dict[str, tuple[int, Callable[[], Any]]] = {
+    "rank 1 before its shards": (1, lambda: before(checkpoint, "sharded_state")),
+    "rank 1 while its writer writes": (1, killed_while_the_writer_writes),
+    "rank 0 while its writer writes": (0, killed_while_the_writer_writes),
+    "rank 1 when its shards are written": (1, lambda: before(checkpoint_writing._Handover, "get_nowait")),
+    "rank 0 before the rename": (0, lambda: before(checkpoint, "publish")),
+}
+"""Which of two ranks is killed, and when."""
+
+
+def one_rank_dies(folder: Path, model: Path, moment: str) -> None:
+    """A first save in peace, and a second one in which one rank is killed."""
+    policy = make_policy(config_of(model, ParallelConfig(pipeline=2)))
+    saver = CheckpointSaver(folder, policy, Retention(last=1), in_background=True)
+    saver.save(FIRST, {"step": FIRST})
+    saver.finish()
+    victim, fault = ONE_OF_TWO[moment]
+    with ExitStack() as stack:
+        if dist.get_rank() == victim:
+            stack.enter_context(fault())
+        saver.save(SECOND, {"step": SECOND})
+        saver.finish()
+
+
 def train_while_saving(folder: Path, model: Path) -> dict[str, Any]:
     """Updates between the begin and the end of a save in the background."""
     policy = make_policy(config_of(model, ParallelConfig()))

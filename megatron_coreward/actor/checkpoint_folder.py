@@ -107,10 +107,19 @@ def find_damage(path: Path, comm: Communicator) -> str | None:
     largest_first = sorted(files, key=lambda name: (-files[name]["bytes"], name))
     damaged = None
     for name in largest_first[comm.rank :: comm.world_size]:
-        if _crc32(path / name) != files[name]["crc32"]:
-            damaged = f"{name} does not have the checksum it was written with; its content has changed"
+        damaged = _damage(path, name, files[name]["crc32"])
+        if damaged:
             break
     return next((found for found in comm.all_gather(damaged) if found), None)
+
+
+def _damage(path: Path, name: str, checksum: int) -> str | None:
+    try:
+        if _crc32(path / name) == checksum:
+            return None
+    except OSError as error:  # of this rank alone: the others would wait for it
+        return f"{name} cannot be read ({error.strerror})"
+    return f"{name} does not have the checksum it was written with; its content has changed"
 
 
 def require_intact(path: Path, comm: Communicator) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests import killed_saves
 from tests.checkpoint_runs import same
-from tests.killed_saves import FAULTS, FIRST, MOMENTS, SECOND
+from tests.killed_saves import FAULTS, FIRST, MOMENTS, ONE_OF_TWO, SECOND
 from tests.models import tiny_model
 
 
@@ -78,6 +78,19 @@ def test_a_failing_writer_is_an_error_on_every_rank(
     if fault == "the disk is full":
         assert f"rank {ranks - 1}: " in results[0]["error"]
         assert "No space left on device" in results[0]["error"]
+
+
+@pytest.mark.parametrize("moment", ONE_OF_TWO)
+def test_one_rank_of_two_is_killed_in_a_save(moment: str, model: Path, forks: Any, tmp_path: Path) -> None:
+    """The other one ends with an error instead of waiting for ever; torchrun would end it as well."""
+    folder = tmp_path / "checkpoints"
+    victim, _ = ONE_OF_TWO[moment]
+    codes, _ = call(forks, 2, killed_saves.one_rank_dies, folder, model, moment)
+    assert codes[victim] == -9 and codes[1 - victim] == 1
+    codes, (seen,) = call(forks, 1, killed_saves.go_on, folder, model)
+    assert codes == [0]
+    assert (seen["found"], seen["state"]) == (f"step_{FIRST:06d}", {"step": FIRST})
+    assert seen["after"] == ["step_000003"], "leftovers"
 
 
 def test_a_background_save_has_the_state_of_its_begin(model: Path, forks: Any, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Which checkpoints are intact, which one is the latest, which ones are kept: plain files, no torch."""
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
+from megatron_coreward.actor import checkpoint_folder
 from megatron_coreward.actor.checkpoint_folder import (
     Retention,
     find_damage,
@@ -39,6 +41,22 @@ def flip(file: Path) -> None:
 
 def left(folder: Path) -> list[int]:
     return [int(path.name.removeprefix("step_")) for path in sorted(folder.iterdir())]
+
+
+def test_a_file_that_one_rank_cannot_read_is_damage_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(tmp_path, 5)
+    original = checkpoint_folder._crc32
+
+    def failing(file: Path) -> int:
+        if file.name == "__1_0.distcp":
+            raise OSError(errno.EIO, "Input/output error")
+        return original(file)
+
+    monkeypatch.setattr(checkpoint_folder, "_crc32", failing)
+    found = run_threads(2, lambda comm: find_damage(path, comm))
+    assert found == ["__1_0.distcp cannot be read (Input/output error)"] * 2
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
