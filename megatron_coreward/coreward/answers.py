@@ -80,6 +80,9 @@ def is_hashed(form: str) -> bool:
     return _HASH.fullmatch(form) is not None
 
 
+_IN_BASE = re.compile(r"(-?\d[\dA-F]*(?:\.\d+)?|-?[A-F]+\d[\dA-F]*(?=_\{))(_\d|_\{\d\d\})")
+
+
 def split_unit(form: str) -> tuple[str, str]:
     r"""Body and unit of a normal form: `5\text{cm}` is ("5", "cm"), `101_2` is ("101", "_2").
 
@@ -88,7 +91,7 @@ def split_unit(form: str) -> tuple[str, str]:
     """
     if match := re.fullmatch(r"(.+)\\text\{([^{}]*)\}", form):
         return match[1], match[2]
-    if match := re.fullmatch(r"(\d[\dA-F]*)(_\d|_\{\d\d\})", form):
+    if match := _IN_BASE.fullmatch(form):
         return match[1], match[2]
     return form, ""
 
@@ -101,28 +104,33 @@ _WRAPPED = re.compile(_WRAPPER + r"\{([^{}]*)\}")
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _LAYOUT = [  # cannot change a value
     (re.compile(r"\\[()\[\]]|\\?\$"), ""),  # math delimiters and dollars
-    (re.compile(r"\\!|\{,\}(?=\d{3})"), ""),  # 1,\!000 and 1{,}000
+    (re.compile(r"(?:,\\!|\{,\})(?=\d{3})|\\!"), ""),  # 1,\!000 and 1{,}000
     (re.compile(r"\\(?:left|right)\s*\."), ""),
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![a-zA-Z])"), ""),
+    (re.compile(r"^\s*\\approx(?![a-zA-Z])"), ""),
     (re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|~"), " "),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
     (re.compile(r"\\le(?![a-zA-Z])"), r"\\leq"),
     (re.compile(r"\\ge(?![a-zA-Z])"), r"\\geq"),
     (re.compile(r"\\ne(?![a-zA-Z])"), r"\\neq"),
-    (re.compile(_WRAPPER + r"\{\s*,?\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+"), ","),
+    (re.compile(r"(?:,\s*)?" + _WRAPPER + r"\{\s*,?\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+"), ","),
 ]
 _COMPACT = [  # one spelling per construct; assumes no spaces
     (re.compile(r"(?<![\\a-zA-Z])sqrt\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi"),
     (re.compile(r"(?<![\\a-zA-Z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log|exp)(?=[({\d])"), r"\\\1"),
-    (re.compile(r"\\frac(\d)(\d)(?!\d)"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\frac(\d) ?(\d)(?!\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac(\d)(?=\{)"), r"\\frac{\1}"),
     (re.compile(r"(\\frac\{[^{}]*\})(\w)"), r"\1{\2}"),
     (re.compile(r"\\sqrt(\w)"), r"\\sqrt{\1}"),
     (re.compile(r"([\^_])\{(\w)\}"), r"\1\2"),
+    (re.compile(r"(\d:\d\d)(?:AM|am|a\.m\.?)$"), r"\1\\text{am}"),
+    (re.compile(r"(\d:\d\d)(?:PM|pm|p\.m\.?)$"), r"\1\\text{pm}"),
 ]
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_UNIT = re.compile(rf"(.*[\d}})])\s*{_WRAPPER}\{{([^{{}}]*)\}}\s*(?:\^\{{?(\d)\}}?)?")
+_GROUPED = re.compile(r"(?<=[^\\]\{)\d{1,3}(?:,\d{3})+(?=\})")
+_UNIT = re.compile(rf"(.*(?:[\d}})]|\\pi))\s*{_WRAPPER}\{{([^{{}}]*)\}}\s*(?:\^\{{?(\d)\}}?)?")
 _PLAIN_UNIT = re.compile(rf"({_NUMBER})\s+(?!pi\b)([a-zA-Z]{{2,}}(?:\s+[a-zA-Z]+)*)\s*(?:\^\{{?(\d)\}}?)?")
 _NO_UNIT = {"", "percent", "degree", "dollar"}
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
@@ -139,6 +147,7 @@ def _normalise(answer: str) -> str:
     form = re.sub(r"\\?%$", "", form.strip().rstrip(".,;:")).strip()
     if _THOUSANDS.fullmatch(form):
         form = form.replace(",", "")
+    form = _GROUPED.sub(lambda number: number.group().replace(",", ""), form)
     form, unit = _take_unit(form)
     while (unwrapped := _WRAPPED.sub(r"\1", form)) != form:
         form = unwrapped

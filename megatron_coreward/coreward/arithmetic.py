@@ -25,10 +25,10 @@ _TOLERANCE = _MP.mpf("1e-60")
 _NEGLIGIBLE = _MP.mpf("1e-80")  # what is left of sqrt(8)-2sqrt(2)
 _SMALLEST, _LARGEST = _MP.mpf("1e-12"), _MP.mpf("1e20")
 _MAX_DENOMINATOR = 1 << 200
-_MAX_BITS = 1 << 14
+_MAX_BITS = 1 << 17
 _MAX_EXPONENT = 1000
 _MAX_ROOT = 64
-_MAX_FACTORIAL = 300
+_MAX_FACTORIAL = 5000
 
 PI: Number = +_MP.pi
 E: Number = +_MP.e
@@ -38,6 +38,10 @@ INFINITY: Number = float("inf")
 
 class UndefinedError(ArithmeticError):
     """There is no value, or none that 60 digits could tell from others, or it would take too long."""
+
+
+class TooLargeError(ArithmeticError):
+    """A rational number has too many digits to write down, which is what math-verify would try to do."""
 
 
 def add(a: Number, b: Number) -> Number:
@@ -61,19 +65,21 @@ def power(base: Number, exponent: Number) -> Number:
     if not base and not exponent:
         raise UndefinedError
     if isinstance(exponent, Fraction) and exponent.denominator == 1:
-        n = exponent.numerator
-        if not isinstance(base, Fraction):
-            if abs(n) > _MAX_EXPONENT:
-                raise UndefinedError
-            return _settled(_inexact(base) ** n)
-        if (base.numerator.bit_length() + base.denominator.bit_length()) * abs(n) > _MAX_BITS:
-            raise UndefinedError
-        return base**n
+        return _whole_power(base, exponent.numerator)
     if _positive(base) and isinstance(exponent, Fraction) and exponent.denominator <= _MAX_ROOT:
         return power(root(base, exponent.denominator), Fraction(exponent.numerator))
     if not _positive(base) or not _real(exponent) or abs(exponent) > _MAX_EXPONENT:
         raise UndefinedError
     return _settled(_inexact(base) ** _inexact(exponent))
+
+
+def _whole_power(base: Number, n: int) -> Number:
+    if isinstance(base, Fraction):
+        bits = abs(n) * max(abs(base.numerator).bit_length() - 1, base.denominator.bit_length() - 1)
+        return base**n if bits <= _MAX_BITS else _refuse(TooLargeError)
+    if abs(n) > _MAX_EXPONENT:
+        raise TooLargeError if abs(n) > _MAX_BITS else UndefinedError
+    return _settled(_inexact(base) ** n)
 
 
 def root(a: Number, index: int) -> Number:
@@ -185,7 +191,8 @@ def _inexact(a: Number) -> Number:
     """As an mpmath number; refused where that would lose what tells it from others."""
     if not isinstance(a, Fraction):
         return a
-    return _settled(_plain(a)) if a.denominator <= _MAX_DENOMINATOR else _refuse()
+    fits = a.denominator <= _MAX_DENOMINATOR and (not a or _SMALLEST <= abs(_plain(a)) <= _LARGEST)
+    return _plain(a) if fits else _refuse()
 
 
 def _settled(a: Number) -> Number:
@@ -211,10 +218,10 @@ def _whole_root(n: int, index: int) -> int | None:
 
 
 def _small_natural(a: Number) -> int:
-    if not isinstance(a, Fraction) or a.denominator != 1 or not 0 <= a <= _MAX_FACTORIAL:
+    if not isinstance(a, Fraction) or a.denominator != 1 or a < 0:
         raise UndefinedError
-    return a.numerator
+    return a.numerator if a <= _MAX_FACTORIAL else _refuse(TooLargeError)
 
 
-def _refuse() -> NoReturn:
-    raise UndefinedError
+def _refuse(error: type[ArithmeticError] = UndefinedError) -> NoReturn:
+    raise error

@@ -19,6 +19,7 @@ from itertools import combinations
 from typing import Any
 
 from megatron_coreward.coreward.answers import is_hashed, normal_form, split_unit
+from megatron_coreward.coreward.arithmetic import TooLargeError
 from megatron_coreward.coreward.reader import read_value
 from megatron_coreward.coreward.values import Collection, Relation, Value, may_be_equal, points, same_value
 from megatron_coreward.coreward.workers import TIMED_OUT, WorkerPool
@@ -32,8 +33,12 @@ CACHE_SIZE = 100_000
 _PROSE = re.compile(r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}")
 """Five letters in a row that are no command: a sentence, which math-verify would read as a product."""
 
-_APART = re.compile(r"(?<!_)\d \d")
-"""`2 3`, which math-verify would read as 2+3; `\log_2 8` is none."""
+_MISREAD = re.compile(r"(?<!_)\d \d|\d_")
+r"""`2 3`, which math-verify would read as 2+3 (but not `\log_2 8`), and `12_34`, which it takes for 12."""
+
+_BRACKET = re.compile(r"\\.|[(\[{}\])]")
+_MAX_DEPTH = 25
+"""Brackets in brackets before an answer is no mathematics; math-verify spends seconds on `[[[[[[`."""
 
 Pair = tuple[str, str]
 
@@ -44,7 +49,8 @@ class _Form:
 
     body: str
     unit: str
-    opaque: bool  # a hash, prose or numbers without a sign between: equal only to itself
+    opaque: bool
+    """Equal only to itself: a hash, prose, no mathematics, what math-verify misreads, a number far too large."""
     word: bool  # three letters or more: not equal to another word ("tea" is not "eat")
     value: Value | None
 
@@ -138,9 +144,16 @@ class Grader:
     def _form(self, form: str) -> _Form:
         if form not in self._forms:
             body, unit = split_unit(form)
-            opaque = is_hashed(form) or bool(_PROSE.search(body) or _APART.search(body))
+            letter_digits = unit.startswith("_") and body.strip("-.0123456789")
+            opaque = bool(is_hashed(form) or letter_digits or _PROSE.search(body) or _MISREAD.search(body))
+            opaque = opaque or not _well_nested(body)
             word = body.isalpha() and len(body) > 2
-            self._forms[form] = _Form(body, unit, opaque, word, None if opaque else read_value(body))
+            value = None
+            try:
+                value = None if opaque else read_value(body)
+            except TooLargeError:
+                opaque = True
+            self._forms[form] = _Form(body, unit, opaque, word, value)
         return self._forms[form]
 
     def _compare(self, form_a: str, form_b: str) -> bool | None:
@@ -180,6 +193,16 @@ class Grader:
         self._timed_out.update(failed)
         self.timeouts += len(failed)
         return [answers.get(task, TIMED_OUT) for task in tasks]
+
+
+def _well_nested(body: str) -> bool:
+    """Whether all brackets close, of whatever kind they are (`[0,1)`), and not too many are open at a time."""
+    level = 0
+    for bracket in _BRACKET.findall(body):
+        level += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(bracket, 0)
+        if not 0 <= level <= _MAX_DEPTH:
+            return False
+    return level == 0
 
 
 def _differ_in_names(a: Value, b: Value) -> bool:

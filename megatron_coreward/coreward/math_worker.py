@@ -6,6 +6,7 @@ does. The operating system ends it when a task takes too much CPU time or memory
 all memory, on a short expression, inside C code that no Python exception reaches.
 """
 
+import cmath
 import logging
 import os
 import resource
@@ -17,9 +18,10 @@ from multiprocessing.connection import Connection
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, FiniteSet, Float, Interval, MatrixBase, Tuple
+from sympy import Basic, Expr, FiniteSet, Float, Interval, MatrixBase, Tuple, oo
+from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
-from sympy.logic.boolalg import Boolean
+from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 from sympy.sets.sets import Set
 
 READY = "ready"
@@ -79,7 +81,7 @@ def parsed(form: str) -> list[Basic | MatrixBase | str]:
 def read(form: str) -> tuple[str, list[complex] | None]:
     """What kind of thing a form is, and numbers that equal things share (None: unknown).
 
-    Kinds: "text" (not mathematics), "relation" (one number, unchanged when both sides are scaled), "value".
+    Kinds: "text" (not mathematics, or a number that cannot be computed), "relation" (one number, unchanged when both sides are scaled), "value".
     """
     expressions = [item for item in parsed(form) if not isinstance(item, str)]
     if not expressions:
@@ -89,7 +91,9 @@ def read(form: str) -> tuple[str, list[complex] | None]:
     try:
         return kind, _numbers(expression)
     except _NO_NUMBER:
-        return kind, None
+        # What has no number would be compared with everything, and it is what comparisons hang on.
+        hopeless = isinstance(expression, Expr) and not expression.has(AppliedUndef)
+        return "text" if hopeless else kind, None
 
 
 def _numbers(expression: Basic | MatrixBase) -> list[complex] | None:
@@ -104,7 +108,7 @@ def _numbers(expression: Basic | MatrixBase) -> list[complex] | None:
         return sum(known, []) if len(known) == len(nested) else None
     if isinstance(expression, Interval):
         return [_number(expression.start), _number(expression.end)]
-    if isinstance(expression, (Set, Boolean)):
+    if isinstance(expression, (Set, BooleanFunction, BooleanAtom)):  # a Symbol is a Boolean, too
         return None
     return [_number(expression)]
 
@@ -113,7 +117,7 @@ def _number(expression: Basic, point: int = 0) -> complex:
     """The expression's value where every symbol is what values.letter makes of its name at this point."""
     at = {s: Float(LOWS[point] + _share(point, s.name)) for s in expression.free_symbols}
     number = complex(expression.evalf(subs=at))
-    if number != number:
+    if not cmath.isfinite(number) and expression not in (oo, -oo):
         raise ValueError("not a number")
     return number
 

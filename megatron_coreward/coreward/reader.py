@@ -28,23 +28,27 @@ from megatron_coreward.coreward.values import (
     SET,
     Collection,
     Relation,
+    Scalar,
     Value,
     apply,
-    is_defined,
     number,
     union,
 )
 
 _BEGIN, _END = r"\begin{pmatrix}", r"\end{pmatrix}"
 _LEVEL = {"(": 1, "[": 1, "{": 1, r"\{": 1, _BEGIN: 1, ")": -1, "]": -1, "}": -1, r"\}": -1, _END: -1}
-_RELATIONS = ("=", r"\neq", "<", r"\leq", ">", r"\geq")
+_RELATIONS = ("=", r"\neq", r"\approx", "<", r"\leq", ">", r"\geq")
 _MIRRORED = {">": "<", r"\geq": r"\leq"}
 
 Tokens = list[str]
 
 
 def read_value(form: str) -> Value | None:
-    """The value of a normal form, or None where it is outside the subset or not known well enough."""
+    """The value of a normal form, or None where it is outside the subset or not known well enough.
+
+    Raises:
+        TooLargeError: a number in it is too large for anybody to compute.
+    """
     try:
         return _read(tokens_of(form), 0)
     except (UnclearError, UndefinedError):
@@ -73,7 +77,7 @@ def _item(tokens: Tokens, depth: int) -> Value:
     if tokens[-1:] == [r"\infty"] and tokens[:-1] in ([], ["+"], ["-"]):
         return number(-arithmetic.INFINITY if tokens[0] == "-" else arithmetic.INFINITY)
     if not _bracketed(tokens):
-        return read_scalar(tokens)
+        return _multiple(tokens, depth) or read_scalar(tokens)
     inner = tokens[1:-1]
     if tokens[0] == _BEGIN:
         return _matrix(inner)
@@ -83,6 +87,31 @@ def _item(tokens: Tokens, depth: int) -> Value:
     if kind == SET:
         return Collection(SET, _items(parts, depth))
     return Collection(kind, tuple(_read(part, depth + 1) for part in parts))
+
+
+def _multiple(tokens: Tokens, depth: int) -> Collection | None:
+    r"""A number times a tuple or matrix, as `-(1,2)` or `2\begin{pmatrix}...`; else None."""
+    groups = (i for i, token in enumerate(tokens) if i and token in ("(", _BEGIN) and _bracketed(tokens[i:]))
+    start = next(groups, 0)
+    value = _item(tokens[start:], depth) if start else None
+    if not isinstance(value, Collection):
+        return None
+    factor = read_scalar([*tokens[:start], "1"] if start == 1 and tokens[0] in ("+", "-") else tokens[:start])
+    if value.kind not in ("()", MATRIX) or len(factor.at) > 1:
+        raise UnclearError
+    return _times(factor, value)
+
+
+def _times(factor: Scalar, value: Collection) -> Collection:
+    items: list[Value] = []
+    for item in value.items:
+        if isinstance(item, Scalar):
+            items.append(known(apply(arithmetic.multiply, factor, item)))
+        elif isinstance(item, Collection):
+            items.append(_times(factor, item))
+        else:
+            raise UnclearError
+    return Collection(value.kind, tuple(items))
 
 
 def _items(parts: Sequence[Tokens], depth: int) -> tuple[Value, ...]:
@@ -105,17 +134,21 @@ def _without_names(parts: list[Tokens]) -> list[Tokens]:
 
 def _relations(sides: Sequence[Tokens], signs: Sequence[str]) -> Value:
     """One relation, or the two of `1<x<3`."""
-    if len(signs) > 1 and ("=" in signs or r"\neq" in signs):
+    if len(signs) > 1 and not {"<", r"\leq", ">", r"\geq"}.issuperset(signs):
         raise UnclearError
     values = [read_scalar(side) for side in sides]
-    relations = []
+    relations: list[Value] = []
     for left, sign, right in zip(values, signs, values[1:], strict=False):
         if sign in _MIRRORED:
             left, right = right, left
         difference = apply(arithmetic.add, left, apply(arithmetic.negate, right))
-        if len(difference.at) == 1 or not is_defined(difference):
-            raise UnclearError
-        relations.append(Relation(_MIRRORED.get(sign, sign), difference))
+        sign = _MIRRORED.get(sign, sign)
+        if (
+            len(difference.at) == 1 or sign == r"\approx"
+        ):  # says nothing of a letter: `2=3` is as good as `4=9`
+            relations.append(Collection(sign, (left, right)))
+        else:
+            relations.append(Relation(sign, known(difference)))
     return relations[0] if len(relations) == 1 else Collection(SET, tuple(relations))
 
 
