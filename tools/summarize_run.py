@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from plot_run import draw
 from rich.console import Console
@@ -17,12 +18,13 @@ from rich.table import Table
 
 from megatron_coreward.evaluation.outcomes import EvalResult, compare
 from megatron_coreward.run_folder import EVALUATIONS
+from megatron_coreward.utils.bootstrap import Interval
 from megatron_coreward.utils.metrics import read_metrics
 
 COLUMNS = ("measure", "before", "after", "change", "95% interval")
 TRAINING_FIGURES = {
-    "vote accuracy, original questions": "diagnostics/original/label_accuracy",
-    "vote accuracy, rephrased questions": "diagnostics/rephrased/label_accuracy",
+    "vote accuracy, original questions": "diagnostics/original/vote_accuracy",
+    "vote accuracy, rephrased questions": "diagnostics/rephrased/vote_accuracy",
     "agreement of the two votes": "coreward/agreement",
     "mean reward": "reward/mean",
     "log-prob gap to vLLM, mean (nats)": "mismatch/mean_abs",
@@ -32,34 +34,52 @@ AVERAGED_STEPS = 10
 SEED = 1
 
 
-def evaluation_rows(folder: Path) -> list[tuple[str, ...]]:
-    """One row per measure of the first and the last evaluation."""
+class Change(NamedTuple):
+    """A measure before and after, and the change with its paired 95% interval where there is one."""
+
+    measure: str
+    before: float
+    after: float
+    interval: Interval | None = None
+
+
+def evaluation_changes(folder: Path) -> list[Change]:
+    """The measures of the first and the last evaluation of a run folder.
+
+    Raises:
+        ValueError: there are fewer than two evaluations, or they are of different questions.
+    """
     files = sorted((folder / EVALUATIONS).glob("step_*.json"))
     if len(files) < 2:
         raise ValueError(f"{folder / EVALUATIONS} holds {len(files)} evaluations; before and after need two")
     before, after = (EvalResult.from_summary(json.loads(f.read_text())) for f in (files[0], files[-1]))
     old, new = before.metrics(), after.metrics()
     return [
-        (
-            name.removeprefix("eval/"),
-            f"{old[name]:.3f}",
-            f"{new[name]:.3f}",
-            f"{change.value:+.3f}",
-            f"{change.low:+.3f} to {change.high:+.3f}",
-        )
-        for name, change in compare(before, after, SEED).items()
+        Change(name.removeprefix("eval/"), old[name], new[name], interval)
+        for name, interval in compare(before, after, SEED).items()
     ]
 
 
-def training_rows(records: Sequence[dict[str, float]]) -> list[tuple[str, ...]]:
+def training_changes(records: Sequence[dict[str, float]]) -> list[Change]:
     """Means over the first and the last ten steps."""
-    rows = []
+    changes = []
     for label, name in TRAINING_FIGURES.items():
         values = [record[name] for record in records if name in record]
         if values:
             first, last = values[:AVERAGED_STEPS], values[-AVERAGED_STEPS:]
-            rows.append((label, f"{sum(first) / len(first):.3g}", f"{sum(last) / len(last):.3g}", "", ""))
-    return rows
+            changes.append(Change(label, sum(first) / len(first), sum(last) / len(last)))
+    return changes
+
+
+def table_row(change: Change) -> tuple[str, ...]:
+    """The cells of COLUMNS."""
+    measure, before, after, interval = change
+    if interval is None:
+        return (measure, f"{before:.3g}", f"{after:.3g}", "", "")
+    return (
+        *(measure, f"{before:.3f}", f"{after:.3f}", f"{interval.value:+.3f}"),
+        f"{interval.low:+.3f} to {interval.high:+.3f}",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,12 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="run folder (run.output_dir)")
     options = parser.parse_args(arguments)
     try:
-        rows = evaluation_rows(options.run)
+        changes = evaluation_changes(options.run)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     records = read_metrics(options.run)
-    rows += training_rows(records)
+    rows = [table_row(change) for change in [*changes, *training_changes(records)]]
     table = Table(*COLUMNS, title=f"{options.run}: before and after {int(records[-1]['step'])} steps")
     for row in rows:
         table.add_row(*row)
