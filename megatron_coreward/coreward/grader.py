@@ -2,8 +2,10 @@
 
 Answers are equivalence classes, not strings. Two different normal forms (answers.py) are equal if
 
-1. both are numbers, or values that values.py can read, and the values are equal; or else
+1. reader.py can read both, and values.py says that they are equal (there: what that proves); or else
 2. math-verify says so in both directions (workers.py), asked only where the numbers in both agree.
+
+What math-verify is known to misread or to hang on equals only itself.
 
 Their units must not contradict each other; `5` and `5 cm` do not. Classes are the connected components of
 this relation, so they do not depend on order. A comparison that runs out of time, CPU or memory counts as
@@ -50,7 +52,7 @@ class _Form:
     body: str
     unit: str
     opaque: bool
-    """Equal only to itself: a hash, prose, no mathematics, what math-verify misreads, a number far too large."""
+    """Equal only to itself: a hash, prose, what math-verify misreads or hangs on."""
     word: bool  # three letters or more: not equal to another word ("tea" is not "eat")
     value: Value | None
 
@@ -196,7 +198,7 @@ class Grader:
 
 
 def _well_nested(body: str) -> bool:
-    """Whether all brackets close, of whatever kind they are (`[0,1)`), and not too many are open at a time."""
+    """Whether all brackets close, of whatever kind (`[0,1)`), and not too many are open at a time."""
     level = 0
     for bracket in _BRACKET.findall(body):
         level += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(bracket, 0)

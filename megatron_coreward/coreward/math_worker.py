@@ -81,7 +81,8 @@ def parsed(form: str) -> list[Basic | MatrixBase | str]:
 def read(form: str) -> tuple[str, list[complex] | None]:
     """What kind of thing a form is, and numbers that equal things share (None: unknown).
 
-    Kinds: "text" (not mathematics, or a number that cannot be computed), "relation" (one number, unchanged when both sides are scaled), "value".
+    Kinds: "text" (not mathematics, or a number that cannot be computed), "relation" (one number, unchanged
+    when both sides are scaled), "value".
     """
     expressions = [item for item in parsed(form) if not isinstance(item, str)]
     if not expressions:
