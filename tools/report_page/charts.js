@@ -268,6 +268,10 @@ const observer = new IntersectionObserver((entries) => {
 }, { rootMargin: "400px" });
 boxes.forEach((box) => observer.observe(box));
 window.addEventListener("resize", redraw);
+window.addEventListener("beforeprint", () => {
+  for (const box of stale) drawFigure(box);
+  stale.clear();
+});
 
 function redraw() {
   hideTip();
