@@ -85,9 +85,15 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--pairs is {options.pairs}, but must be 1 or more, or 0 for all")
     if options.output.is_dir():
         raise ValueError(f"--output {options.output} is a folder; give the name of a file")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(options.output.parent, os.W_OK):
-        raise ValueError(f"--output {options.output} cannot be written: no permission; choose another folder")
+    folder = options.output.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--output {options.output}: {folder} cannot be made ({error.strerror}); choose another folder"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--output {options.output}: {folder} is not writable; choose another folder")
 
 
 def page(runs: Sequence[Run]) -> str:

@@ -320,4 +320,4 @@ def test_wrong_input_is_one_line(report, two_runs, tmp_path, capsys):
     assert "first and the last step" in refused(report, capsys, run, "--steps", 1)
     assert "--pairs is -1" in refused(report, capsys, run, "--pairs", -1)
     assert "is a folder" in refused(report, capsys, run, "--output", tmp_path)
-    assert "file" in refused(report, capsys, run, "--output", tmp_path / "file" / "report.html")
+    assert "choose another folder" in refused(report, capsys, run, "--output", tmp_path / "file" / "r.html")
