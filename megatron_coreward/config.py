@@ -223,6 +223,12 @@ class OptimizerConfig:
     """Token budget of one packed micro-batch. A longer single response gets one of its own."""
     distributed: bool = False
     """Megatron's distributed optimizer: data-parallel ranks share Adam's state, where memory is short."""
+    overlap: bool = False
+    """Reduce gradients over data-parallel ranks during the backward pass, and with `distributed` gather
+    parameters during the next forward pass. For many data-parallel ranks, which wait for each other."""
+    nonfinite: str = "stop"
+    """What a loss or gradient that is NaN or infinite does: stop (the last checkpoint is intact) or skip
+    (that optimizer step is left out). The batch is saved in `output_dir`/nonfinite either way."""
 
 
 @dataclass
@@ -273,7 +279,7 @@ class WeightSyncConfig:
 
 @dataclass
 class MemoryConfig:
-    """What leaves the device while a phase of the step does not need it (memory_phases.py).
+    """What leaves the device while a phase of the step does not need it (memory_phases.py), and activations.
 
     auto means: where there is a GPU. On a CPU, always costs time and saves nothing. The part on GPUs has not
     been run yet.
@@ -285,6 +291,9 @@ class MemoryConfig:
     """Reference or teacher weights to main memory except while they are used: auto, always or never."""
     rollout_sleep: str = "auto"
     """vLLM gives its memory up while it is not used: auto, always (refused without a GPU) or never."""
+    recompute: str = "none"
+    """Activations that the backward pass computes again instead of keeping them: none, selective (attention:
+    little time, some memory) or full (all but each layer's input: a third more time; for long responses)."""
 
 
 @dataclass

@@ -31,9 +31,11 @@ CHOICES = {
     "algorithm.denominator": ("all", "active"),
     "algorithm.kl_estimator": ("k1", "k2", "k3"),
     "optimizer.schedule": ("cosine", "constant"),
+    "optimizer.nonfinite": ("stop", "skip"),
     "memory.offload_optimizer": _WHERE,
     "memory.offload_reference": _WHERE,
     "memory.rollout_sleep": _WHERE,
+    "memory.recompute": ("none", "selective", "full"),
 }
 """Text keys that take one of a few values."""
 

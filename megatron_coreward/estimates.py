@@ -164,8 +164,8 @@ def disk(config: Config, shape: ModelShape, batch: BatchArithmetic, dtype: str) 
     """What is written -> bytes.
 
     A checkpoint holds weights, optimizer and the teacher's average. While a new one is written the oldest is
-    still there, hence one more than the checkpoint.keep_* rules keep. Rollouts are an upper bound: 4 bytes of text per token, no
-    compression, every response at full length.
+    still there, hence one more than the checkpoint.keep_* rules keep. Rollouts are an upper bound: 4 bytes of
+    text per token, no compression, every response at full length.
     """
     precision = PRECISIONS[dtype]
     parameters = count_parameters(shape)

@@ -5,6 +5,7 @@ OUTPUT_DIR/config.yaml         the resolved configuration
            metrics.jsonl       one line of figures per step and per evaluation
            evaluations/        step_*.json: measures with intervals, and the outcome of every question
            rollouts/           every response of every step, as Parquet
+           nonfinite/          those of a step whose loss or gradient was NaN or infinite
            tensorboard/, wandb/
            checkpoints/        step_* (actor/checkpoint.py)
            hf/                 the final model for transformers and vLLM
@@ -36,6 +37,7 @@ CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
 HF_EXPORT = "hf"
 EVALUATIONS = "evaluations"
+NONFINITE = "nonfinite"
 AGREEMENT = "coreward/agreement"
 """How often the votes of the two views agree: what rates a checkpoint, since it needs no labels."""
 
@@ -112,6 +114,14 @@ class RunFolder:
             self._writer.log(report.step, report.metrics)
             self._progress.step(report.step, report.metrics)
         self._agreements += [report.metrics[AGREEMENT]] if AGREEMENT in report.metrics else []
+
+    def on_nonfinite(
+        self, step: int, pairs: Sequence[QuestionPair], scored: Sequence[ScoredResponse]
+    ) -> Path:
+        """Writes the step's responses as rollouts are written; `show RUN/nonfinite` reads them."""
+        folder = self.folder / NONFINITE
+        write_rollouts(folder, step, pairs, scored, self.comm)
+        return folder
 
     def on_evaluation(self, step: int, result: EvalResult, seconds: float) -> None:
         if self._writer is None:

@@ -4,7 +4,8 @@
     python -m megatron_coreward.train --config run.yaml --dry-run
 
 Exit codes: 0 the run reached its end, 2 the configuration or the data are not usable (one line says why),
-3 the run was interrupted, saved a checkpoint and can be resumed.
+3 the run was interrupted, saved a checkpoint and can be resumed, 4 a loss or gradient was not finite
+(optimizer.nonfinite).
 """
 
 import argparse
@@ -48,7 +49,7 @@ from megatron_coreward.utils.logging import print_error, setup_logging
 
 logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run
 
-UNUSABLE, INTERRUPTED = 2, 3
+UNUSABLE, INTERRUPTED, FAILED = 2, 3, 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -195,19 +196,29 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
             trainer.load_state_dict(state)
             logger.info("resumed after step %d from %s", trainer.step, resumed)
             _warn_of_changes(read_state(resumed)["config"], asdict(config))
-        finished = trainer.fit()
+        code = _fit(trainer)
         saver.finish()
         folder.on_phase("export")
-        if finished and config.run.export_hf:
+        if code == 0 and config.run.export_hf:
             export_hf(policy, Path(config.model.path), output / HF_EXPORT)
-    if finished:
+    if code == 0:
         logger.info("done: %s", output)
-    else:
-        logger.warning("stopped after step %d; go on with: run.resume=true", trainer.step)
     grader.close()
     engine.close()
     shutdown()
-    return 0 if finished else INTERRUPTED
+    return code
+
+
+def _fit(trainer: Trainer) -> int:
+    """Trains; the program's exit code."""
+    try:
+        if trainer.fit():
+            return 0
+    except FloatingPointError as error:  # on every rank
+        logger.error("%s", error)
+        return FAILED
+    logger.warning("stopped after step %d; go on with: run.resume=true", trainer.step)
+    return INTERRUPTED
 
 
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:

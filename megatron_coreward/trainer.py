@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -51,6 +52,11 @@ class Observer(Protocol):
         self, report: StepReport, pairs: Sequence[QuestionPair], scored: Sequence[ScoredResponse]
     ) -> None:
         """A step is done. A collective."""
+
+    def on_nonfinite(
+        self, step: int, pairs: Sequence[QuestionPair], scored: Sequence[ScoredResponse]
+    ) -> Path:
+        """A loss or gradient of `step` is not finite; where its responses were saved. A collective."""
 
     def on_evaluation(self, step: int, result: EvalResult, seconds: float) -> None:
         """An evaluation after `step` steps is done."""
@@ -109,7 +115,7 @@ class Trainer:
         figures = self.diagnose(scored)
         with self._phase("update"):
             for batch in batches:
-                figures.merge(self.policy.update(batch, self.objective))
+                figures.merge(self._update(batch, pairs, scored))
         self.step += 1
         self._sync()
         return StepReport(self.step, self._metrics(figures, started, scored)), pairs, scored
@@ -172,6 +178,28 @@ class Trainer:
             old=self.policy.log_probs(batch) if algorithm.updates_per_batch > 1 else None,
             ref=self.reference.log_probs(batch) if self.reference is not None else None,
         )
+
+    def _update(
+        self, batch: TrainBatch, pairs: Sequence[QuestionPair], scored: Sequence[ScoredResponse]
+    ) -> Figures:
+        """One optimizer step, or `optimizer.nonfinite` where its loss or gradient is NaN or infinite."""
+        figures = Figures()
+        try:
+            figures = self.policy.update(batch, self.objective)
+            figures.add_sum("policy/skipped_updates", 0)
+        except FloatingPointError as error:
+            saved = self.observer.on_nonfinite(self.step + 1, pairs, scored)
+            if self.config.optimizer.nonfinite == "stop":
+                raise FloatingPointError(
+                    f"step {self.step + 1}: {error}; no weight was changed, earlier checkpoints are intact. "
+                    f"The responses are in {saved}. Resume with a lower optimizer.lr or a higher "
+                    "algorithm.kl_coef, or with optimizer.nonfinite=skip"
+                ) from error
+            logger.warning(
+                "step %d: %s; update skipped, the responses are in %s", self.step + 1, error, saved
+            )
+            figures.add_sum("policy/skipped_updates", 1)
+        return figures
 
     def _sync(self) -> None:
         with self._phase("sync"):

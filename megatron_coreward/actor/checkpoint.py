@@ -3,8 +3,8 @@
 A checkpoint holds the model, the teacher's average if there is one, the optimizer's moments and step count,
 the number of updates (from which the learning rate follows), and the trainer's state: step, sampler, position
 in the metrics file, wandb id. There is no random state to keep: the actor draws no random numbers, and every
-request's seed follows from the run's seed and its place in the run. Adam's settings (betas, weight decay, ...) always come from the
-configuration of the run that loads.
+request's seed follows from the run's seed and its place in the run. Adam's settings (betas, weight decay, ...)
+always come from the configuration of the run that loads.
 
 Saving copies nothing and blocks for a moment (checkpoint_writing.py); the checkpoint gets its name by one
 rename, when all of it is on disk and its state.json is written, and nothing earlier is deleted before.
@@ -274,6 +274,7 @@ def sharded_state(
     policy: MegatronPolicy, teacher: MegatronTeacher | None = None, *, is_loading: bool = False
 ) -> dict[str, Any]:
     """All that is sharded as Megatron's sharded tensors; both saving and loading walk it. A collective."""
+    policy.settle()
     model = policy.model.module.sharded_state_dict()
     optimizer = sharded_optimizer_state(policy.optimizer, model, is_loading=is_loading)
     return {

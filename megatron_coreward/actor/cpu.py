@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from megatron.core import tensor_parallel
 from torch.overrides import TorchFunctionMode
 
 _CPU = torch.device("cpu")
@@ -68,6 +69,11 @@ def actor_device() -> Iterator[None]:
             synchronize=lambda *args: None,
             current_stream=lambda *args: stream,
             default_stream=lambda *args: stream,
+        ),
+        mock.patch.multiple(  # recomputing activations would restore them; the actor draws no random numbers
+            tensor_parallel.random,
+            _get_cuda_rng_state=lambda **_: None,
+            _set_cuda_rng_state=lambda *_, **__: None,
         ),
         _CudaMeansCpu(),
     ):

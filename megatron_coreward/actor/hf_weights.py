@@ -79,12 +79,12 @@ class LoadedModel:
         return next(self.module.parameters()).dtype
 
 
-def load_model(config: ModelConfig, layout: Layout) -> LoadedModel:
+def load_model(config: ModelConfig, layout: Layout, recompute: str = "none") -> LoadedModel:
     """Builds this rank's part of `model.path` and fills it, from `model.checkpoint` if there is one."""
     hf = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
     family = family_of(hf.architectures or [])
     dims = model_dims(hf, layout.tp_size)
-    module = build_model(hf, family, layout, compute_dtype(config.dtype))
+    module = build_model(hf, family, layout, compute_dtype(config.dtype), recompute=recompute)
     if config.checkpoint:
         load_weights(Path(config.checkpoint), module, family, dims)
     else:

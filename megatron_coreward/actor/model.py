@@ -6,6 +6,7 @@ between families are two flags (families/); everything else is read from the con
 
 import math
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
@@ -47,8 +48,21 @@ def model_dims(hf: PretrainedConfig, tp_size: int) -> Dims:
     )
 
 
+RECOMPUTE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
+    "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+}
+"""`memory.recompute` in Megatron's words."""
+
+
 def transformer_config(
-    hf: PretrainedConfig, dims: Dims, family: Family, layout: Layout, dtype: torch.dtype
+    hf: PretrainedConfig,
+    dims: Dims,
+    family: Family,
+    layout: Layout,
+    dtype: torch.dtype,
+    recompute: str = "none",
 ) -> TransformerConfig:
     """Megatron's view of `hf`."""
     return TransformerConfig(
@@ -87,6 +101,7 @@ def transformer_config(
         moe_token_dispatcher_type="alltoall",  # the other one is refused with varying lengths, MoE or not
         # The loss is a sum with global weights; see forward.py for what this setting undoes.
         calculate_per_token_loss=True,
+        **RECOMPUTE[recompute],
     )
 
 
@@ -131,14 +146,21 @@ def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
 
 
 def build_model(
-    hf: PretrainedConfig, family: Family, layout: Layout, dtype: torch.dtype, *, shapes_only: bool = False
+    hf: PretrainedConfig,
+    family: Family,
+    layout: Layout,
+    dtype: torch.dtype,
+    *,
+    recompute: str = "none",
+    shapes_only: bool = False,
 ) -> GPTModel:
     """This rank's part of the model, with weights still undefined (hf_weights.load_hf_weights).
 
-    `shapes_only` puts it on the meta device: it takes no memory and cannot compute.
+    `recompute` is `memory.recompute`; `shapes_only` puts it on the meta device: it takes no memory and cannot
+    compute.
     """
     dims = model_dims(hf, layout.tp_size)
-    config = transformer_config(hf, dims, family, layout, dtype)
+    config = transformer_config(hf, dims, family, layout, dtype, recompute)
     config.use_cpu_initialization = shapes_only  # then Megatron names no device, and the meta device holds
     with actor_device(), torch.device("meta") if shapes_only else nullcontext():
         model = GPTModel(

@@ -29,19 +29,31 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
 def wrap_ddp(config: OptimizerConfig, model: GPTModel) -> DistributedDataParallel:
     """The model with gradient buffers in float32, summed (not averaged, see forward.py) over DP.
 
-    With the distributed optimizer the sum of a gradient is only on the rank that steps on it.
+    With the distributed optimizer the sum of a gradient is only on the rank that steps on it. With
+    `config.overlap` all micro-batches but the last skip the reduction.
     """
     with actor_device():
-        return DistributedDataParallel(
+        wrapped = DistributedDataParallel(
             config=model.config,
             ddp_config=DistributedDataParallelConfig(
                 grad_reduce_in_fp32=True,
-                overlap_grad_reduce=False,
+                overlap_grad_reduce=config.overlap,
+                overlap_param_gather=config.overlap and config.distributed,
                 use_distributed_optimizer=config.distributed,
                 check_for_nan_in_grad=False,
             ),
             module=model,
         )
+    if config.overlap:
+        model.config.no_sync_func = wrapped.no_sync
+    return wrapped
+
+
+def finish_gathering(model: DistributedDataParallel) -> None:
+    """Waits for the parameters that an update has left on other ranks; before they are read directly."""
+    if model.use_forward_hook:
+        with actor_device():
+            model.start_param_sync(force_sync=True)
 
 
 def build_optimizer(config: OptimizerConfig, model: DistributedDataParallel) -> MegatronOptimizer:
@@ -64,6 +76,7 @@ def build_optimizer(config: OptimizerConfig, model: DistributedDataParallel) -> 
                 bf16=bf16,
                 params_dtype=torch.bfloat16 if bf16 else torch.float32,
                 use_distributed_optimizer=config.distributed,
+                overlap_param_gather=config.overlap and config.distributed,
             ),
             [model],
         )

@@ -11,7 +11,13 @@ from megatron_coreward.actor.forward import PackedForward
 from megatron_coreward.actor.hf_weights import load_model
 from megatron_coreward.actor.hf_writer import TensorSpec
 from megatron_coreward.actor.offload import HostCopies, drop, optimizer_tensors, restore_zeroed
-from megatron_coreward.actor.optimizer import build_optimizer, learning_rate, set_learning_rate, wrap_ddp
+from megatron_coreward.actor.optimizer import (
+    build_optimizer,
+    finish_gathering,
+    learning_rate,
+    set_learning_rate,
+    wrap_ddp,
+)
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.sharding import shard
 from megatron_coreward.actor.weight_export import WeightExporter
@@ -36,7 +42,7 @@ class MegatronPolicy:
         self.comm = comm
         self.total_updates = total_updates
         self.num_updates = 0
-        self.model = load_model(config.model, layout)
+        self.model = load_model(config.model, layout, config.memory.recompute)
         self.ddp = wrap_ddp(config.optimizer, self.model.module)
         self.optimizer = build_optimizer(config.optimizer, self.ddp)
         self._forward = PackedForward(
@@ -76,24 +82,21 @@ class MegatronPolicy:
         """One optimizer step; figures of all ranks.
 
         Raises:
-            FloatingPointError: the gradient is not finite; the weights are as they were.
+            FloatingPointError: on every rank: loss or gradient is not finite. Weights and optimizer are as
+                they were, and the step counts as taken in the learning-rate schedule.
         """
-        figures = self.accumulate_gradients(batch, objective)
+        total = Figures()
+        for part in self.comm.all_gather(self.accumulate_gradients(batch, objective)):
+            total.merge(part)
         lr = learning_rate(self.config.optimizer, self.num_updates, self.total_updates)
+        self.num_updates += 1
         with actor_device():
             set_learning_rate(self.optimizer, lr)
             self.optimizer.prepare_grads()
-            grad_norm = self._clip()
-            if not math.isfinite(grad_norm):
-                raise FloatingPointError(
-                    f"the gradient norm of update {self.num_updates} is {grad_norm}; nothing was changed. "
-                    "Resume from the last checkpoint with a lower optimizer.lr or a higher algorithm.kl_coef"
-                )
+            grad_norm, loss = self._clip(), total.as_dict()["policy/loss"]
+            if not (math.isfinite(grad_norm) and math.isfinite(loss)):
+                raise FloatingPointError(f"the loss is {loss} and the gradient norm {grad_norm}")
             self.optimizer.step_with_ready_grads()
-        self.num_updates += 1
-        total = Figures()
-        for part in self.comm.all_gather(figures):
-            total.merge(part)
         total.add_mean("policy/grad_norm", grad_norm, 1)
         total.add_mean("policy/lr", lr, 1)
         return total
@@ -113,7 +116,12 @@ class MegatronPolicy:
 
     def export_weights(self, *, for_engine: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole tensors under Hugging Face names; see WeightExporter.export. A collective."""
+        self.settle()
         return self._exporter.export(for_engine=for_engine)
+
+    def settle(self) -> None:
+        """Has all of this rank's weights in place; before anything but a forward pass reads them."""
+        finish_gathering(self.ddp)
 
     def offload(self) -> None:
         """roles.Policy.offload. Until `onload` there is no update and no checkpoint."""

@@ -56,6 +56,7 @@ METRICS = (
     "policy/self_certainty",
     "policy/grad_norm",
     "policy/lr",
+    "policy/skipped_updates",
     "mismatch/mean_abs",
     "mismatch/max_abs",
     "mismatch/kl",

@@ -35,7 +35,10 @@ def draw(requests: Sequence[GenerationRequest], _: object) -> list[Response]:
 
 
 def step(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    observer: mock.MagicMock | None = None,
+    failure: FloatingPointError | None = None,
 ) -> tuple[list[list[ScoredResponse]], list[ScoredResponse], mock.MagicMock]:
     """One step on one rank: what went to policy.shard, what was reported, and the policy's calls."""
     monkeypatch.setattr(trainer, "sync_weights", lambda *_, **__: Figures())
@@ -45,7 +48,7 @@ def step(
     policy, rollout = mock.MagicMock(), mock.MagicMock()
     rollout.generate.side_effect = draw
     policy.shard.return_value = make_batch([], [])
-    policy.update.return_value = Figures()
+    policy.update.side_effect = [failure] if failure else lambda *_: Figures()
 
     def work(comm: ThreadCommunicator) -> list[ScoredResponse]:
         with Grader("exact") as grader:
@@ -58,7 +61,7 @@ def step(
                 objective=mock.MagicMock(),
                 sampler=PairSampler(PAIRS, 2),
                 comm=comm,
-                observer=mock.MagicMock(),
+                observer=observer or mock.MagicMock(),
                 evaluate=None,
                 diagnose=lambda scored: Figures(),
                 total_steps=1,
@@ -93,3 +96,22 @@ def test_several_updates_get_whole_pairs_and_the_wish_to_skip(monkeypatch, skip)
     assert [{r.pair_id for r in part} for part in parts] == [{3}, {9}]
     assert [call.kwargs for call in policy.shard.call_args_list] == [{"skip_idle": skip}] * 2
     assert policy.log_probs.call_count == policy.update.call_count == 2
+
+
+@pytest.mark.parametrize("choice", ["stop", "skip"])
+def test_a_gradient_that_is_not_finite_stops_or_is_skipped_and_its_responses_are_saved(monkeypatch, choice):
+    config = Config(rollout=RolloutConfig(samples=5))
+    config.optimizer.nonfinite = choice
+    error = FloatingPointError("the loss is nan and the gradient norm nan")
+    observer = mock.MagicMock()
+    observer.on_nonfinite.return_value = "RUN/nonfinite"
+    if choice == "stop":
+        with pytest.raises(
+            FloatingPointError, match=r"step 1: the loss is nan.*RUN/nonfinite.*optimizer\.lr"
+        ):
+            step(config, monkeypatch, observer=observer, failure=error)
+    else:
+        _, scored, policy = step(config, monkeypatch, observer=observer, failure=error)
+        assert len(scored) == 20 and policy.update.call_count == 1
+    [call] = observer.on_nonfinite.call_args_list
+    assert call.args[0] == 1 and len(call.args[2]) == 20
