@@ -12,6 +12,7 @@ assert VERSION, "megatron_coreward/__init__.py defines __version__"
 
 BASE = [
     "huggingface_hub",
+    "jinja2",
     "matplotlib",
     "math-verify[antlr4_13_2]",
     "numpy",

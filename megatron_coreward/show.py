@@ -141,7 +141,9 @@ def _heading(view: str, responses: Sequence[Row]) -> Text:
     heading.append("\nvotes ", style="dim")
     heading.append(", ".join(f"{answer} x{count}" for answer, count in votes.most_common()))
     heading.append("   judged by ", style="dim")
-    heading.append(f"label {label}" if label else "no label: reward 0 for all", style="bold")
+    rewarded = any(row["reward"] for row in responses)
+    unlabelled = "a measure of each response, no label" if rewarded else "no label: reward 0 for all"
+    heading.append(f"label {label}" if label else unlabelled, style="bold")
     return heading
 
 

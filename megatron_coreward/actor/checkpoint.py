@@ -3,7 +3,7 @@
 A checkpoint holds the model, the teacher's average if there is one, the optimizer's moments and step count,
 the number of updates (from which the learning rate follows), and the trainer's state: step, sampler, position
 in the metrics file, wandb id. There is no random state to keep: the actor draws no random numbers, and every
-request's seed follows from the run's seed and its place in the run. Adam's settings (betas, weight decay, ...)
+request's seed follows from the run's seed and its place in it. Adam's settings (betas, weight decay, ...)
 always come from the configuration of the run that loads.
 
 Saving copies nothing and blocks for a moment (checkpoint_writing.py); the checkpoint gets its name by one

@@ -5,9 +5,11 @@ import threading
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from megatron_coreward import show
 from megatron_coreward.rollout_files import read_rollouts, rollout_steps, write_rollouts
+from megatron_coreward.show import pair_panel
 from megatron_coreward.types import QuestionPair, ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator
 from megatron_coreward.utils.metrics import MetricsWriter
@@ -164,3 +166,18 @@ def test_errors_say_what_there_is(run, tmp_path, capsys):
 def test_a_run_without_rollouts_says_which_key_turns_them_on(tmp_path, capsys):
     MetricsWriter(tmp_path).close()
     assert "logging.rollouts=true" in error(capsys, tmp_path)
+
+
+def test_rewards_without_a_label_are_not_said_to_be_none():
+    rows = [
+        {
+            **dict(pair_id=1, view="original", sample=i, question="q", text="t", answer="3", pseudo_label=""),
+            **dict(reward=-0.5 - i, advantage=0.0, finish_reason="stop", response_tokens=1, mean_logp=-0.1),
+            "ground_truth": None,
+        }
+        for i in range(2)
+    ]
+    console = Console(record=True, width=100)
+    console.print(pair_panel(rows))
+    shown = console.export_text()
+    assert "a measure of each response, no label" in shown and "reward 0 for all" not in shown
