@@ -15,6 +15,7 @@ BASE = [
     "jinja2",
     "matplotlib",
     "math-verify[antlr4_13_2]",
+    "mpmath",
     "numpy",
     "omegaconf>=2.3",
     "pyarrow",
