@@ -38,7 +38,8 @@ def show(config: Config, shape: ModelShape, world_size: int, console: Console | 
     console.print(_model_table(config, shape))
     # Which device there is, is not asked here: with dtype=auto both possibilities are shown.
     dtypes = ("float32", "bfloat16") if config.model.dtype == "auto" else (config.model.dtype,)
-    memory = {dtype: memory_per_rank(config, shape, dtype) for dtype in dtypes}
+    ranks = batch.data_parallel
+    memory = {dtype: memory_per_rank(config, shape, dtype, data_parallel=ranks) for dtype in dtypes}
     console.print(_bytes_table("Memory per rank (no activations)", memory, with_sum=True))
     for dtype in dtypes:
         console.print(f"KV cache ({dtype}): {kv_cache_tokens(config, shape, dtype):,} tokens a replica")

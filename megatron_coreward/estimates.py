@@ -115,49 +115,65 @@ def count_parameters(shape: ModelShape) -> int:
     """Parameters of the whole model; tied embeddings count once, as in transformers."""
     head = 0 if shape.tied else shape.vocab * shape.hidden
     embedding = shape.vocab * shape.hidden
-    return embedding + shape.layers * _layer_parameters(shape, tensor=1) + shape.hidden + head
+    return embedding + shape.layers * layer_parameters(shape, tensor=1) + shape.hidden + head
 
 
-def count_parameters_per_rank(shape: ModelShape, tensor: int, pipeline: int) -> int:
-    """Parameters on a rank of the fullest pipeline stage.
+def count_parameters_on_stage(shape: ModelShape, tensor: int, pipeline: int, stage: int) -> int:
+    """Parameters on a rank of pipeline stage `stage`.
 
     The vocabulary is padded to a multiple of `tensor`. With tied embeddings and more than one stage, the
     last stage holds a copy of the embedding.
     """
-    vocabulary = math.ceil(shape.vocab / tensor) * shape.hidden
-    layer = _layer_parameters(shape, tensor)
-    layers = layers_per_stage(shape.layers, pipeline)
-    if pipeline == 1:
-        return layers[0] * layer + shape.hidden + vocabulary * (1 if shape.tied else 2)
-    return vocabulary + max(layers[0] * layer, layers[-1] * layer + shape.hidden)
+    first, last = stage == 0, stage == pipeline - 1
+    tables = int(first) + int(last and not (first and shape.tied))
+    norm = shape.hidden if last else 0
+    layers = layers_per_stage(shape.layers, pipeline)[stage]
+    return layers * layer_parameters(shape, tensor) + tables * vocabulary_parameters(shape, tensor) + norm
 
 
-def memory_per_rank(config: Config, shape: ModelShape, dtype: str) -> dict[str, int]:
-    """Part -> bytes on one rank of the fullest stage.
+def count_parameters_per_rank(shape: ModelShape, tensor: int, pipeline: int) -> int:
+    """Parameters on a rank of the fullest pipeline stage."""
+    return max(count_parameters_on_stage(shape, tensor, pipeline, stage) for stage in range(pipeline))
 
-    The KV cache is that of CPU runs (rollout.memory_gb). Activations, logits and libraries come on top.
+
+def memory_per_rank(
+    config: Config, shape: ModelShape, dtype: str, *, data_parallel: int = 1, stage: int | None = None
+) -> dict[str, int]:
+    """Part -> bytes on one rank of `stage`, by default the fullest.
+
+    `data_parallel` ranks share Adam's state where optimizer.distributed says so. The KV cache is that of CPU
+    runs (rollout.memory_gb). Activations, logits and libraries come on top.
     """
     precision = PRECISIONS[dtype]
-    own = count_parameters_per_rank(shape, config.parallel.tensor, config.parallel.pipeline)
+    tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
+    if stage is None:
+        own = count_parameters_per_rank(shape, tensor, pipeline)
+    else:
+        own = count_parameters_on_stage(shape, tensor, pipeline, stage)
     teacher = method_of(config).teacher
     reference = own * precision.weight if teacher or config.algorithm.kl_coef else 0
     if teacher and dtype != "float32":
         reference += own * TEACHER_BYTES  # its average, beside the weights that compute
+    sharers = data_parallel if config.optimizer.distributed else 1
     return {
         "weights": own * precision.weight,
         "gradients": own * precision.gradient,
-        "optimizer": own * precision.optimizer,
+        "optimizer": math.ceil(own / sharers) * precision.optimizer,
         "teacher" if teacher else "reference": reference,
         "vLLM weights": count_parameters(shape) * precision.weight // config.rollout.tensor_parallel_size,
         "KV cache": int(config.rollout.memory_gb * GIB),
     }
 
 
+def kv_cache_bytes_per_token(config: Config, shape: ModelShape, dtype: str) -> int:
+    """Keys and values of one token on one rank of a replica; vLLM copies heads where ranks outnumber them."""
+    heads = max(1, shape.kv_heads // config.rollout.tensor_parallel_size)
+    return 2 * shape.layers * heads * shape.head_dim * PRECISIONS[dtype].weight
+
+
 def kv_cache_tokens(config: Config, shape: ModelShape, dtype: str) -> int:
     """Tokens that the KV cache of rollout.memory_gb holds, over all ranks of a replica."""
-    heads = max(1, shape.kv_heads // config.rollout.tensor_parallel_size)
-    per_token = 2 * shape.layers * heads * shape.head_dim * PRECISIONS[dtype].weight
-    return int(config.rollout.memory_gb * GIB) // per_token
+    return int(config.rollout.memory_gb * GIB) // kv_cache_bytes_per_token(config, shape, dtype)
 
 
 def disk(config: Config, shape: ModelShape, batch: BatchArithmetic, dtype: str) -> dict[str, int]:
@@ -184,7 +200,12 @@ def disk(config: Config, shape: ModelShape, batch: BatchArithmetic, dtype: str) 
     }
 
 
-def _layer_parameters(shape: ModelShape, tensor: int) -> int:
+def vocabulary_parameters(shape: ModelShape, tensor: int) -> int:
+    """Embedding or head on one tensor-parallel rank, padding included."""
+    return math.ceil(shape.vocab / tensor) * shape.hidden
+
+
+def layer_parameters(shape: ModelShape, tensor: int) -> int:
     """One layer on one tensor-parallel rank; norms are on every rank."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     attention = (queries + 2 * keys) * shape.hidden + queries * shape.hidden

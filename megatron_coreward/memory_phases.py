@@ -1,65 +1,20 @@
 """Who may use the device's memory in which phase of a step. The only place that decides it.
 
-On a GPU the policy and vLLM share the memory, and neither needs all of its own all the time:
-
-    phase        vLLM                  optimizer state,      reference
-                 weights   KV cache    gradient buffers      weights
-    rollout      device    device      main memory           main memory
-    teacher      device    device      main memory           device
-    confidence   asleep    asleep      main memory           main memory
-    reward       asleep    asleep      main memory           main memory
-    log_probs    asleep    asleep      main memory           device
-    update       asleep    asleep      device                main memory
-    sync         device    asleep      main memory           main memory
-    verify       device    device      main memory           main memory
-    evaluate     device    device      main memory           main memory
-    checkpoint   asleep    asleep      device                device
-
-The reference is the start model or the teacher, which a checkpoint holds as well. The policy's own weights
-stay. vLLM is put to sleep as a whole and woken by tags. Its weights are thrown away (sleep level 2) because
-the sync writes all of them anew; for a checkpoint, after which no sync comes, they are kept in main memory
-(level 1). In the sync the KV cache still sleeps, so that it does not lie beside the buckets.
+On a GPU the policy and vLLM share the memory, and neither needs all of its own all the time: phases.py has
+the table. vLLM is put to sleep as a whole and woken by tags. Its weights are thrown away (sleep level 2)
+because the sync writes all of them anew; for a checkpoint, after which no sync comes, they are kept in main
+memory (level 1). In the sync the KV cache still sleeps, so that it does not lie beside the buckets.
 
 Each of the three moves is a key of the `memory` section; auto means: where there is a GPU. A CPU has one
 memory only, and its vLLM cannot sleep. The part on GPUs has not been run yet.
 """
 
-from dataclasses import dataclass
-from types import MappingProxyType
-
 import torch
 
 from megatron_coreward.config import MemoryConfig
+from megatron_coreward.phases import PHASES, Needs
 from megatron_coreward.roles import KV_CACHE, WEIGHTS, Policy, Reference, RolloutEngine
 from megatron_coreward.utils.memory import PeakMemory, wanted
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a phase has on the device, beside the policy's weights."""
-
-    engine: tuple[str, ...] = ()
-    """Tags of vLLM's memory."""
-    optimizer: bool = False
-    reference: bool = False
-    keeps_engine: bool = False
-    """The engine goes on afterwards with the weights that it had."""
-
-
-PHASES = MappingProxyType(
-    {
-        "rollout": Needs(engine=(WEIGHTS, KV_CACHE)),
-        "teacher": Needs(engine=(WEIGHTS, KV_CACHE), reference=True),
-        "confidence": Needs(),
-        "reward": Needs(),
-        "log_probs": Needs(reference=True),
-        "update": Needs(optimizer=True),
-        "sync": Needs(engine=(WEIGHTS,)),
-        "verify": Needs(engine=(WEIGHTS, KV_CACHE)),
-        "evaluate": Needs(engine=(WEIGHTS, KV_CACHE)),
-        "checkpoint": Needs(optimizer=True, reference=True, keeps_engine=True),
-    }
-)
 
 
 def check_memory_settings(config: MemoryConfig) -> None:

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "algorithm": (*LOWEST, "config", "algorithm"),
     "actor": (*LOWEST, "config", "config_model", "roles", "algorithm", "actor"),
     "rollout": (*LOWEST, "config", "config_model", "roles", "rollout", PLACEMENT),
-    "memory_phases": (*LOWEST, "config", "roles"),
+    "memory_phases": (*LOWEST, "config", "roles", "phases"),
+    "phases": ("roles",),
     "weight_sync": (*LOWEST, "roles", PLACEMENT),
     "trainer": (
         *LOWEST,

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from megatron_coreward.config import MemoryConfig
-from megatron_coreward.memory_phases import PHASES, MemoryPhases, check_memory_settings
+from megatron_coreward.memory_phases import MemoryPhases, check_memory_settings
+from megatron_coreward.phases import PHASES
 from megatron_coreward.roles import KV_CACHE, WEIGHTS
 from megatron_coreward.utils import memory
 
