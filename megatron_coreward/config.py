@@ -25,6 +25,9 @@ class RunConfig:
     """Rollout batches to train on; 0 means `epochs` full passes over the data."""
     epochs: int = 3
     """Passes over the pairs when `steps` is 0."""
+    stall_timeout_s: float = 0.0
+    """Longest that a phase of a step may take, evaluations included. A run that takes longer names the rank
+    that is behind, ends with exit code 5 and can be resumed; 0 = as long as it likes."""
     export_hf: bool = True
     """Write a Hugging Face folder (safetensors, tokenizer, config) to `output_dir`/hf at the end."""
 

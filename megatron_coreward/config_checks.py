@@ -73,6 +73,7 @@ RANGES = {
     "run.seed": _NOT_NEGATIVE,
     "run.steps": _NOT_NEGATIVE,
     "run.epochs": _AT_LEAST_ONE,
+    "run.stall_timeout_s": _NOT_NEGATIVE,
     "parallel.tensor": _AT_LEAST_ONE,
     "parallel.pipeline": _AT_LEAST_ONE,
     "data.batch_pairs": _AT_LEAST_ONE,

@@ -5,7 +5,7 @@
 
 Exit codes: 0 the run reached its end, 2 the configuration or the data are not usable (one line says why),
 3 the run was interrupted, saved a checkpoint and can be resumed, 4 a loss or gradient was not finite
-(optimizer.nonfinite).
+(optimizer.nonfinite), 5 a rank stalled (run.stall_timeout_s).
 """
 
 import argparse
@@ -46,6 +46,7 @@ from megatron_coreward.types import QuestionPair, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks
 from megatron_coreward.utils.logging import print_error, setup_logging
+from megatron_coreward.utils.watchdog import Watchdog, watching
 
 logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run
 
@@ -189,8 +190,11 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
         output / CHECKPOINTS, policy, keep, teacher=teacher, in_background=config.checkpoint.async_save
     )
     state = load_checkpoint(resumed, policy, teacher) if resumed else None
-    with RunFolder(config, comm, console, total_steps, state, saver) as folder:
-        roles = Roles(policy, reference, teacher, engine, folder)
+    with (
+        watching(config.run.stall_timeout_s) as watchdog,
+        RunFolder(config, comm, console, total_steps, state, saver) as folder,
+    ):
+        roles = Roles(policy, reference, teacher, engine, folder, watchdog)
         trainer = _trainer(config, data, roles, grader, sampler, comm, total_steps)
         if resumed and state:
             trainer.load_state_dict(state)
@@ -199,6 +203,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
         code = _fit(trainer)
         saver.finish()
         folder.on_phase("export")
+        watchdog.enter(trainer.step, "export")
         if code == 0 and config.run.export_hf:
             export_hf(policy, Path(config.model.path), output / HF_EXPORT)
     if code == 0:
@@ -241,6 +246,7 @@ class Roles:
     teacher: Teacher | None
     engine: RolloutEngine
     observer: Observer
+    watchdog: Watchdog
 
 
 def _trainer(
@@ -268,6 +274,7 @@ def _trainer(
         sampler=sampler,
         comm=comm,
         observer=roles.observer,
+        watchdog=roles.watchdog,
         evaluate=partial(evaluate, engine, comm, data.questions, config, grader) if data.questions else None,
         diagnose=lambda scored: diagnose(scored, by_id, stage, grader, method, comm),
         total_steps=total_steps,

@@ -37,6 +37,7 @@ from megatron_coreward.roles import (
 from megatron_coreward.rollout.placement import TEACHER, make_requests
 from megatron_coreward.types import QuestionPair, Response, Sampling, ScoredResponse, StepReport
 from megatron_coreward.utils.metrics import Figures
+from megatron_coreward.utils.watchdog import Watchdog
 from megatron_coreward.weight_sync import prompts_to_verify, sync_weights, verify_sync
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Trainer:
     evaluate: Callable[[], EvalResult] | None
     diagnose: Callable[[Sequence[ScoredResponse]], Figures]
     total_steps: int
+    watchdog: Watchdog
     teacher: Teacher | None = None
     step: int = 0
     _memory: MemoryPhases = field(init=False)
@@ -240,6 +242,7 @@ class Trainer:
         self._own.add_max(f"memory/{name}_gb", self._memory.peak_gb())
 
     def _enter(self, name: str) -> None:
+        self.watchdog.enter(self.step + 1, name)
         self.observer.on_phase(name)
         self._memory.enter(name)
 

@@ -65,6 +65,7 @@ def step(
                 evaluate=None,
                 diagnose=lambda scored: Figures(),
                 total_steps=1,
+                watchdog=mock.MagicMock(),
             )
             return one.train_step()[2]
 
