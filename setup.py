@@ -18,6 +18,8 @@ BASE = [
     "mpmath",
     "numpy",
     "omegaconf>=2.3",
+    "packaging",
+    "psutil",
     "pyarrow",
     "pyyaml",
     "rich",

@@ -1,0 +1,17 @@
+"""tools/doctor.py on two real ranks: everything is looked at, and one step is trained."""
+
+import json
+
+from tests.programs import launch
+
+
+def test_doctor_on_this_machine() -> None:
+    result = launch(2, "tools/doctor.py", "--json", "--timeout", "280")
+    start = result.stdout.index("[\n")
+    found = {
+        finding["name"]: finding
+        for finding in json.loads(result.stdout[start : result.stdout.rindex("]") + 1])
+    }
+    assert not [finding for finding in found.values() if finding["status"] == "failed"]
+    assert "2 ranks, gloo" in found["all-reduce"]["seen"] and found["one training step"]["status"] == "ok"
+    assert result.returncode == 0

