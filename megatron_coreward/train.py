@@ -43,9 +43,10 @@ from megatron_coreward.roles import Communicator, Policy, Reference, RolloutEngi
 from megatron_coreward.run_folder import CHECKPOINTS, HF_EXPORT, RunFolder
 from megatron_coreward.trainer import Observer, Trainer
 from megatron_coreward.types import QuestionPair, View
-from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
+from megatron_coreward.utils.distributed import TorchCommunicator, initialize, require_same, shutdown
 from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks
 from megatron_coreward.utils.logging import print_error, setup_logging
+from megatron_coreward.utils.versions import versions
 from megatron_coreward.utils.watchdog import Watchdog, watching
 
 logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run
@@ -145,19 +146,17 @@ def _resume_point(config: Config, comm: Communicator) -> Path | None:
 
 
 def _join(config: Config) -> Communicator:
-    """Waits for the other ranks, which have then made the same checks, and compares configurations.
+    """Waits for the other ranks, which have then made the same checks, and compares what they run.
 
     Raises:
-        ValueError: a rank has another configuration; it would hang in the others' collectives.
+        ValueError: a rank has another configuration, which would hang in the others' collectives, or another
+            version of a package.
     """
     initialize()
     comm = TorchCommunicator()
-    configs = comm.all_gather(asdict(config))
-    different = [rank for rank, other in enumerate(configs) if other != configs[0]]
-    if different:
-        raise ValueError(
-            f"ranks {different} have another configuration than rank 0; give all the same --config"
-        )
+    keys = {f"{section}.{key}": v for section, keys in asdict(config).items() for key, v in keys.items()}
+    require_same(comm, keys, "give all ranks the same --config and overrides")
+    require_same(comm, versions(), "install the same packages on all nodes")
     return comm
 
 

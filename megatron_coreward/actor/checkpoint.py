@@ -12,14 +12,12 @@ The folder must be one that all ranks see.
 """
 
 import logging
-import platform
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import is_main_replica
 from torch.distributed.checkpoint.api import CheckpointException
 
-import megatron_coreward
 from megatron_coreward.actor.checkpoint_folder import (
     HF_FILES,
     Retention,
@@ -51,6 +48,7 @@ from megatron_coreward.actor.optimizer_state import load_optimizer_state, sharde
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.teacher import MegatronTeacher
 from megatron_coreward.utils.folders import errors_on_all_ranks, publish
+from megatron_coreward.utils.versions import versions
 
 logger = logging.getLogger(__name__)
 
@@ -203,15 +201,6 @@ def describe(step: int, policy: MegatronPolicy, contents: list[str]) -> dict[str
         "layout": {"tensor": layout.tp_size, "pipeline": layout.pp_size, "data": layout.dp_size},
         "config": asdict(policy.config),
         "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of what takes part in writing a checkpoint."""
-    return {
-        "python": platform.python_version(),
-        "megatron_coreward": megatron_coreward.__version__,
-        **{package: version(package) for package in ("torch", "megatron-core", "transformers")},
     }
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_coreward.actor.checkpoint import versions
 from megatron_coreward.actor.checkpoint_folder import (
     HF_FILES,
     STATE_FILE,
@@ -43,6 +42,7 @@ from megatron_coreward.config import ModelConfig
 from megatron_coreward.config_model import read_model_shape
 from megatron_coreward.roles import Communicator
 from megatron_coreward.utils.folders import errors_on_all_ranks, publish, temporary_name
+from megatron_coreward.utils.versions import versions
 
 _ALIGNMENT = 64
 

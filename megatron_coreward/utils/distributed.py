@@ -7,10 +7,10 @@ groups; what goes through `TorchCommunicator` is small host data (answers, rows,
 import os
 import pickle
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -107,6 +107,26 @@ class TorchCommunicator:
         values = [value]
         dist.broadcast_object_list(values, src=source, group=self._group)
         return values[0]
+
+
+class Gathers(Protocol):
+    """The part of roles.Communicator that require_same needs."""
+
+    def all_gather(self, value: Any) -> list[Any]: ...
+
+
+def require_same(comm: Gathers, facts: Mapping[str, Any], remedy: str) -> None:
+    """A collective that lets ranks go on only together.
+
+    Raises:
+        ValueError: on every rank: the first of `facts` that is not the same everywhere, with both values.
+    """
+    first, *others = comm.all_gather(dict(facts))
+    for rank, other in enumerate(others, start=1):
+        for name in [*first, *(other.keys() - first.keys())]:
+            if first.get(name) != other.get(name):
+                here, there = first.get(name), other.get(name)
+                raise ValueError(f"{name} is {here!r} on rank 0, but {there!r} on rank {rank}: {remedy}")
 
 
 @contextmanager

