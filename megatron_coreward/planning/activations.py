@@ -1,18 +1,18 @@
 """Bytes that forward and backward passes of the actor take on one rank, beside weights and gradients.
 
 Counted from what the modules of actor/ save for the backward pass, tensor by tensor; benchmarks/plan.py
-measures the same. Per token and layer, with h the hidden size, q, k and f the sizes of queries, keys and MLP on
-a tensor-parallel rank, D the head size and b the bytes of the compute type:
+measures the same. Per token and layer, with h the hidden size, q, k and f the sizes of queries, keys and MLP
+on a tensor-parallel rank, D the head size and b the bytes of the compute type:
 
     two norms        2h (input b or 8, output b)      under sequence parallelism divided by TP
     rotary angles    4D b                             sine and cosine for queries and for keys
     attention        3q b + 2q b                      query, repeated key and value; output, packed output
     MLP              5f b                             gate and value, activation, value, product
 
-On a GPU a norm saves its input in the compute type; on a CPU torch composes it and saves two float32 tensors
-of the input's size. Norms of queries and keys (Qwen3) save theirs, too. `memory.recompute=selective` keeps key
-and value before they are repeated and no unpacked output, full keeps a layer's input only, and one layer lives
-at a time. Fewer key/value heads than TP ranks are counted as an even share.
+On a GPU a norm saves its input in the compute type; on a CPU torch composes it and saves two float32
+tensors of the input's size. Norms of queries and keys (Qwen3) save theirs, too. `memory.recompute=selective`
+keeps key and value before they are repeated and no unpacked output, full keeps a layer's input only, and one
+layer lives at a time. Fewer key/value heads than TP ranks are counted as an even share.
 """
 
 from dataclasses import dataclass
@@ -60,7 +60,9 @@ def layer_bytes_per_token(config: Config, shape: ModelShape, kernels: Kernels, r
     norms = 2 * (residual * (kernels.norm_input + size) + FLOAT32)
     mlp = 5 * shape.intermediate // tensor * size
     rotary = 4 * shape.head_dim * size
-    return norms + mlp + rotary + queries * size + _attention(shape, tensor, kernels, recompute, queries, fused)
+    return (
+        norms + mlp + rotary + queries * size + _attention(shape, tensor, kernels, recompute, queries, fused)
+    )
 
 
 def _attention(
@@ -86,43 +88,54 @@ def _attention(
 
 
 def kept_bytes(config: Config, shape: ModelShape, kernels: Kernels, stage: int, packed: Pass) -> int:
-    """What one micro-batch keeps on a rank of `stage` from its forward to its backward pass, without logits."""
-    pipeline = config.parallel.pipeline
-    layers = layers_per_stage(shape.layers, pipeline)[stage]
-    total = layers * layer_bytes_per_token(config, shape, kernels, config.memory.recompute) * packed.tokens
-    if stage == pipeline - 1:
-        tensor = config.parallel.tensor if config.parallel.sequence else 1
-        total += shape.hidden // tensor * kernels.norm_input * packed.tokens  # the final norm
-        total += shape.hidden * kernels.bytes_per_value * packed.rows  # the head's input
-    return total
+    """What one micro-batch's layers keep on a rank of `stage` from their forward to their backward pass."""
+    layers = layers_per_stage(shape.layers, config.parallel.pipeline)[stage]
+    return layers * layer_bytes_per_token(config, shape, kernels, config.memory.recompute) * packed.tokens
+
+
+def head_input_bytes(config: Config, shape: ModelShape, kernels: Kernels, packed: Pass) -> int:
+    """What the final norm and the head keep of their inputs, on the last stage."""
+    residual = shape.hidden // (config.parallel.tensor if config.parallel.sequence else 1)
+    return (
+        residual * kernels.norm_input * packed.tokens + shape.hidden * kernels.bytes_per_value * packed.rows
+    )
 
 
 def logits_bytes(config: Config, shape: ModelShape, kernels: Kernels, rows: int, *, backward: bool) -> int:
     """Most that head and log-probs (actor/token_stats.py) hold at once, beside what is kept.
 
-    Forward: logits, their float32 copy, probabilities, one product of both. Backward: logits, probabilities,
-    the gradient in float32 and in the compute type, and the head's weight gradient.
+    Forward: logits, their float32 copy, probabilities, one product of both. Backward, which needs more where
+    rows are few: logits, their gradient, the gradients of the head's weight and of its input.
     """
     size = kernels.bytes_per_value
     columns = vocabulary_parameters(shape, config.parallel.tensor) // shape.hidden
     forward = rows * columns * (size + 3 * FLOAT32)
     if not backward:
         return forward
-    cast = size if size < FLOAT32 else 0
-    gradient = rows * columns * (size + 2 * FLOAT32 + cast)
-    return max(forward, gradient + columns * shape.hidden * size + rows * shape.hidden * size)
+    return max(forward, (2 * rows * columns + (columns + rows) * shape.hidden) * size)
 
 
-def backward_work_bytes(config: Config, shape: ModelShape, kernels: Kernels, tokens: int) -> int:
-    """Most that the backward pass of a layer holds beside what is kept: what it computes again, gradients."""
+def work_bytes(config: Config, shape: ModelShape, kernels: Kernels, stage: int, packed: Pass) -> int:
+    """Most that a rank holds at once in forward and backward passes beside what its layers keep.
+
+    Either the head with its input and log-probs, or a layer in the backward pass: what it computes again, and
+    gradients of the MLP's two halves and of its input and output.
+    """
     size, tensor = kernels.bytes_per_value, config.parallel.tensor
-    recomputed = {"none": 0, "selective": 0, "full": 1}[config.memory.recompute]
-    again = recomputed * layer_bytes_per_token(config, shape, kernels, "none")
-    gradients = (4 * shape.intermediate // tensor + 2 * shape.hidden) * size
-    return tokens * (again + gradients)
+    full = config.memory.recompute == "full"
+    again = layer_bytes_per_token(config, shape, kernels, "none") if full else 0
+    gradients = (2 * shape.intermediate // tensor + 2 * shape.hidden) * size
+    layer = packed.tokens * (again + gradients)
+    if stage < config.parallel.pipeline - 1:
+        return layer
+    head = head_input_bytes(config, shape, kernels, packed)
+    return max(layer, head + logits_bytes(config, shape, kernels, packed.rows, backward=True))
 
 
-def forward_work_bytes(config: Config, shape: ModelShape, kernels: Kernels, tokens: int) -> int:
-    """Most that a layer holds at once where nothing is kept for a backward pass."""
+def forward_bytes(config: Config, shape: ModelShape, kernels: Kernels, stage: int, packed: Pass) -> int:
+    """Most that a rank of `stage` holds at once where nothing is kept for a backward pass."""
     size, tensor = kernels.bytes_per_value, config.parallel.tensor
-    return tokens * (5 * shape.intermediate // tensor + 2 * shape.hidden) * size
+    layer = packed.tokens * (5 * shape.intermediate // tensor + 2 * shape.hidden) * size
+    if stage < config.parallel.pipeline - 1:
+        return layer
+    return max(layer, logits_bytes(config, shape, kernels, packed.rows, backward=False))

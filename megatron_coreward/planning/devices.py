@@ -13,8 +13,8 @@ class Device:
     """One device, and how fast it talks to others.
 
     `memory_gib` in GiB, `tflops` in 1e12 floating-point operations per second, bandwidths in 1e9 bytes per
-    second: `hbm_gbs` to its own memory, `intra_gbs` to devices of the same node, `inter_gbs` to those of other
-    nodes, `host_gbs` to main memory. On a CPU "device" means one rank's share of the machine.
+    second: `hbm_gbs` to its own memory, `intra_gbs` to devices of the same node, `inter_gbs` to those of
+    other nodes, `host_gbs` to main memory. On a CPU "device" means one rank's share of the machine.
     """
 
     name: str

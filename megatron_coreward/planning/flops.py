@@ -1,0 +1,53 @@
+"""Floating-point operations of the actor's passes over packed responses; whole model, all ranks together.
+
+A multiplication and an addition count two. Only matrix products count: those of the linear layers and the two
+of attention. torch.utils.flop_counter counts the same way, but whole squares of attention scores
+(`causal=False`) where a causal kernel computes half of them.
+"""
+
+from collections.abc import Sequence
+
+from megatron_coreward.config_model import ModelShape
+
+
+def linear_flops_per_token(shape: ModelShape) -> int:
+    """Forward, all layers without the head."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    weights = shape.hidden * (2 * queries + 2 * keys + 3 * shape.intermediate)
+    return 2 * weights * shape.layers
+
+
+def head_flops(shape: ModelShape, rows: int) -> int:
+    """Forward, for the rows whose logits are wanted."""
+    return 2 * shape.hidden * shape.vocab * rows
+
+
+def attention_flops(shape: ModelShape, lengths: Sequence[int], *, causal: bool = True) -> int:
+    """Forward, all layers: scores and their product with the values."""
+    squares = sum(length * length for length in lengths)
+    whole = 4 * shape.heads * shape.head_dim * shape.layers * squares
+    return whole // 2 if causal else whole
+
+
+def forward_flops(shape: ModelShape, lengths: Sequence[int], rows: int, *, causal: bool = True) -> int:
+    """Of sequences of these `lengths`, `rows` of whose tokens are response tokens."""
+    linear = linear_flops_per_token(shape) * sum(lengths) + head_flops(shape, rows)
+    return linear + attention_flops(shape, lengths, causal=causal)
+
+
+def training_flops(
+    shape: ModelShape, lengths: Sequence[int], rows: int, *, recompute: str = "none", causal: bool = True
+) -> int:
+    """Forward and backward; `recompute` as memory.recompute.
+
+    Backward takes twice the linear layers' forward, and five products for the two of attention (the scores
+    are computed again).
+    """
+    attention = attention_flops(shape, lengths, causal=causal)
+    linear = linear_flops_per_token(shape) * sum(lengths)
+    total = 3 * (linear + head_flops(shape, rows)) + attention * 7 // 2
+    if recompute == "full":
+        total += linear + attention
+    elif recompute == "selective":
+        total += attention
+    return total
