@@ -19,6 +19,9 @@ class RunConfig:
     """Run folder: config, metrics.jsonl, rollouts/, checkpoints/, tensorboard/, hf/ (final export)."""
     resume: bool = False
     """Continue from the newest checkpoint of `output_dir`. Without it an existing run folder is refused."""
+    auto_resume: bool = False
+    """Continue if `output_dir` has an intact checkpoint, else start anew: one command for the first start and
+    for every restart, by torchrun --max-restarts or a requeued job."""
     seed: int = 1
     """Seeds sampling, data order and every random number of the run."""
     steps: int = 0

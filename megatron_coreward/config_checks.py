@@ -254,7 +254,7 @@ def _check_run_folder(config: Config) -> None:
                 f"run.resume is true, but {checkpoints} holds no checkpoint. Check run.output_dir, or set "
                 f"run.resume=false to start anew."
             )
-    elif marks:
+    elif marks and not config.run.auto_resume:
         raise ValueError(
             f"run.output_dir is {str(folder)!r}, which holds a run already ({', '.join(marks)}). Set "
             f"run.resume=true to go on with it, or choose another run.output_dir."

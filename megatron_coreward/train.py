@@ -52,6 +52,7 @@ from megatron_coreward.utils.watchdog import Watchdog, watching
 logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run
 
 UNUSABLE, INTERRUPTED, FAILED = 2, 3, 4
+_OF_ONE_START = (("run", "resume"), ("run", "auto_resume"), ("run", "output_dir"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,11 +135,11 @@ def _resume_point(config: Config, comm: Communicator) -> Path | None:
     Raises:
         ValueError: `run.resume` without an intact checkpoint. Starting anew would overwrite the old figures.
     """
-    if not config.run.resume:
+    if not (config.run.resume or config.run.auto_resume):
         return None
     folder = Path(config.run.output_dir) / CHECKPOINTS
     found = latest_checkpoint(folder, comm)
-    if found is None:
+    if found is None and config.run.resume:
         raise ValueError(
             f"run.resume=true, but {folder} holds no intact checkpoint; start anew in another run.output_dir"
         )
@@ -230,7 +231,7 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     for section, keys in now.items():
         for key, value in keys.items():
             old = before.get(section, {}).get(key)
-            if old != value and (section, key) not in (("run", "resume"), ("run", "output_dir")):
+            if old != value and (section, key) not in _OF_ONE_START:
                 logger.warning(
                     "%s.%s is now %r; it was %r when the checkpoint was saved", section, key, value, old
                 )

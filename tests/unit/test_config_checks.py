@@ -211,6 +211,14 @@ def test_existing_run(load: Callable[..., Config], tmp_path: Path) -> None:
         (run / mark).rmdir()
 
 
+def test_auto_resume_takes_a_folder_as_it_is(load: Callable[..., Config], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for _ in range(2):
+        validate(load("run.auto_resume=true", f"run.output_dir={folder}"), 1)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.jsonl").write_text("")
+
+
 def test_resume(load: Callable[..., Config], tmp_path: Path) -> None:
     checkpoints = tmp_path / "run" / "checkpoints"
     refused(load("run.resume=true"), f"run.resume is true, but {checkpoints} holds no checkpoint.")
