@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# One node's part of a training run: torchrun with one rank per GPU.
+#   node.sh CONFIG [key.sub=value ...]                      from the project's root; the paths are relative to it
+# Environment; the defaults are those of a single node:
+#   NODES=1                number of nodes; start this script on each of them
+#   NODE_RANK=0            which one this is
+#   RDZV_ENDPOINT          HOST:PORT of node 0, a free port there; needed with several nodes
+#   RDZV_ID=run            the same on all nodes, another one for every run
+#   GPUS_PER_NODE=gpu      ranks on this node; gpu is all GPUs it has
+#   MAX_RESTARTS=1         how often all ranks are started again after a crash, from the last checkpoint
+#   SHUTDOWN_TIMEOUT=1080  seconds that a step, its evaluation and a checkpoint may take after SIGTERM or Ctrl-C
+#   LOG_DIR                node_N/ with stdout and stderr of every rank; default runs/logs/NAME
+# Exit code, on node 0: that of megatron_coreward.train (0 done, 2 wrong input, 3 saved and stopped, 4 not finite).
+set -euo pipefail
+config=$1
+NODES=${NODES:-1}
+NODE_RANK=${NODE_RANK:-${SLURM_NODEID:-0}}
+GPUS_PER_NODE=${GPUS_PER_NODE:-gpu}
+LOG_DIR=${LOG_DIR:-runs/logs/$(basename "$(dirname "$config")")}
+
+export OUTPUT_DIR EXIT_CODE_FILE=$LOG_DIR/exit_code
+OUTPUT_DIR=$(python examples/launch/output_dir.py "$@")
+mkdir -p "$LOG_DIR/node_$NODE_RANK"
+if [[ $NODE_RANK == 0 ]]; then rm -f "$EXIT_CODE_FILE"; fi
+
+if [[ $NODES == 1 ]]; then
+  rendezvous=(--standalone)
+else
+  : "${RDZV_ENDPOINT:?HOST:PORT of node 0 is needed with several nodes}"
+  # Said rather than guessed: torchrun compares host names, which fails where a node has several.
+  is_host=false
+  if [[ $NODE_RANK == 0 ]]; then is_host=true; fi
+  rendezvous=(--nnodes "$NODES" --rdzv-backend c10d --rdzv-endpoint "$RDZV_ENDPOINT" --rdzv-id "${RDZV_ID:-run}"
+    --rdzv-conf "is_host=$is_host")
+fi
+# Every rank writes into files; the first one of node 0 to the console as well.
+console=(--redirects 3)
+if [[ $NODE_RANK == 0 ]]; then console+=(--tee 0:3); fi
+
+torchrun "${rendezvous[@]}" --nproc-per-node "$GPUS_PER_NODE" --max-restarts "${MAX_RESTARTS:-1}" \
+  --shutdown-timeout "${SHUTDOWN_TIMEOUT:-1080}" --log-dir "$LOG_DIR/node_$NODE_RANK" "${console[@]}" \
+  --no-python bash examples/launch/rank.sh "$@" &
+torchrun=$!
+# torchrun must get one signal only: a second one makes it leave its ranks behind. Ctrl-C reaches it by itself.
+trap : INT
+trap 'trap : TERM; kill -TERM "$torchrun"' TERM
+echo "$$" > "$LOG_DIR/node_$NODE_RANK/pid"
+while kill -0 "$torchrun" 2> /dev/null; do wait "$torchrun" || true; done
+code=0
+wait "$torchrun" || code=$?
+if [[ $NODE_RANK == 0 && -s $EXIT_CODE_FILE ]]; then code=$(< "$EXIT_CODE_FILE"); fi
+exit "$code"

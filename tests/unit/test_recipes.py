@@ -1,0 +1,220 @@
+"""The recipes for GPUs in examples/: the paper's settings, valid layouts, memory at the start, scripts."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_coreward.config import Config
+from megatron_coreward.config_checks import validate
+from megatron_coreward.config_loading import load_config
+from megatron_coreward.config_model import ModelShape
+from megatron_coreward.estimates import GIB, PRECISIONS, count_parameters, count_parameters_per_rank
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+SCRIPTS = sorted([*EXAMPLES.rglob("*.sh"), *EXAMPLES.rglob("*.sbatch")])
+DATA = ("train_original.parquet", "train_rewrite_Qwen3-32B.parquet", "test.parquet")
+
+
+def sizes(
+    family: str, hidden: int, mlp: int, layers: int, heads: int, kv: int, vocab: int, **more: Any
+) -> dict[str, Any]:
+    return {
+        "architectures": [f"{family}ForCausalLM"],
+        "hidden_size": hidden,
+        "intermediate_size": mlp,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "vocab_size": vocab,
+        **more,
+    }
+
+
+def llama3(factor: float) -> dict[str, Any]:
+    scaling = {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    return {"head_dim": 128, "max_position_embeddings": 131072, "rope_scaling": scaling}
+
+
+QWEN3 = {"head_dim": 128, "max_position_embeddings": 32768}
+MODELS: dict[str, tuple[dict[str, Any], int]] = {
+    "qwen2.5_3b": (
+        sizes(
+            "Qwen2", 2048, 11008, 36, 16, 2, 151936, max_position_embeddings=32768, tie_word_embeddings=True
+        ),
+        3_085_938_688,
+    ),
+    "qwen2.5_7b": (
+        sizes("Qwen2", 3584, 18944, 28, 28, 4, 152064, max_position_embeddings=131072),
+        7_615_616_512,
+    ),
+    "qwen3_1.7b_base": (
+        sizes("Qwen3", 2048, 6144, 28, 16, 8, 151936, tie_word_embeddings=True, **QWEN3),
+        1_720_574_976,
+    ),
+    "qwen3_4b_base": (
+        sizes("Qwen3", 2560, 9728, 36, 32, 8, 151936, tie_word_embeddings=True, **QWEN3),
+        4_022_468_096,
+    ),
+    "qwen3_8b_base": (sizes("Qwen3", 4096, 12288, 36, 32, 8, 151936, **QWEN3), 8_190_735_360),
+    "llama3.2_3b_instruct": (
+        sizes("Llama", 3072, 8192, 28, 24, 8, 128256, tie_word_embeddings=True, **llama3(32.0)),
+        3_212_749_824,
+    ),
+    "llama3.3_70b_instruct": (sizes("Llama", 8192, 28672, 80, 64, 8, 128256, **llama3(8.0)), 70_553_706_496),
+}
+"""Folder -> the published config.json, as far as it is read here, and the published number of parameters."""
+
+LARGE = "llama3.3_70b_instruct"
+WORLDS = [(name, ranks) for name in MODELS for ranks in ((64, 128) if name == LARGE else (4, 8, 32))]
+
+PAPER = {
+    "data.batch_pairs": 128,
+    "data.max_prompt_tokens": 512,
+    "rollout.samples": 8,
+    "rollout.temperature": 1.0,
+    "rollout.max_response_tokens": 3072,
+    "run.epochs": 3,
+    "run.steps": 0,
+    "reward.method": "co_reward",
+    "algorithm.clip": 0.2,
+    "algorithm.kl_coef": 0.005,
+    "algorithm.kl_estimator": "k3",
+    "algorithm.aggregation": "seq-mean",
+    "algorithm.advantage": "group-norm",
+    "algorithm.updates_per_batch": 1,
+    "optimizer.lr": 3e-6,
+    "optimizer.schedule": "cosine",
+    "optimizer.min_lr": 0.0,
+    "optimizer.warmup_ratio": 0.1,
+    "optimizer.weight_decay": 0.01,
+    "optimizer.beta1": 0.9,
+    "optimizer.beta2": 0.999,
+    "optimizer.eps": 1e-8,
+    "optimizer.clip_grad": 1.0,
+    "evaluation.every": 10,
+    "evaluation.temperature": 0.8,
+    "checkpoint.every": 10,
+}
+"""docs/paper_settings.md."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the data files that the recipes name, as the working directory."""
+    (tmp_path / "data/math").mkdir(parents=True)
+    for name in DATA:
+        (tmp_path / "data/math" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load(name: str, project: Path, *overrides: str) -> Config:
+    """The recipe on a folder with the true config.json in place of the hub id."""
+    model = project / name
+    model.mkdir(exist_ok=True)
+    (model / "config.json").write_text(json.dumps(MODELS[name][0]))
+    (model / "model.safetensors").touch()
+    (model / "tokenizer.json").touch()
+    return load_config(EXAMPLES / name / "config.yaml", [f"model.path={model}", *overrides])
+
+
+def test_every_recipe_is_known() -> None:
+    assert {path.parent.name for path in EXAMPLES.glob("*/run.sbatch")} == set(MODELS)
+
+
+@pytest.mark.parametrize(("name", "ranks"), WORLDS)
+def test_valid_layout(name: str, ranks: int, project: Path) -> None:
+    """Heads, key/value heads, MLP, batch, groups and context, by the checks that a run makes."""
+    shape = validate(load(name, project), ranks)
+    assert count_parameters(shape) == MODELS[name][1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_invalid_layouts_are_refused(name: str, project: Path) -> None:
+    with pytest.raises(ValueError, match="must be a multiple of the data-parallel size"):
+        validate(load(name, project, "data.batch_pairs=127"), 128)
+    odd = [
+        "parallel.tensor=5",
+        "parallel.pipeline=1",
+        "rollout.tensor_parallel_size=1",
+        "data.batch_pairs=130",
+    ]
+    with pytest.raises(ValueError, match=r"parallel\.tensor is 5, but must divide"):
+        validate(load(name, project, *odd), 5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_settings_of_the_paper(name: str, project: Path) -> None:
+    config = load(name, project)
+    given = {key: vars(vars(config)[key.partition(".")[0]])[key.partition(".")[2]] for key in PAPER}
+    assert given == PAPER
+    assert config.run.output_dir == f"runs/{name}"
+
+
+def memory_at_start(config: Config, shape: ModelShape, ranks: int) -> float:
+    """GiB on a rank of the fullest stage when vLLM takes its share: everything is on the device then."""
+    parameters = count_parameters_per_rank(shape, config.parallel.tensor, config.parallel.pipeline)
+    data_parallel = ranks // (config.parallel.tensor * config.parallel.pipeline)
+    bf16 = PRECISIONS["bfloat16"]
+    actor = bf16.weight + bf16.gradient + bf16.optimizer / data_parallel
+    return parameters * (actor + bf16.weight) / GIB  # the last: the reference
+
+
+@pytest.mark.parametrize(("name", "ranks"), WORLDS)
+def test_fits_into_80_gb(name: str, ranks: int, project: Path) -> None:
+    """Computed. 79.6 GiB is what an 80 GB card has; 4 GiB are left for CUDA, NCCL and vLLM's buffers."""
+    config = load(name, project)
+    shape = validate(config, ranks)
+    share = 79.6 * config.rollout.gpu_memory_utilization
+    assert config.optimizer.distributed, "memory_at_start divides Adam's state"
+    assert memory_at_start(config, shape, ranks) + share + 4 < 79.6
+    weights = count_parameters(shape) * 2 / config.rollout.tensor_parallel_size / GIB
+    cache_per_token = (
+        2 * shape.layers * shape.head_dim * 2 * max(1, shape.kv_heads // config.rollout.tensor_parallel_size)
+    )
+    tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    assert (share - weights - 3) * GIB > 20 * tokens * cache_per_token, "20 responses of full length at once"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(EXAMPLES)))
+def test_script_parses(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck() -> None:
+    subprocess.run(["shellcheck", "--external-sources", *map(str, SCRIPTS)], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scripts_name_their_recipe(name: str) -> None:
+    folder = EXAMPLES / name
+    config = f"examples/{name}/config.yaml"
+    assert f'exec bash examples/launch/node.sh {config} "$@"' in (folder / "run.sh").read_text()
+    job = (folder / "run.sbatch").read_text()
+    assert f'exec bash examples/launch/job.sh {config} "$@"' in job
+    assert f"#SBATCH --job-name={name}\n" in job
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_job_has_time_to_save(name: str) -> None:
+    """SLURM warns early enough for torchrun's patience, and may requeue without truncating the log."""
+    job = (EXAMPLES / name / "run.sbatch").read_text()
+    patience = re.search(r"SHUTDOWN_TIMEOUT:-(\d+)", (EXAMPLES / "launch/node.sh").read_text())
+    warning = re.search(r"--signal=B:USR1@(\d+)", job)
+    assert patience and warning
+    assert int(warning[1]) >= int(patience[1]) + 60
+    assert "#SBATCH --requeue\n" in job
+    assert "#SBATCH --open-mode=append\n" in job
