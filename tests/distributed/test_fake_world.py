@@ -1,0 +1,136 @@
+"""Every recipe of examples/ at its full size, on worlds of up to 4,096 ranks that are not there."""
+
+import json
+import multiprocessing
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megatron_coreward.actor.sharding import balanced_owners
+from megatron_coreward.config import Config, ParallelConfig
+from megatron_coreward.config_loading import load_config
+from tests import fake_world
+from tests.fake_world import FakeRank
+from tests.unit.test_recipes import EXAMPLES, LARGE, MODELS
+
+HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class World:
+    """A recipe on so many ranks; `layout` in place of its own."""
+
+    recipe: str
+    ranks: int
+    layout: tuple[int, int] | None = None
+
+    def config(self, folder: Path) -> Config:
+        config = load_config(EXAMPLES / self.recipe / "config.yaml", [f"model.path={folder}"])
+        if self.layout:
+            config = replace(config, parallel=ParallelConfig(*self.layout, sequence=self.layout[0] > 1))
+        return config
+
+
+WORLDS = [
+    *(World(recipe, ranks) for recipe in MODELS if recipe != LARGE for ranks in (4, 32)),
+    *(World(LARGE, ranks) for ranks in (64, 128)),
+    World(LARGE, 4096, (8, 8)),
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder with the published config.json for every recipe."""
+    root = tmp_path_factory.mktemp("configs")
+    for recipe, (settings, _) in MODELS.items():
+        (root / recipe).mkdir()
+        model_type = settings["architectures"][0].removesuffix("ForCausalLM").lower()
+        (root / recipe / "config.json").write_text(json.dumps({"model_type": model_type, **settings}))
+    return {recipe: root / recipe for recipe in MODELS}
+
+
+def sampled(world: World, config: Config) -> list[int]:
+    """Of one replica of the model every pipeline stage, there all tensor ranks or the first and the last."""
+    tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
+    per_stage = world.ranks // pipeline
+    tp_ranks = range(tensor) if tensor * pipeline <= 4 else (0, tensor - 1)
+    return [stage * per_stage + tp_rank for stage in range(pipeline) for tp_rank in tp_ranks]
+
+
+def build(world: World, folder: Path, target: Path) -> dict[int, FakeRank]:
+    """By rank; two at a time, each in a process of its own."""
+    config = world.config(folder)
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["tests.preloaded"])
+    ranks = sampled(world, config)
+    found: dict[int, Any] = {}
+    for first in range(0, len(ranks), 2):
+        pair = ranks[first : first + 2]
+        processes = [
+            forks.Process(target=fake_world.main, args=(world.ranks, r, folder, config, target / f"{r}.json"))
+            for r in pair
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0] * len(pair)
+        found |= {r: FakeRank(**json.loads((target / f"{r}.json").read_text())) for r in pair}
+    return found
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda w: f"{w.recipe} on {w.ranks}")
+def test_a_recipe_is_built_at_its_full_size(world: World, folders: dict[str, Path], tmp_path: Path) -> None:
+    config = world.config(folders[world.recipe])
+    tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
+    data = world.ranks // (tensor * pipeline)
+    settings, published = MODELS[world.recipe]
+    found = build(world, folders[world.recipe], tmp_path)
+
+    stages: dict[int, dict[str, list[int]]] = {}
+    for rank, one in found.items():
+        assert rank == one.tp_rank + tensor * (one.dp_rank + data * one.pp_rank)
+        assert tuple(one.sizes) == (tensor, pipeline, data)
+        first = rank - one.tp_rank
+        assert one.groups["tensor"] == list(range(first, first + tensor))
+        stride = tensor * data
+        assert one.groups["pipeline"] == [rank % stride + stride * stage for stage in range(pipeline)]
+        assert one.parameters > 0 and 0 < one.optimized <= one.parameters
+        if not config.optimizer.distributed:
+            assert one.optimized == one.parameters
+        assert stages.setdefault(one.pp_rank, one.tensors) == one.tensors, "TP ranks differ in their plan"
+
+    tied = settings.get("tie_word_embeddings", False)
+    names = [name for stage in stages.values() for name in stage if not (tied and name == HEAD)]
+    assert len(names) == len(set(names)), "a tensor would be sent twice"
+    shapes = {name: shape for stage in stages.values() for name, shape in stage.items()}
+    assert sum(prod(shapes[name]) for name in names) == published
+
+    for stage in stages:
+        replica = [one for one in found.values() if one.pp_rank == stage]
+        for name in replica[0].needed:
+            shards = {shard for one in replica for shard in one.needed[name]}
+            if len(replica) == tensor:
+                assert shards == set(range(tensor)), f"{name}: vLLM's ranks take the shards {shards} only"
+            else:  # with equal tensor-parallel sizes every rank of vLLM takes its own
+                assert shards >= {0, tensor - 1}
+
+
+@pytest.mark.parametrize("ranks", [4, 16, 64])
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.2])
+def test_the_ranks_get_equally_many_tokens(ranks: int, spread: float) -> None:
+    """2,048 responses with log-normal lengths around 600 tokens, cut at 3,072, and prompts of 50 to 512."""
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(600 * np.exp(spread * rng.standard_normal(2048)), 3072).astype(int)
+    sizes = {
+        (i // 16, "original", i % 16): int(n + p)
+        for i, (n, p) in enumerate(zip(lengths, rng.integers(50, 513, 2048), strict=True))
+    }
+    load = np.zeros(ranks)
+    for key, rank in balanced_owners(sizes, ranks).items():
+        load[rank] += sizes[key]
+    assert load.max() / load.mean() < 1.005
