@@ -24,8 +24,8 @@ rm -f "$LOG_DIR/exit_code" "$LOG_DIR/node_0/pid" # of the same job before it was
 step=$!
 
 # Signals go to node 0 alone: all ranks agree after each step whether one of them was asked to stop. And not
-# through scancel or srun: SLURM signals every process of a step, those that grade answers or write a checkpoint
-# included.
+# through SLURM: scancel signals every process of a step, those that grade answers or write a checkpoint included,
+# and srun makes a SIGKILL of a SIGTERM.
 asked=""
 # shellcheck disable=SC2317,SC2329  # called by the traps
 ask_to_stop() {
@@ -53,6 +53,7 @@ case $code in
     echo "job.sh: saved and stopped; submit the job again to go on"
     ;;
   4) echo "job.sh: a loss or gradient was not finite; the message is above" ;;
+  5) echo "job.sh: a rank stalled; the message is above or in $LOG_DIR" ;;
   *)
     echo "job.sh: the run failed (exit code $code); the ranks' messages are in $LOG_DIR"
     if [[ -n $asked ]]; then

@@ -10,7 +10,7 @@
 #   MAX_RESTARTS=1         how often all ranks are started again after a crash, from the last checkpoint
 #   SHUTDOWN_TIMEOUT=1080  seconds that a step, its evaluation and a checkpoint may take after SIGTERM or Ctrl-C
 #   LOG_DIR                node_N/ with stdout and stderr of every rank; default runs/logs/NAME
-# Exit code, on node 0: that of megatron_coreward.train (0 done, 2 wrong input, 3 saved and stopped, 4 not finite).
+# Exit code, on node 0: that of megatron_coreward.train (0 done, 2 wrong input, 3 saved and stopped, 4 not finite, 5 stalled).
 set -euo pipefail
 config=$1
 NODES=${NODES:-1}
@@ -18,8 +18,7 @@ NODE_RANK=${NODE_RANK:-${SLURM_NODEID:-0}}
 GPUS_PER_NODE=${GPUS_PER_NODE:-gpu}
 LOG_DIR=${LOG_DIR:-runs/logs/$(basename "$(dirname "$config")")}
 
-export OUTPUT_DIR EXIT_CODE_FILE=$LOG_DIR/exit_code
-OUTPUT_DIR=$(python examples/launch/output_dir.py "$@")
+export EXIT_CODE_FILE=$LOG_DIR/exit_code
 mkdir -p "$LOG_DIR/node_$NODE_RANK"
 if [[ $NODE_RANK == 0 ]]; then rm -f "$EXIT_CODE_FILE"; fi
 

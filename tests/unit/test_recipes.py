@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ MODELS: dict[str, tuple[dict[str, Any], int]] = {
 }
 """Folder -> the published config.json, as far as it is read here, and the published number of parameters."""
 
+CARD_GIB = 79.6
+"""Memory of an 80 GB card."""
 LARGE = "llama3.3_70b_instruct"
 WORLDS = [(name, ranks) for name in MODELS for ranks in ((64, 128) if name == LARGE else (4, 8, 32))]
 
@@ -163,29 +166,51 @@ def test_settings_of_the_paper(name: str, project: Path) -> None:
     assert config.run.output_dir == f"runs/{name}"
 
 
-def memory_at_start(config: Config, shape: ModelShape, ranks: int) -> float:
-    """GiB on a rank of the fullest stage when vLLM takes its share: everything is on the device then."""
-    parameters = count_parameters_per_rank(shape, config.parallel.tensor, config.parallel.pipeline)
-    data_parallel = ranks // (config.parallel.tensor * config.parallel.pipeline)
+@dataclass(frozen=True)
+class Memory:
+    """GiB on a GPU of the fullest stage, computed as docs/launch.md says; `cache` in tokens per replica."""
+
+    update: float
+    start: float
+    vllm: float
+    cache: float
+
+
+def memory(config: Config, shape: ModelShape, ranks: int) -> Memory:
+    parallel, rollout_tp = config.parallel, config.rollout.tensor_parallel_size
+    assert config.optimizer.distributed, "Adam's state is divided below"
     bf16 = PRECISIONS["bfloat16"]
-    actor = bf16.weight + bf16.gradient + bf16.optimizer / data_parallel
-    return parameters * (actor + bf16.weight) / GIB  # the last: the reference
+    own = count_parameters_per_rank(shape, parallel.tensor, parallel.pipeline) / GIB
+    adam = bf16.optimizer / (ranks // (parallel.tensor * parallel.pipeline))
+    update = own * (bf16.weight + bf16.gradient + adam)
+    vllm = CARD_GIB * config.rollout.gpu_memory_utilization
+    weights = count_parameters(shape) * bf16.weight / rollout_tp / GIB
+    per_token = 2 * shape.layers * max(1, shape.kv_heads // rollout_tp) * shape.head_dim * bf16.weight
+    return Memory(update, update + own * bf16.weight, vllm, (vllm - weights - 3) * GIB / per_token)
 
 
 @pytest.mark.parametrize(("name", "ranks"), WORLDS)
 def test_fits_into_80_gb(name: str, ranks: int, project: Path) -> None:
-    """Computed. 79.6 GiB is what an 80 GB card has; 4 GiB are left for CUDA, NCCL and vLLM's buffers."""
+    """4 GiB are left for CUDA, NCCL and what else is not counted."""
     config = load(name, project)
-    shape = validate(config, ranks)
-    share = 79.6 * config.rollout.gpu_memory_utilization
-    assert config.optimizer.distributed, "memory_at_start divides Adam's state"
-    assert memory_at_start(config, shape, ranks) + share + 4 < 79.6
-    weights = count_parameters(shape) * 2 / config.rollout.tensor_parallel_size / GIB
-    cache_per_token = (
-        2 * shape.layers * shape.head_dim * 2 * max(1, shape.kv_heads // config.rollout.tensor_parallel_size)
-    )
+    computed = memory(config, validate(config, ranks), ranks)
+    assert computed.start + computed.vllm + 4 < CARD_GIB
     tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-    assert (share - weights - 3) * GIB > 20 * tokens * cache_per_token, "20 responses of full length at once"
+    assert computed.cache > 20 * tokens, "20 responses of full length at once"
+
+
+def test_table_in_the_documentation(project: Path) -> None:
+    page = (ROOT / "docs/launch.md").read_text()
+    for name, ranks in WORLDS:
+        config = load(name, project)
+        found = memory(config, validate(config, ranks), ranks)
+        tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
+        layout = f"{tensor} x {pipeline} x {ranks // (tensor * pipeline)}"
+        row = (
+            f"| {name} | {ranks} | {layout} | {found.update:.1f} | {found.start:.1f} + {found.vllm:.1f} | "
+            f"{found.cache / 1000:.0f} |"
+        )
+        assert row in page, row
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(EXAMPLES)))
