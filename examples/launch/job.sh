@@ -29,7 +29,7 @@ step=$!
 asked=""
 # shellcheck disable=SC2317,SC2329  # called by the traps
 ask_to_stop() {
-  if [[ -n $asked ]]; then return; fi
+  if [[ -n $asked ]]; then return 0; fi # a bare return would hand on the status of what the trap interrupted
   asked=$1
   echo "job.sh: $1 received, asking the run to save and stop"
   if [[ -s $LOG_DIR/node_0/pid ]]; then kill -TERM "$(< "$LOG_DIR/node_0/pid")"; else kill -TERM "$step"; fi

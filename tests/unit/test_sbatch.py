@@ -125,7 +125,9 @@ class Cluster:
         deadline = time.monotonic() + PATIENCE_S
         while not all((self.folder / name).exists() for name in names):
             assert job.poll() is None, job.communicate()[0]
-            assert time.monotonic() < deadline, f"no {names} after {PATIENCE_S} s"
+            if time.monotonic() > deadline:
+                os.killpg(job.pid, signal.SIGKILL)
+                raise TimeoutError(f"no {names} after {PATIENCE_S} s")
             time.sleep(0.05)
 
     def lines(self, name: str) -> list[str]:
@@ -166,6 +168,7 @@ def test_usr1_saves_requeues_and_resumes(tmp_path: Path) -> None:
     job = cluster.start("config.yaml", "run.seed=7")
     cluster.wait_for(["ready_0", "ready_1"], job)
     job.send_signal(signal.SIGUSR1)
+    time.sleep(0.2)  # sent at once, the two would be one
     job.send_signal(signal.SIGUSR1)
     code, output = finish(job)
     assert code == 0, output
