@@ -80,7 +80,7 @@ def weight_sync_bytes(config: Config, shape: ModelShape, dtype: str) -> int:
     tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
     along = max(_from_other_stages(shape, tensor, pipeline, stage) for stage in range(pipeline))
     vocabulary = vocabulary_parameters(shape, tensor) * (1 if shape.tied else 2)
-    norms = layer_parameters(shape, 1) - (layer_parameters(shape, 1) - layer_parameters(shape, 2)) * 2
+    norms = 2 * layer_parameters(shape, 2) - layer_parameters(shape, 1)  # what no cut makes smaller
     layers = shape.layers * (layer_parameters(shape, tensor) - norms)
     engine = config.rollout.tensor_parallel_size
     padded = math.ceil(shape.vocab / ENGINE_VOCABULARY_MULTIPLE) * ENGINE_VOCABULARY_MULTIPLE

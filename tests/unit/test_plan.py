@@ -1,0 +1,403 @@
+"""The plan of a run: hand-worked values, what must rise and fall, layouts that cannot work, the tool."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron_coreward.config import Config
+from megatron_coreward.config_loading import load_config
+from megatron_coreward.config_model import ModelShape
+from megatron_coreward.estimates import (
+    GIB,
+    count_parameters,
+    count_parameters_on_stage,
+    kv_cache_bytes_per_token,
+)
+from megatron_coreward.planning import flops, traffic
+from megatron_coreward.planning.activations import (
+    Kernels,
+    Pass,
+    head_input_bytes,
+    kept_bytes,
+    layer_bytes_per_token,
+    logits_bytes,
+    work_bytes,
+)
+from megatron_coreward.planning.devices import DEVICES, Assumptions, Cluster
+from megatron_coreward.planning.layouts import (
+    Plan,
+    changes,
+    check_layout,
+    make_plan,
+    search,
+    search_larger,
+)
+from megatron_coreward.planning.memory import START, MemoryPlan, plan_memory
+from megatron_coreward.planning.models import KNOWN, find_shape
+from megatron_coreward.planning.timing import Lengths
+from tools import plan as tool
+
+SHAPE = ModelShape(Path("model"), "Qwen2ForCausalLM", 4, 8, 16, 4, 2, 2, 11, True, 8192)
+LENGTHS = Lengths(512, 3072)
+GPU16, CPU32 = Kernels("bfloat16", fused_norm=True), Kernels("float32", fused_norm=False)
+
+
+def load(*overrides: str) -> Config:
+    return load_config(None, ["model.path=x", "data.source=synthetic", *overrides])
+
+
+def cluster(gpus: int = 4, device: str = "H100", per_node: int = 8) -> Cluster:
+    return Cluster(DEVICES[device], gpus, per_node)
+
+
+def memory(model: str, *overrides: str, gpus: int = 4, device: str = "H100") -> MemoryPlan:
+    return plan_memory(load(*overrides), KNOWN[model], cluster(gpus, device))
+
+
+def phase(plan: MemoryPlan, name: str) -> dict[str, int]:
+    (found,) = [item for item in plan.phases if item.phase == name]
+    return found.parts | {"sum": found.total}
+
+
+# What each model's page says of its size.
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("Qwen2.5-3B", 3_085_938_688),
+        ("Qwen2.5-7B", 7_615_616_512),
+        ("Qwen3-1.7B-Base", 1_720_574_976),
+        ("Qwen3-4B-Base", 4_022_468_096),
+        ("Qwen3-8B-Base", 8_190_735_360),
+        ("Llama-3.2-3B-Instruct", 3_212_749_824),
+    ],
+)
+def test_sizes_of_the_papers_models(name: str, parameters: int) -> None:
+    assert count_parameters(KNOWN[name]) == parameters
+    assert find_shape(f"owner/{name}") == KNOWN[name]
+
+
+def test_layer_activations_by_hand() -> None:
+    config = load()
+    # On a CPU in float32. Two norms of 8 values: 8 + 4 bytes each and a statistic; angles 4 x 2 x 4;
+    # attention: query, repeated key and value, output and packed output of 8 values, 4 log-sum-exps; MLP 5 x 16.
+    by_hand = 2 * (8 * 12 + 4) + 4 * 2 * 4 + 5 * 8 * 4 + 4 * 4 + 5 * 16 * 4
+    assert layer_bytes_per_token(config, SHAPE, CPU32, "none") == by_hand
+    # Selective: query, key of 4, the whole projection of 16 for the value, and the packed output.
+    selective = 2 * (8 * 12 + 4) + 4 * 2 * 4 + (8 + 4 + 16 + 8) * 4 + 5 * 16 * 4
+    assert layer_bytes_per_token(config, SHAPE, CPU32, "selective") == selective
+    assert layer_bytes_per_token(config, SHAPE, CPU32, "full") == 8 * 4
+    # On a GPU in bfloat16 everything takes 2 bytes but the statistics, and a norm saves one tensor of input.
+    half = 2 * (8 * 4 + 4) + 4 * 2 * 2 + 5 * 8 * 2 + 4 * 4 + 5 * 16 * 2
+    assert layer_bytes_per_token(config, SHAPE, GPU16, "none") == half
+
+
+def test_activations_over_ranks_by_hand() -> None:
+    # Two ranks halve attention and MLP; only sequence parallelism halves the norms.
+    inner = (5 * 8 * 4 + 4 * 4 + 5 * 16 * 4) // 2
+    two = load("parallel.tensor=2")
+    assert layer_bytes_per_token(two, SHAPE, CPU32, "none") == 2 * (8 * 12 + 4) + 32 + inner
+    sequence = load("parallel.tensor=2", "parallel.sequence=true")
+    assert layer_bytes_per_token(sequence, SHAPE, CPU32, "none") == 2 * (4 * 12 + 4) + 32 + inner
+
+
+def test_logits_by_hand() -> None:
+    # 11 columns; float32: logits, their copy, probabilities and a product are 16 bytes each.
+    assert logits_bytes(load(), SHAPE, CPU32, 100, backward=True) == 100 * 11 * 16
+    assert logits_bytes(load(), SHAPE, GPU16, 100, backward=False) == 100 * 11 * 14
+    # 12 over two ranks. With one row the gradient of the head's weight decides.
+    assert logits_bytes(load("parallel.tensor=2"), SHAPE, CPU32, 100, backward=True) == 100 * 6 * 16
+    assert logits_bytes(load(), SHAPE, CPU32, 1, backward=True) == (2 * 11 + 12 * 8) * 4
+    assert head_input_bytes(load(), SHAPE, CPU32, Pass(100, 30)) == 100 * 8 * 8 + 30 * 8 * 4
+
+
+def test_pipeline_stages_keep_what_is_in_flight() -> None:
+    config = load("parallel.pipeline=2", "memory.recompute=full")
+    packed = Pass(100, 50)
+    assert kept_bytes(config, SHAPE, CPU32, 0, packed) == 2 * 100 * 8 * 4  # two layers of four
+    layer = layer_bytes_per_token(config, SHAPE, CPU32, "none") + (2 * 16 + 2 * 8) * 4
+    assert work_bytes(config, SHAPE, CPU32, 0, packed) == 100 * layer  # no logits on the first stage
+    plan = memory("Qwen2.5-7B", "parallel.pipeline=4")
+    (update,) = [item for item in plan.phases if item.phase == "update"]
+    kept = kept_bytes(load("parallel.pipeline=4"), KNOWN["Qwen2.5-7B"], GPU16, 0, Pass(4096, 4096))
+    assert (update.stage, update.parts["activations"]) == (0, 4 * kept)
+
+
+def test_parameters_of_all_stages_are_the_models() -> None:
+    for shape in (SHAPE, KNOWN["Qwen2.5-7B"], KNOWN["Qwen3-4B-Base"]):
+        for pipeline in (1, 2, 3, 4):
+            copies = shape.vocab * shape.hidden if shape.tied and pipeline > 1 else 0
+            stages = sum(count_parameters_on_stage(shape, 1, pipeline, stage) for stage in range(pipeline))
+            assert stages == count_parameters(shape) + copies
+
+
+def test_memory_by_hand() -> None:
+    """Qwen2.5-7B at TP4 on four H100: 1.9 billion parameters a rank, of them 57 x 3,584 in norms on each."""
+    plan = memory("Qwen2.5-7B", "parallel.tensor=4")
+    shape = KNOWN["Qwen2.5-7B"]
+    norms = (2 * shape.layers + 1) * shape.hidden
+    own = (count_parameters(shape) - norms) // 4 + norms
+    start = phase(plan, START)
+    assert (start["weights"], start["gradients"], start["optimizer"]) == (2 * own, 4 * own, 12 * own)
+    assert start["reference"] == 2 * own
+    assert start["vLLM weights"] == 2 * count_parameters(shape)
+    cache = int(0.6 * 79 * GIB) - 2 * count_parameters(shape) - 2 * GIB
+    assert start["KV cache"] == plan.kv_cache_bytes == cache
+    per_sequence = 2 * 28 * 4 * 128 * 2 * (512 + 3072)
+    assert plan.sequences == cache // per_sequence
+    assert kv_cache_bytes_per_token(load(), shape, "bfloat16") * 3584 == per_sequence
+
+
+def test_phases_follow_the_table() -> None:
+    plan = memory("Qwen2.5-3B")
+    names = [item.phase for item in plan.phases]
+    assert names == [START, "rollout", "reward", "log_probs", "update", "sync", "checkpoint"]
+    assert set(phase(plan, "reward")) == {"weights", "sum"}
+    assert set(phase(plan, "rollout")) == {"weights", "vLLM weights", "vLLM buffers", "KV cache", "sum"}
+    assert "KV cache" not in phase(plan, "sync")
+    assert set(phase(plan, "update")) >= {"gradients", "optimizer", "activations"}
+    assert "reference" not in phase(plan, "update") and "reference" in phase(plan, "log_probs")
+    stays = memory("Qwen2.5-3B", "memory.offload_optimizer=never", "memory.rollout_sleep=never")
+    assert {"optimizer", "KV cache"} <= set(phase(stays, "reward"))
+    teacher = memory("Qwen2.5-3B", "reward.method=co_rewarding_2")
+    assert "teacher" in [item.phase for item in teacher.phases]
+    assert phase(teacher, "log_probs")["teacher"] == 3 * phase(plan, "log_probs")["reference"]
+    confident = memory("Qwen2.5-3B", "reward.method=entropy", "algorithm.kl_coef=0")
+    assert "confidence" in [item.phase for item in confident.phases]
+    assert "log_probs" not in [item.phase for item in confident.phases]
+    assert plan.fullest.total == max(item.total for item in plan.phases)
+
+
+def test_a_cpu_keeps_everything() -> None:
+    plan = plan_memory(load("rollout.memory_gb=1"), SHAPE, cluster(2, "CPU"))
+    for item in plan.phases:
+        assert item.parts["KV cache"] == GIB
+        assert item.parts["optimizer"] == 8 * count_parameters(SHAPE)
+
+
+@pytest.mark.parametrize("model", KNOWN)
+def test_more_of_what_saves_memory_never_takes_more(model: str) -> None:
+    heads = KNOWN[model].kv_heads
+    tensor = [memory(model, f"parallel.tensor={n}", gpus=8) for n in (1, 2, 4, 8) if heads % n == 0]
+    ladders = [
+        tensor,
+        [memory(model, f"parallel.pipeline={n}", "memory.recompute=full", gpus=8) for n in (1, 2, 4)],
+        [memory(model, f"memory.recompute={how}") for how in ("none", "full")],
+        [memory(model, f"optimizer.distributed={yes}") for yes in ("false", "true")],
+        [memory(model, f"memory.offload_optimizer={how}") for how in ("never", "auto")],
+        [memory(model, f"optimizer.micro_batch_tokens={n}") for n in (16384, 8192, 4096)],
+    ]
+    for ladder in ladders:
+        for before, after in zip(ladder, ladder[1:], strict=False):
+            for name in [item.phase for item in before.phases]:
+                assert phase(after, name)["sum"] <= phase(before, name)["sum"], name
+            assert phase(after, "update")["sum"] < phase(before, "update")["sum"] or ladder is ladders[4]
+    sequences = [memory(model, f"rollout.tensor_parallel_size={n}").sequences for n in (1, 2, 4)]
+    assert sequences == sorted(set(sequences))
+
+
+def test_flops_by_hand() -> None:
+    # Per token and layer: 8 x (8 + 4 + 4) for the projections, 8 x 8 after attention, 3 x 8 x 16.
+    linear = 2 * 4 * (128 + 64 + 384)
+    assert flops.linear_flops_per_token(SHAPE) == linear
+    assert flops.head_flops(SHAPE, 5) == 2 * 8 * 11 * 5
+    attention = 4 * (3 * 3 + 5 * 5) * 8 * 4  # two products of s x s with 8 columns, four layers
+    assert flops.attention_flops(SHAPE, [3, 5], causal=False) == attention
+    assert flops.attention_flops(SHAPE, [3, 5]) == attention // 2
+    forward = flops.forward_flops(SHAPE, [3, 5], 6, causal=False)
+    assert forward == 8 * linear + 2 * 8 * 11 * 6 + attention
+    trained = flops.training_flops(SHAPE, [3, 5], 6, causal=False)
+    assert trained == 3 * (8 * linear + 2 * 8 * 11 * 6) + attention * 7 // 2
+    full = flops.training_flops(SHAPE, [3, 5], 6, recompute="full", causal=False)
+    assert full == trained + 8 * linear + attention
+
+
+def test_bubble_by_hand() -> None:
+    assert traffic.bubble(1, 7) == 0
+    assert traffic.bubble(4, 1) == 3 / 4
+    assert traffic.bubble(4, 12) == 3 / 15
+    assert traffic.bubble(4, 13) < traffic.bubble(4, 12) < traffic.bubble(8, 12)
+
+
+def test_traffic_by_hand() -> None:
+    step = traffic.StepTokens(tokens=100, rows=40, forward_passes=1)
+    hidden = 8 * 4
+    config = load("parallel.tensor=2")
+    # Three passes over four layers with two all-reduces each; the embedding in two of them; the head.
+    reduced = (100 * (3 * 8 + 2) + 40) * hidden
+    assert traffic.tensor_parallel_bytes(config, SHAPE, step, "float32") == reduced  # 2 (n - 1) / n = 1
+    assert traffic.tensor_parallel_bytes(load(), SHAPE, step, "float32") == 0
+    pipeline = load("parallel.pipeline=2")
+    assert traffic.pipeline_bytes(pipeline, SHAPE, step, "float32") == 3 * 100 * hidden
+    own = count_parameters(SHAPE)
+    assert traffic.data_parallel_bytes(load(), SHAPE, 4, "float32") == 2 * 3 / 4 * own * 4
+    sharded = load("optimizer.distributed=true")
+    assert traffic.data_parallel_bytes(sharded, SHAPE, 4, "bfloat16") == 3 / 4 * own * (4 + 2)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "pipeline", "engine", "received_mb"),
+    [(1, 1, 1, 0), (2, 1, 1, 269.0), (1, 2, 1, 212.4), (2, 1, 2, 0), (1, 2, 2, 212.4)],
+)
+def test_weight_sync_bytes_are_those_that_were_counted(
+    tensor: int, pipeline: int, engine: int, received_mb: float
+) -> None:
+    """docs/weight_sync.md has what ranks received, from the counters of the real exporter."""
+    config = load(
+        f"parallel.tensor={tensor}",
+        f"parallel.pipeline={pipeline}",
+        f"rollout.tensor_parallel_size={engine}",
+    )
+    shape = ModelShape(Path("x"), "LlamaForCausalLM", 30, 576, 1536, 6, 2, 96, 49152, True, 2048)
+    assert round(traffic.weight_sync_bytes(config, shape, "float32") / 1e6, 1) == received_mb
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+@pytest.mark.parametrize("engine", [1, 2, 4, 8])
+def test_shards_received_are_those_the_exporter_sends(tensor: int, engine: int) -> None:
+    from megatron_coreward.actor.families.mapping import Dims, Mapping, Split, Vocabulary
+    from megatron_coreward.actor.hf_weights import Entry
+    from megatron_coreward.actor.weight_shares import EngineRank, needed_shards
+
+    vocab, rows = 150, 64
+    padded = -(-vocab // tensor) * tensor
+    dims = Dims(1, 8, 8, 8, 1, vocab, padded, True)
+    cases = [
+        (Split(0), rows // tensor, (rows / tensor, rows / engine, rows)),
+        (Vocabulary(), padded // tensor, (padded / tensor, 192 / engine, vocab)),
+    ]
+    for group in range(max(1, engine // tensor)):
+        for kind, height, parts in cases:
+            entry = Entry(Mapping("w", ("w",), kind), None, 0, "w", (height, 8))
+            ranks = [EngineRank((group * tensor + i) % engine, engine) for i in range(tensor)]
+            sent = {j for i, e in enumerate(ranks) for j in needed_shards(entry, dims, tensor, e) if j != i}
+            most = max(len(sent - {i}) for i in range(tensor))
+            assert traffic.shards_received(*parts, tensor, engine, group) == most
+
+
+def worked(plan: Plan) -> Plan:
+    """Asserts that a plan holds by the checks of a run and by its own arithmetic."""
+    check_layout(plan.config, plan.shape, plan.cluster.gpus)
+    again = make_plan(plan.config, plan.shape, plan.cluster, plan.lengths)
+    assert again.works and again.memory and again.memory.fullest.total <= plan.cluster.usable_bytes
+    return plan
+
+
+@pytest.mark.parametrize("device", ["H100", "H200"])
+@pytest.mark.parametrize("model", KNOWN)
+def test_the_papers_models_have_a_layout_on_four_devices(model: str, device: str) -> None:
+    config, where = load(), cluster(4, device)
+    found = search(config, KNOWN[model], where, LENGTHS)
+    assert found is not None
+    nearest, fastest = worked(found.nearest), worked(found.fastest)
+    assert nearest.step and fastest.step and fastest.step.total <= nearest.step.total
+    assert len(changes(config, nearest.config)) <= len(changes(config, fastest.config))
+    allowed = {"parallel", "optimizer", "memory", "rollout"}
+    assert {key.split(".")[0] for key in changes(config, nearest.config)} <= allowed
+
+
+def test_a_layout_that_works_is_its_own_nearest() -> None:
+    config = load("parallel.tensor=4", "rollout.gpu_memory_utilization=0.4")
+    assert make_plan(config, KNOWN["Qwen2.5-7B"], cluster(), LENGTHS).works
+    found = search(config, KNOWN["Qwen2.5-7B"], cluster(), LENGTHS)
+    assert found is not None and changes(config, found.nearest.config) == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["parallel.tensor=3"], "parallel.tensor=3"),
+        (["parallel.tensor=8"], "parallel.tensor=8"),
+        (["rollout.tensor_parallel_size=3"], "rollout.tensor_parallel_size is 3"),
+        (["parallel.sequence=true"], "parallel.sequence is true"),
+        (["data.batch_pairs=6"], "data.batch_pairs is 6"),
+        (["rollout.max_response_tokens=40000"], "rollout.max_response_tokens=40000"),
+    ],
+)
+def test_what_does_not_divide_names_its_key(overrides: list[str], key: str) -> None:
+    plan = make_plan(load(*overrides), KNOWN["Qwen2.5-3B"], cluster(), LENGTHS)
+    assert not plan.works and plan.memory is None
+    assert key in plan.problems[0]
+
+
+def test_what_does_not_fit_names_phase_and_key() -> None:
+    plan = make_plan(load(), KNOWN["Qwen2.5-7B"], cluster(), LENGTHS)
+    assert any("phase update" in problem and "optimizer.distributed" in problem for problem in plan.problems)
+    wide = load("rollout.gpu_memory_utilization=0.15", "parallel.tensor=4")
+    (problem,) = make_plan(wide, KNOWN["Qwen2.5-7B"], cluster(), LENGTHS).problems
+    assert "rollout.gpu_memory_utilization is 0.15" in problem and "3,584 tokens" in problem
+    long = load(
+        "optimizer.micro_batch_tokens=65536", "parallel.tensor=4", "rollout.gpu_memory_utilization=0.4"
+    )
+    problems = make_plan(long, KNOWN["Qwen2.5-7B"], cluster(), LENGTHS).problems
+    assert any("optimizer.micro_batch_tokens" in p or "memory.recompute" in p for p in problems)
+
+
+def test_too_few_devices_name_the_smallest_number_that_works() -> None:
+    shape, config = KNOWN["Qwen2.5-7B"], load()
+    assert search(config, shape, cluster(1), LENGTHS) is None
+    found = search_larger(config, shape, cluster(1), LENGTHS)
+    assert found is not None and found.nearest.cluster.gpus == 4
+    worked(found.nearest)
+    assert search(config, shape, cluster(2), LENGTHS) is None
+    # One head cannot be cut, and two layers make two stages at most.
+    huge = ModelShape(Path("x"), "LlamaForCausalLM", 2, 65536, 262144, 1, 1, 1024, 32000, False, 8192)
+    assert search_larger(config, huge, cluster(1), LENGTHS) is None
+
+
+def test_seconds_fall_with_faster_devices() -> None:
+    config = load("parallel.tensor=2", "optimizer.distributed=true")
+    shape = KNOWN["Qwen2.5-3B"]
+    steps = [make_plan(config, shape, cluster(4, name), LENGTHS).step for name in ("A100", "H100", "B200")]
+    totals = [step.total for step in steps if step]
+    assert totals == sorted(totals, reverse=True) and len(set(totals)) == 3
+    longer = make_plan(config, shape, cluster(), LENGTHS).step
+    shorter = make_plan(config, shape, cluster(), Lengths(512, 1000)).step
+    assert longer and shorter and shorter.total < longer.total
+
+
+def test_update_seconds_by_hand() -> None:
+    """One rank, nothing to send: operations over rate, and the optimizer's bytes over bandwidth."""
+    config = load("data.batch_pairs=2", "rollout.samples=2", "data.max_prompt_tokens=10")
+    config.rollout.max_response_tokens = 30
+    device = DEVICES["CPU"]
+    where = Cluster(device, 1, 1, Assumptions(training=0.5, bandwidth=0.5))
+    step = make_plan(config, SHAPE, where, Lengths(10, 30)).step
+    assert step is not None and set(step.sent.values()) == {0}
+    compute = flops.training_flops(SHAPE, [40] * 8, 8 * 30) / (0.08e12 * 0.5)
+    moved = 2 * (8 + 4 + 4) * count_parameters(SHAPE) / (10e9 * 0.5)
+    assert step.seconds["update"] == pytest.approx(compute + moved)
+    assert step.micro_batches == 1 and step.bubble == 0
+
+
+def test_the_tool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    fits = ["--model", "Qwen2.5-7B", "--gpus", "4", "parallel.tensor=4", "rollout.gpu_memory_utilization=0.4"]
+    assert tool.main(fits) == tool.WORKS
+    shown = capsys.readouterr().out
+    for expected in ("fullest is start", "sequences of 3,584", "Assumed, not measured", "This layout works"):
+        assert expected in shown
+    assert tool.main(["--model", "Qwen2.5-7B", "--gpus", "1", "--json"]) == tool.DOES_NOT
+    found = json.loads(capsys.readouterr().out)
+    assert found["works"] is False and found["nearest"]["gpus"] == 4
+    assert found["memory"][found["fullest_phase"]]["sum"] == max(p["sum"] for p in found["memory"].values())
+    assert tool.main([*fits, "--memory-gib", "40"]) == tool.DOES_NOT
+    assert tool.main([*fits, "--per-node", "2"]) == tool.WORKS
+    assert "parallel.tensor is 4, more than the 2 devices of a node" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "0"], "--gpus is 0"),
+        (["--gpus", "2", "--tflops", "-1"], "--tflops is -1"),
+        (["--gpus", "2", "--training", "1.5"], "--training is 1.5"),
+        (["--gpus", "2", "--response-tokens", "9999"], "rollout.max_response_tokens"),
+        (["--gpus", "2", "model.path=nowhere"], "Qwen2.5-3B"),
+        (["--gpus", "2", "parallel.tensr=2"], "parallel.tensor"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(["--model", "Qwen2.5-3B", *arguments]) == tool.REFUSED
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
