@@ -229,8 +229,8 @@ def mutation(name: str) -> contextlib.AbstractContextManager[Any]:
 def _edited_model(edit: Callable[[GPTModel], None]) -> Iterator[None]:
     """Every model is edited after it is built."""
 
-    def build(*args: Any) -> GPTModel:
-        model = actor_model.build_model(*args)
+    def build(*args: Any, **settings: Any) -> GPTModel:
+        model = actor_model.build_model(*args, **settings)
         edit(model)
         return model
 

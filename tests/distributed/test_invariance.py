@@ -249,7 +249,7 @@ def test_a_data_parallel_rank_may_have_nothing(outcome):
 def test_an_infinite_gradient_is_refused_on_every_rank_and_changes_nothing(outcome):
     assert len(outcome.refusals) == 1 + 2 + 3 + 4
     for refusal in outcome.refusals:
-        assert "gradient norm of update 0" in refusal.message
+        assert "the loss is" in refusal.message and "the gradient norm" in refusal.message
         assert refusal.unchanged
 
 
