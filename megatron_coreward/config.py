@@ -285,7 +285,7 @@ class WeightSyncConfig:
 
 @dataclass
 class MemoryConfig:
-    """What leaves the device while a phase of the step does not need it (memory_phases.py), and activations.
+    """What leaves the device while a phase of the step does not need it (phases.py), and activations.
 
     auto means: where there is a GPU. On a CPU, always costs time and saves nothing. The part on GPUs has not
     been run yet.

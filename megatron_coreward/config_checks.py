@@ -137,17 +137,35 @@ def validate(config: Config, world_size: int) -> ModelShape:
     Raises:
         ValueError: the first thing found wrong.
     """
+    _check_settings(config, world_size)
+    _check_data(config)
+    _check_run_folder(config)
+    shape = read_model_shape(config.model)
+    _check_shape(config, shape)
+    return shape
+
+
+def validate_layout(config: Config, shape: ModelShape, world_size: int) -> None:
+    """`validate` without files and folders, for a model of which the sizes are known.
+
+    Raises:
+        ValueError: the first thing found wrong.
+    """
+    _check_settings(config, world_size)
+    _check_shape(config, shape)
+
+
+def _check_settings(config: Config, world_size: int) -> None:
     _check_values(config)
     _check_algorithm(config)
     check_method(config)
     _check_world(config, world_size)
     _check_batch(config, world_size)
-    _check_data(config)
-    _check_run_folder(config)
-    shape = read_model_shape(config.model)
+
+
+def _check_shape(config: Config, shape: ModelShape) -> None:
     _check_layout(config, shape)
     _check_context(config, shape)
-    return shape
 
 
 def _value(config: Config, key: str) -> Any:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from megatron_coreward import config_checks
 from megatron_coreward.config import Config
-from megatron_coreward.config_method import check_method
+from megatron_coreward.config_checks import validate_layout
 from megatron_coreward.config_model import ModelShape
 from megatron_coreward.estimates import GIB
 from megatron_coreward.planning.devices import Cluster
@@ -44,25 +43,10 @@ class Plan:
         return not self.problems
 
 
-def check_layout(config: Config, shape: ModelShape, world_size: int) -> None:
-    """config_checks.validate without files and folders: a plan needs neither data nor weights.
-
-    Raises:
-        ValueError: the first thing found wrong.
-    """
-    config_checks._check_values(config)
-    config_checks._check_algorithm(config)
-    check_method(config)
-    config_checks._check_world(config, world_size)
-    config_checks._check_batch(config, world_size)
-    config_checks._check_layout(config, shape)
-    config_checks._check_context(config, shape)
-
-
 def make_plan(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> Plan:
     """The plan with what is wrong with it; a layout that does not divide has no figures."""
     try:
-        check_layout(config, shape, cluster.gpus)
+        validate_layout(config, shape, cluster.gpus)
     except ValueError as error:
         return Plan(config, shape, cluster, lengths, [str(error)])
     memory = plan_memory(config, shape, cluster)
@@ -223,7 +207,7 @@ def _dividing(config: Config, shape: ModelShape, cluster: Cluster) -> Iterator[C
             },
         )
         try:
-            check_layout(candidate, shape, cluster.gpus)
+            validate_layout(candidate, shape, cluster.gpus)
         except ValueError:
             continue
         yield candidate

@@ -12,10 +12,10 @@ from megatron_coreward.planning.devices import DEVICES, Assumptions, Cluster
 from megatron_coreward.planning.layouts import (
     Plan,
     changes,
-    check_layout,
     make_plan,
     search,
     search_larger,
+    validate_layout,
 )
 from megatron_coreward.planning.models import KNOWN
 from megatron_coreward.planning.timing import Lengths
@@ -27,7 +27,7 @@ LENGTHS = Lengths(512, 3072)
 
 def worked(plan: Plan) -> Plan:
     """Asserts that a plan holds by the checks of a run and by its own arithmetic."""
-    check_layout(plan.config, plan.shape, plan.cluster.gpus)
+    validate_layout(plan.config, plan.shape, plan.cluster.gpus)
     again = make_plan(plan.config, plan.shape, plan.cluster, plan.lengths)
     assert again.works and again.memory and again.memory.fullest.total <= plan.cluster.usable_bytes
     return plan
