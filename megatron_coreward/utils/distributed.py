@@ -27,7 +27,7 @@ def initialize(timeout: timedelta = DEFAULT_TIMEOUT) -> None:
     """
     if dist.is_initialized():
         return
-    store = None
+    store = _store_of_a_restart(timeout)
     if "RANK" not in os.environ:
         store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timeout)
         # vLLM's external launcher reads these of every process, as if torchrun had started it.
@@ -45,6 +45,20 @@ def initialize(timeout: timedelta = DEFAULT_TIMEOUT) -> None:
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=timeout,
     )
+
+
+def _store_of_a_restart(timeout: timedelta) -> dist.Store | None:
+    """The store of torchrun's agent for ranks that it has started anew; None for the first attempt.
+
+    It is the same one as before (torch 2.13, rendezvous c10d), and still has the addresses of the ranks that
+    died: without a prefix of their own, new groups would wait for those.
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    agent = dist.TCPStore(address, port, int(os.environ["WORLD_SIZE"]), is_master=False, timeout=timeout)
+    return dist.PrefixStore(f"attempt_{attempt}", agent)
 
 
 def shutdown() -> None:
