@@ -13,10 +13,12 @@ and responses are equal in distribution.
 import logging
 import os
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -84,7 +86,7 @@ class VllmEngine:
         self.asleep_bytes = 0
         started = time.perf_counter()
         set_vllm_environment()
-        with preserve_rng():  # vLLM seeds the global generators
+        with preserve_rng(), _own_shared_memory():  # vLLM seeds the global generators
             self.llm = _build(config, model_path, self.max_model_len, seed)
         self._tokenizer = self.llm.get_tokenizer()
         self._folder = Path(model_path)
@@ -197,6 +199,28 @@ class VllmEngine:
             )
             for request, one, text in zip(requests, drawn, texts, strict=True)
         ]
+
+
+@contextmanager
+def _own_shared_memory() -> Iterator[None]:
+    """A name of its own for the memory that the CPU ranks of a replica share, and none once all have it.
+
+    vLLM names it by their ranks alone, so two runs on a machine would collide, and a run that was killed and
+    left it behind would keep all later ones from starting.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
+
+    ident = [uuid.uuid4().hex[:12]]
+    dist.broadcast_object_list(ident)
+    name = _CPUSHMDistributed.make_group_name
+    own = staticmethod(lambda communicator: ident[0] + name(communicator).lstrip("/"))
+    with mock.patch.object(_CPUSHMDistributed, "make_group_name", own):
+        yield
+    for file in Path("/dev/shm").glob(f"{ident[0]}*"):
+        file.unlink(missing_ok=True)
 
 
 def _build(config: Config, model_path: str, max_model_len: int, seed: int) -> "LLM":
