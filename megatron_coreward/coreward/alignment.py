@@ -140,7 +140,7 @@ class CoRewardStage:
             votes = {view: self._vote(group.answers) for view, group in groups.items()}
             self._note_pair(groups, votes, judgements)
             for view, judgement in judgements.items():
-                majority = _form_of(votes[view], groups[view].answers)
+                majority = groups[view].answers.winner(votes[view])
                 for answer, reward in zip(asked[view], judgement.rewards, strict=True):
                     verdicts[answer] = _Verdict(judgement.label, judgement.share, majority, reward)
         return verdicts
@@ -221,11 +221,6 @@ def _check_pair(
         assert len(set(samples)) == len(samples), (
             f"pair {pair_id}, {source}, {view}: repeated samples {samples}"
         )
-
-
-def _form_of(outcome: Vote, answers: Answers) -> str:
-    """The spelling of a vote's winner by its first sample; "" without one."""
-    return "" if outcome.label is None else answers.forms[answers.classes.index(outcome.label)]
 
 
 def _scored(response: Response, answer: _Answer, verdict: _Verdict) -> ScoredResponse:

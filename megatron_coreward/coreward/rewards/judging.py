@@ -28,6 +28,10 @@ class Answers:
     classes: Sequence[int] = ()
     forms: Sequence[str] = ()
 
+    def winner(self, outcome: Vote) -> str:
+        """The spelling of the vote's label by its first sample; "" without a label."""
+        return "" if outcome.label is None else self.forms[self.classes.index(outcome.label)]
+
 
 @dataclass(frozen=True)
 class Group:
@@ -70,8 +74,8 @@ def by_vote(answers: Answers, voters: Answers, config: RewardConfig) -> Judgemen
     outcome = vote(voters.classes, config.ties, config.min_agreement)
     if outcome.label is None:
         return Judgement([0.0] * len(answers.classes), vote=outcome)
-    label = voters.forms[voters.classes.index(outcome.label)]
-    return Judgement(rewards_for(answers, outcome.label), label, outcome.share, outcome)
+    rewards = rewards_for(answers, outcome.label)
+    return Judgement(rewards, voters.winner(outcome), outcome.share, outcome)
 
 
 def by_signal(group: Group) -> Judgement:
