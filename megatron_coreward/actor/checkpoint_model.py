@@ -9,6 +9,7 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.dist_checkpointing.utils import extract_sharded_tensors_and_factories
 from megatron.core.models.gpt import GPTModel
 
 from megatron_coreward.actor.checkpoint_folder import read_state
@@ -44,6 +45,12 @@ def sharded_tensors(state: dict[str, Any]) -> Iterator[ShardedTensor]:
             yield from sharded_tensors({"pieces": value.build()})
         elif isinstance(value, ShardedTensor):
             yield value
+
+
+def sharded_by_parameter(model_state: dict[str, Any]) -> dict[int, ShardedTensor | ShardedTensorFactory]:
+    """The model's sharded tensors by the id of the parameter that each is of."""
+    sharded, _ = extract_sharded_tensors_and_factories(model_state)
+    return {id(one.data): one for one in nested_values(sharded)}
 
 
 def check_model(path: Path, state: dict[str, Any], family: Family, dims: Dims) -> None:

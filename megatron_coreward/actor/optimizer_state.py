@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
-from megatron.core.dist_checkpointing.utils import extract_sharded_tensors_and_factories
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
+
+from megatron_coreward.actor.checkpoint_model import sharded_by_parameter
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FLOAT32_WEIGHT = "fp32_param"
@@ -49,10 +49,7 @@ def sharded_optimizer_state(
     `model_state` is the sharded state of the model that it steps on. To load, pass `is_loading`, let
     dist_checkpointing fill the result, and hand it to `load_optimizer_state`.
     """
-    of_model = {
-        id(sharded.data): sharded
-        for sharded in nested_values(extract_sharded_tensors_and_factories(model_state)[0])
-    }
+    of_model = sharded_by_parameter(model_state)
     tensors = {}
     for index, part in enumerate(_parts(optimizer)):
         sharded, whole = of_model[id(part.parameter)], part.tensors

@@ -18,10 +18,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
-from megatron.core.dist_checkpointing.utils import extract_sharded_tensors_and_factories
 
+from megatron_coreward.actor.checkpoint_model import sharded_by_parameter
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
@@ -82,8 +81,7 @@ class MegatronTeacher(MegatronReference):
 
     def sharded_state(self) -> dict[str, Any]:
         """The average as Megatron's sharded tensors, shaped and cut as the model's."""
-        model_state, _ = extract_sharded_tensors_and_factories(self.model.module.sharded_state_dict())
-        of_model = {id(sharded.data): sharded for sharded in nested_values(model_state)}
+        of_model = sharded_by_parameter(self.model.module.sharded_state_dict())
         return {
             name: make_sharded_optimizer_tensor(of_model[id(weight)], self._average[name], STATE_PREFIX)
             for name, weight in self._named_weights()
