@@ -252,9 +252,7 @@ class Trainer:
         seconds = time.perf_counter() - started
         self._own.add_sum("throughput/tokens_per_second", sum(r.num_tokens for r in scored) / seconds)
         self._own.add_max("memory/peak_gb", self._memory.peak_in_all_gb())
-        totals = Figures()
-        for part in self.comm.all_gather(self._own):
-            totals.merge(part)
+        totals = Figures.merged(self.comm.all_gather(self._own))
         totals.add_sum("time/step", seconds)
         return figures.as_dict() | self._times.as_dict() | totals.as_dict()
 

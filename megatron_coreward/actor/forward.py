@@ -54,26 +54,24 @@ class PackedForward:
 
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
         """Float32 [T] on the CPU, on every rank of the model-parallel group, in the batch's order."""
-        return self._per_token(batch, lambda stats: stats.logps)
+        return self._per_token(batch, ("logps",)).flatten()
 
     def confidence(self, batch: TrainBatch) -> torch.Tensor:
         """As log_probs, [T, 2]: self-certainty and entropy."""
-        return self._per_token(
-            batch, lambda stats: torch.stack([stats.self_certainty, stats.entropy], dim=-1)
-        )
+        return self._per_token(batch, ("self_certainty", "entropy"))
 
-    def _per_token(self, batch: TrainBatch, chosen: Callable[[TokenStats], torch.Tensor]) -> torch.Tensor:
+    def _per_token(self, batch: TrainBatch, names: tuple[str, ...]) -> torch.Tensor:
+        """The named fields of TokenStats, [T, len(names)]."""
         micro_batches = self._micro_batches(batch)
-        outputs = self._run(micro_batches, partial(self._only_stats, chosen), forward_only=True)
+        outputs = self._run(micro_batches, partial(self._only_stats, names), forward_only=True)
         lengths_R = batch.response_lengths_R.tolist()
-        width = chosen(TokenStats(*torch.empty(3, 0))).shape[1:]
-        pieces: list[torch.Tensor] = [torch.empty(n, *width) for n in lengths_R]
+        pieces: list[torch.Tensor] = [torch.empty(n, len(names)) for n in lengths_R]
         for micro_batch, values_T in zip(micro_batches, outputs, strict=False):
             for index, piece in zip(
                 micro_batch.indices, values_T.split([lengths_R[i] for i in micro_batch.indices]), strict=True
             ):
                 pieces[index] = piece
-        return self._from_last_stage(torch.cat([*pieces, torch.empty(0, *width)]))
+        return self._from_last_stage(torch.cat([*pieces, torch.empty(0, len(names))]))
 
     def gradients(self, batch: TrainBatch, objective: Objective) -> Figures:
         """Adds the loss's gradient, summed over all ranks, to the gradient buffers.
@@ -81,9 +79,7 @@ class PackedForward:
         Returns this rank's figures: those of its own tokens on one rank of the last stage, none elsewhere.
         """
         micro_batches = self._micro_batches(batch)
-        figures = Figures()
-        for part in self._run(micro_batches, partial(self._loss, objective), forward_only=False):
-            figures.merge(part)
+        figures = Figures.merged(self._run(micro_batches, partial(self._loss, objective), forward_only=False))
         return figures if self.layout.tp_rank == 0 else Figures()
 
     def _micro_batches(self, batch: TrainBatch) -> list[MicroBatch]:
@@ -135,13 +131,14 @@ class PackedForward:
 
     def _only_stats(
         self,
-        chosen: Callable[[TokenStats], torch.Tensor],
+        names: tuple[str, ...],
         micro_batch: MicroBatch,
         logits: torch.Tensor,
         non_loss_data: bool,
     ) -> torch.Tensor:
         assert non_loss_data, "called by the schedule for data, not for a loss"
-        return chosen(self._stats(micro_batch, logits)).cpu()
+        stats = self._stats(micro_batch, logits)._asdict()
+        return torch.stack([stats[name] for name in names], dim=-1).cpu()
 
     def _loss(
         self, objective: Objective, micro_batch: MicroBatch, logits: torch.Tensor

@@ -85,9 +85,7 @@ class MegatronPolicy:
             FloatingPointError: on every rank: loss or gradient is not finite. Weights and optimizer are as
                 they were, and the step counts as taken in the learning-rate schedule.
         """
-        total = Figures()
-        for part in self.comm.all_gather(self.accumulate_gradients(batch, objective)):
-            total.merge(part)
+        total = Figures.merged(self.comm.all_gather(self.accumulate_gradients(batch, objective)))
         lr = learning_rate(self.config.optimizer, self.num_updates, self.total_updates)
         self.num_updates += 1
         with actor_device():

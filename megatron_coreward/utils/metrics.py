@@ -141,6 +141,14 @@ class Figures:
         for name, value in other.maxima.items():
             self.add_max(name, value)
 
+    @classmethod
+    def merged(cls, parts: Iterable["Figures"]) -> "Figures":
+        """All parts together, of micro-batches or of ranks."""
+        total = cls()
+        for part in parts:
+            total.merge(part)
+        return total
+
     def as_dict(self) -> dict[str, float]:
         """Final values. A mean over nothing is left out."""
         means = {name: total / count for name, (total, count) in self.means.items() if count}
