@@ -57,7 +57,7 @@ class Finding:
 
 def system() -> Iterator[Finding]:
     """Operating system, Python, memory."""
-    version = platform.pythoninstalled()
+    version = platform.python_version()
     good = sys.version_info[:2] == (3, 11)
     yield Finding(
         "Python", OK if good else FAILED, version, "" if good else "use Python 3.11 (megatron-core 0.16.1)"

@@ -65,19 +65,21 @@ def cluster_of(options: argparse.Namespace) -> Cluster:
     for name in ("gpus", "per_node", "prompt_tokens", "response_tokens"):
         if given.get(name, 1) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {given[name]}, but must be at least 1.")
-    parts = []
-    for stated in (DEVICES[options.device], Assumptions()):
-        named = {field.name: given[field.name] for field in numbers_of(type(stated)) if field.name in given}
-        for name, value in named.items():
-            most = (
-                1.0 if isinstance(stated, Assumptions) and not name.endswith(("_s", "_gib")) else float("inf")
+    device = {field.name: given[field.name] for field in numbers_of(Device) if field.name in given}
+    assumed = {field.name: given[field.name] for field in numbers_of(Assumptions) if field.name in given}
+    shares = {name for name in assumed if not name.endswith(("_s", "_gib"))}
+    for name, value in {**device, **assumed}.items():
+        most = 1.0 if name in shares else float("inf")
+        if not 0 < value <= most:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is {value:g}, but must be above 0, at most {most:g}."
             )
-            if not 0 < value <= most:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} is {value:g}, but must be above 0, at most {most:g}."
-                )
-        parts.append(replace(stated, **named))
-    return Cluster(parts[0], options.gpus, options.per_node, parts[1])
+    return Cluster(
+        replace(DEVICES[options.device], **device),
+        options.gpus,
+        options.per_node,
+        replace(Assumptions(), **assumed),
+    )
 
 
 def lengths_of(options: argparse.Namespace, config: Config) -> Lengths:

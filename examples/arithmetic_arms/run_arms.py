@@ -130,7 +130,8 @@ def run_all(experiment: Experiment, most: int = 0) -> list[Run]:
 
 def _in_parallel(experiment: Experiment, runs: list[Run]) -> Iterator[Run]:
     """Yields the runs that failed."""
-    waiting, working = list(runs), {}
+    waiting = list(runs)
+    working: dict[Run, tuple[subprocess.Popen[bytes], float]] = {}
     try:
         while waiting or working:
             while waiting and len(working) < experiment.jobs:

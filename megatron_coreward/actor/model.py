@@ -1,7 +1,7 @@
 """Builds a Megatron-Core GPTModel from a Hugging Face config.
 
-The layer spec is Megatron's local one with our packed attention and norm (attention.py). Differences
-between families are two flags (families/); everything else is read from the config.
+Differences between families are flags (families/); everything else is read from the config. The modules that
+a layer is made of are in layer_spec.py.
 """
 
 import math
@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel.layers import (
     ColumnParallelLinear,
@@ -17,19 +16,12 @@ from megatron.core.tensor_parallel.layers import (
     VocabParallelEmbedding,
     set_tensor_model_parallel_attributes,
 )
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
-from megatron.core.transformer.enums import AttnMaskType
-from megatron.core.transformer.identity_op import IdentityOp
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
-from megatron.core.transformer.spec_utils import ModuleSpec
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from transformers import PretrainedConfig
 
-from megatron_coreward.actor.attention import PackedAttention, RMSNorm
 from megatron_coreward.actor.cpu import actor_device
 from megatron_coreward.actor.families.mapping import Dims, Family
+from megatron_coreward.actor.layer_spec import block_spec
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.config_model import layers_per_stage
 
@@ -111,38 +103,6 @@ def stages(num_layers: int, pp_size: int) -> list[list[str]]:
     layers[0].insert(0, "embedding")
     layers[-1].append("loss")
     return layers
-
-
-def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
-    """This stage's layers: Megatron's local ones with packed attention and our norm."""
-    qk_norm = RMSNorm if config.qk_layernorm else IdentityOp
-    layer = ModuleSpec(
-        module=TransformerLayer,
-        submodules=TransformerLayerSubmodules(
-            input_layernorm=RMSNorm,
-            self_attention=ModuleSpec(
-                module=SelfAttention,
-                params={"attn_mask_type": AttnMaskType.causal},
-                submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear,
-                    core_attention=PackedAttention,
-                    linear_proj=RowParallelLinear,
-                    q_layernorm=qk_norm,
-                    k_layernorm=qk_norm,
-                ),
-            ),
-            self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=RMSNorm,
-            mlp=ModuleSpec(
-                module=MLP,
-                submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
-            ),
-            mlp_bda=get_bias_dropout_add,
-        ),
-    )
-    return TransformerBlockSubmodules(
-        layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm
-    )
 
 
 def build_model(
