@@ -61,6 +61,9 @@ class ParallelConfig:
     """Pipeline stages (PP), at most one per layer. A rest of layers goes to the first stages, one each."""
     sequence: bool = False
     """Sequence parallelism in norms and residuals; needs tensor > 1."""
+    expert: int = 1
+    """Ranks that share the experts of a Mixture of Experts (EP); must divide the experts and tensor x data.
+    With tensor > 1 such a model needs expert > 1 and `sequence`."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_coreward.config import Config
+from megatron_coreward.config_experts import check_experts
 from megatron_coreward.config_loading import nearest
 from megatron_coreward.config_method import check_method
 from megatron_coreward.config_model import ModelShape, read_model_shape
@@ -76,6 +77,7 @@ RANGES = {
     "run.stall_timeout_s": _NOT_NEGATIVE,
     "parallel.tensor": _AT_LEAST_ONE,
     "parallel.pipeline": _AT_LEAST_ONE,
+    "parallel.expert": _AT_LEAST_ONE,
     "data.batch_pairs": _AT_LEAST_ONE,
     "data.max_prompt_tokens": _AT_LEAST_ONE,
     "data.limit": _NOT_NEGATIVE,
@@ -141,7 +143,7 @@ def validate(config: Config, world_size: int) -> ModelShape:
     _check_data(config)
     _check_run_folder(config)
     shape = read_model_shape(config.model)
-    _check_shape(config, shape)
+    _check_shape(config, shape, world_size)
     return shape
 
 
@@ -152,7 +154,7 @@ def validate_layout(config: Config, shape: ModelShape, world_size: int) -> None:
         ValueError: the first thing found wrong.
     """
     _check_settings(config, world_size)
-    _check_shape(config, shape)
+    _check_shape(config, shape, world_size)
 
 
 def _check_settings(config: Config, world_size: int) -> None:
@@ -163,8 +165,9 @@ def _check_settings(config: Config, world_size: int) -> None:
     _check_batch(config, world_size)
 
 
-def _check_shape(config: Config, shape: ModelShape) -> None:
+def _check_shape(config: Config, shape: ModelShape, world_size: int) -> None:
     _check_layout(config, shape)
+    check_experts(config, shape, world_size)
     _check_context(config, shape)
 
 
@@ -289,7 +292,7 @@ def _check_run_folder(config: Config) -> None:
 
 def _check_layout(config: Config, shape: ModelShape) -> None:
     tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
-    if shape.heads % tensor or shape.intermediate % tensor:
+    if shape.heads % tensor or (shape.intermediate % tensor and not shape.experts):
         raise ValueError(
             f"parallel.tensor is {tensor}, but must divide the model's {shape.heads} attention heads and MLP "
             f"size {shape.intermediate}."

@@ -26,12 +26,16 @@ class Family:
     qk_norm: bool
     head_dim: int | None
     max_positions: int
+    experts: bool = False
 
 
 FAMILIES = {
     "LlamaForCausalLM": Family(qkv_bias=False, qk_norm=False, head_dim=None, max_positions=2048),
     "Qwen2ForCausalLM": Family(qkv_bias=True, qk_norm=False, head_dim=None, max_positions=32768),
     "Qwen3ForCausalLM": Family(qkv_bias=False, qk_norm=True, head_dim=128, max_positions=32768),
+    "Qwen3MoeForCausalLM": Family(
+        qkv_bias=False, qk_norm=True, head_dim=None, max_positions=32768, experts=True
+    ),
 }
 """Supported architectures by their name in config.json."""
 
@@ -45,16 +49,26 @@ class ModelShape:
     layers: int
     hidden: int
     intermediate: int
+    """Of the MLP, or of one expert."""
     heads: int
     kv_heads: int
     head_dim: int
     vocab: int
     tied: bool
     max_positions: int
+    experts: int = 0
+    """Per layer, in a Mixture of Experts."""
+    active_experts: int = 0
+    """Those that a token goes to."""
 
     @property
     def family(self) -> Family:
         return FAMILIES[self.architecture]
+
+    @property
+    def active_intermediate(self) -> int:
+        """What a token goes through."""
+        return self.intermediate * max(self.active_experts, 1)
 
 
 def layers_per_stage(layers: int, stages: int) -> list[int]:
@@ -144,6 +158,8 @@ def _check_features(settings: dict[str, Any], architecture: str, folder: Path) -
         "use_sliding_window": bool(settings.get("use_sliding_window")),
         "layer_types": sliding,
         "partial_rotary_factor": partial not in (None, 1, 1.0),
+        "mlp_only_layers": bool(settings.get("mlp_only_layers")),
+        "decoder_sparse_step": settings.get("decoder_sparse_step", 1) != 1,
         "quantization_config": bool(settings.get("quantization_config")),
     }
     for key, is_unsupported in unsupported.items():
@@ -193,16 +209,21 @@ def _shape(settings: dict[str, Any], architecture: str, folder: Path) -> ModelSh
             f"config.json of {folder} (model.path): num_attention_heads={heads} is no multiple of "
             f"num_key_value_heads={kv_heads}."
         )
+    experts = (
+        "num_local_experts" if "num_local_experts" in settings else "num_experts"
+    )  # transformers 5, or before
     return ModelShape(
         folder=folder,
         architecture=architecture,
         layers=size("num_hidden_layers"),
         hidden=hidden,
-        intermediate=size("intermediate_size"),
+        intermediate=size("moe_intermediate_size" if family.experts else "intermediate_size"),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=size("head_dim", default=family.head_dim or hidden // heads),
         vocab=size("vocab_size"),
         tied=bool(settings.get("tie_word_embeddings", False)),
         max_positions=size("max_position_embeddings", default=family.max_positions),
+        experts=size(experts) if family.experts else 0,
+        active_experts=size("num_experts_per_tok") if family.experts else 0,
     )

@@ -118,7 +118,9 @@ def count_parameters(shape: ModelShape) -> int:
     return embedding + shape.layers * layer_parameters(shape, tensor=1) + shape.hidden + head
 
 
-def count_parameters_on_stage(shape: ModelShape, tensor: int, pipeline: int, stage: int) -> int:
+def count_parameters_on_stage(
+    shape: ModelShape, tensor: int, pipeline: int, stage: int, expert: int = 1
+) -> int:
     """Parameters on a rank of pipeline stage `stage`.
 
     The vocabulary is padded to a multiple of `tensor`. With tied embeddings and more than one stage, the
@@ -128,12 +130,14 @@ def count_parameters_on_stage(shape: ModelShape, tensor: int, pipeline: int, sta
     tables = int(first) + int(last and not (first and shape.tied))
     norm = shape.hidden if last else 0
     layers = layers_per_stage(shape.layers, pipeline)[stage]
-    return layers * layer_parameters(shape, tensor) + tables * vocabulary_parameters(shape, tensor) + norm
+    layer = layer_parameters(shape, tensor, expert)
+    return layers * layer + tables * vocabulary_parameters(shape, tensor) + norm
 
 
-def count_parameters_per_rank(shape: ModelShape, tensor: int, pipeline: int) -> int:
+def count_parameters_per_rank(shape: ModelShape, tensor: int, pipeline: int, expert: int = 1) -> int:
     """Parameters on a rank of the fullest pipeline stage."""
-    return max(count_parameters_on_stage(shape, tensor, pipeline, stage) for stage in range(pipeline))
+    stages = range(pipeline)
+    return max(count_parameters_on_stage(shape, tensor, pipeline, stage, expert) for stage in stages)
 
 
 def memory_per_rank(
@@ -147,9 +151,9 @@ def memory_per_rank(
     precision = PRECISIONS[dtype]
     tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
     if stage is None:
-        own = count_parameters_per_rank(shape, tensor, pipeline)
+        own = count_parameters_per_rank(shape, tensor, pipeline, config.parallel.expert)
     else:
-        own = count_parameters_on_stage(shape, tensor, pipeline, stage)
+        own = count_parameters_on_stage(shape, tensor, pipeline, stage, config.parallel.expert)
     teacher = method_of(config).teacher
     reference = own * precision.weight if teacher or config.algorithm.kl_coef else 0
     if teacher and dtype != "float32":
@@ -205,11 +209,18 @@ def vocabulary_parameters(shape: ModelShape, tensor: int) -> int:
     return math.ceil(shape.vocab / tensor) * shape.hidden
 
 
-def layer_parameters(shape: ModelShape, tensor: int) -> int:
-    """One layer on one tensor-parallel rank; norms are on every rank."""
+def layer_parameters(shape: ModelShape, tensor: int, expert: int = 1) -> int:
+    """One layer on one tensor-parallel rank; norms and the router are on every rank, experts are whole."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     attention = (queries + 2 * keys) * shape.hidden + queries * shape.hidden
     bias = queries + 2 * keys if shape.family.qkv_bias else 0
     mlp = 3 * shape.hidden * shape.intermediate
     norms = 2 * shape.hidden + (2 * shape.head_dim if shape.family.qk_norm else 0)
+    if shape.experts:
+        return (
+            (attention + bias) // tensor
+            + norms
+            + shape.hidden * shape.experts
+            + mlp * shape.experts // expert
+        )
     return (attention + bias + mlp) // tensor + norms

@@ -53,6 +53,7 @@ class Case:
     tensor: int = 1
     pipeline: int = 1
     sequence: bool = False
+    expert: int = 1
     budget: int = 1000
     updates: int = 3
     on_policy: bool = False
@@ -63,7 +64,7 @@ class Case:
         settings = self.settings
         return Config(
             model=ModelConfig(path=str(self.model)),
-            parallel=ParallelConfig(self.tensor, self.pipeline, self.sequence),
+            parallel=ParallelConfig(self.tensor, self.pipeline, self.sequence, self.expert),
             rollout=RolloutConfig(temperature=settings.temperature),
             algorithm=AlgorithmConfig(clip=settings.clip, kl_coef=settings.kl_coef),
             optimizer=OptimizerConfig(

@@ -16,13 +16,17 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 FAMILIES = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM),
 }
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TOKENIZER_SIZE = 256 + 3  # bytes and the three special tokens
 CHAT_TEMPLATE = (
@@ -103,6 +107,7 @@ def tiny_model(
         "head_dim": head_dim,
         "max_position_embeddings": context,
         "tie_word_embeddings": tied,
+        **(EXPERTS if family == "qwen3_moe" else {}),
         **special_ids,
     }
     model = model_class(config_class(**(settings | overrides)))

@@ -42,7 +42,7 @@ class Settings:
 class Training:
     """What some updates on one batch look like, whoever computes them.
 
-    Gradients and weights go by Hugging Face names; a tied head is not among them.
+    Gradients and weights go by the names in Hugging Face files; a tied head is not among them.
     """
 
     log_probs: dict[Key, torch.Tensor]
@@ -133,7 +133,23 @@ def train(
         optimizer.zero_grad()
     assert first is not None, "no update, nothing to compare"
     changes = {name: p.detach() - start[name] for name, p in parameters.items()}
-    return Training(*first, changes)
+    log_probs, gradients, norm = first
+    return Training(log_probs, as_in_files(gradients), norm, as_in_files(changes))
+
+
+def as_in_files(tensors: Tensors) -> Tensors:
+    """transformers keeps the experts of a layer in two tensors, files hold three for each."""
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.partition(".mlp.experts.")
+        for expert, part in enumerate(tensor if kind else []):
+            stem = f"{layer}.mlp.experts.{expert}."
+            names = ["gate_proj", "up_proj"] if kind == "gate_up_proj" else ["down_proj"]
+            pieces = part.chunk(len(names))
+            found |= {f"{stem}{one}.weight": piece for one, piece in zip(names, pieces, strict=True)}
+        if not kind:
+            found[name] = tensor
+    return found
 
 
 @torch.no_grad()

@@ -35,7 +35,10 @@ def load_weights(path: Path, model: GPTModel, family: Family, dims: Dims) -> Non
 
 def comparable_dims(dims: Dims) -> dict[str, Any]:
     """The model's sizes without the padding of the vocabulary, which depends on the layout."""
-    return {key: value for key, value in asdict(dims).items() if key != "padded_vocab"}
+    sizes = {key: value for key, value in asdict(dims).items() if key != "padded_vocab"}
+    if not dims.experts:
+        del sizes["experts"]  # checkpoints of dense models from before there were others have none
+    return sizes
 
 
 def sharded_tensors(state: dict[str, Any]) -> Iterator[ShardedTensor]:

@@ -14,6 +14,7 @@ from unittest import mock
 
 import torch
 from megatron.core import tensor_parallel
+from megatron.core.transformer.moe import token_dispatcher
 from torch.overrides import TorchFunctionMode
 
 _CPU = torch.device("cpu")
@@ -49,6 +50,11 @@ class _CudaMeansCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _is_on_cpu(tensor: torch.Tensor | None, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    """Numbers of tokens for an all-to-all. Megatron makes them plain numbers only where it moves them."""
+    return tensor.numpy() if as_numpy and tensor is not None else tensor
+
+
 def _is_cuda(device: Any) -> bool:
     return (isinstance(device, str) and device.startswith("cuda")) or (
         isinstance(device, torch.device) and device.type == "cuda"
@@ -69,12 +75,15 @@ def actor_device() -> Iterator[None]:
             synchronize=lambda *args: None,
             current_stream=lambda *args: stream,
             default_stream=lambda *args: stream,
+            Stream=lambda *args: stream,
+            stream=lambda *args: contextlib.nullcontext(),
         ),
         mock.patch.multiple(  # recomputing activations would restore them; the actor draws no random numbers
             tensor_parallel.random,
             _get_cuda_rng_state=lambda **_: None,
             _set_cuda_rng_state=lambda *_, **__: None,
         ),
+        mock.patch.object(token_dispatcher, "maybe_move_tensor_to_cpu", _is_on_cpu),
         _CudaMeansCpu(),
     ):
         yield

@@ -86,7 +86,19 @@ class PackedForward:
         multiple = self.layout.tp_size if self.layout.sequence_parallel else 1
         device = compute_device()
         plan = plan_micro_batches(batch.lengths_R.tolist(), self.budget)
+        plan += [[]] * (self._most(len(plan)) - len(plan))
         return [pack(batch, indices, multiple, device) for indices in plan]
+
+    def _most(self, count: int) -> int:
+        """The largest number of micro-batches among the ranks that exchange tokens with this one's experts.
+
+        They meet in every layer of every micro-batch, so whoever has fewer takes part with empty ones.
+        """
+        if self.layout.ep_size == 1:
+            return count
+        most = torch.tensor(count, device=compute_device())
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX, group=self.layout.ep_group)
+        return int(most)
 
     def _run(self, micro_batches: list[MicroBatch], on_logits: Callable, forward_only: bool) -> list[Any]:
         with actor_device():

@@ -4,7 +4,7 @@ Loading, export (weight_export.py) and conversion walk the family's table (famil
 `local_entries`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,10 +38,14 @@ class Entry:
     """Its name on that stage, where layers are counted from 0."""
     shape: tuple[int, ...]
     """Its shard's shape, the same on every TP rank."""
+    expert: int | None = None
+    """Number of the expert in its layer; None for what is no expert's."""
+    ep_rank: int | None = None
+    """The expert-parallel rank that holds it; None: all do."""
 
     @property
     def hf_names(self) -> list[str]:
-        return [name.format(layer=self.layer) for name in self.mapping.hf]
+        return [name.format(layer=self.layer, expert=self.expert) for name in self.mapping.hf]
 
     @property
     def numel(self) -> int:
@@ -53,12 +57,19 @@ def local_entries(model: GPTModel, family: Family, layout: Layout) -> list[Entry
     parameters = dict(model.named_parameters())
     layer_numbers = {i: layer.layer_number - 1 for i, layer in enumerate(model.decoder.layers)}
     entries = []
+    experts = range((model.config.num_moe_experts or 0) // layout.ep_size)
     for mapping in family.mappings:
         per_layer = "{layer}" in mapping.megatron
         for local, layer in layer_numbers.items() if per_layer else [(None, None)]:
-            name = mapping.megatron.format(layer=local)
-            if name in parameters:
-                entries.append(Entry(mapping, layer, layout.pp_rank, name, tuple(parameters[name].shape)))
+            for index in experts if mapping.of_expert else [None]:
+                name = mapping.megatron.format(layer=local, expert=index)
+                if name not in parameters:
+                    continue
+                entry = Entry(mapping, layer, layout.pp_rank, name, tuple(parameters[name].shape))
+                if index is not None:
+                    number = layout.ep_rank * len(experts) + index
+                    entry = replace(entry, expert=number, ep_rank=layout.ep_rank)
+                entries.append(entry)
     missing = parameters.keys() - {entry.local_name for entry in entries}
     assert not missing, f"family {family.architecture} has no mapping for {sorted(missing)}"
     return entries
@@ -131,8 +142,13 @@ def extra_tensors(source: HfFolder, family: Family, dims: Dims) -> list[str]:
 
     Not the buffers of rotary frequencies that older files hold: everybody computes them from config.json.
     """
-    layers = range(dims.num_layers)
-    known = {name.format(layer=i) for mapping in family.mappings for name in mapping.hf for i in layers}
+    known = {
+        name.format(layer=layer, expert=expert)
+        for mapping in family.mappings
+        for name in mapping.hf
+        for layer in range(dims.num_layers)
+        for expert in (range(dims.experts) if mapping.of_expert else [None])
+    }
     return [name for name in source.tensors if name not in known and not name.endswith(ROTARY_BUFFER)]
 
 

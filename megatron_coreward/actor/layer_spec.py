@@ -6,12 +6,25 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.moe import moe_utils
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from megatron_coreward.actor.attention import PackedAttention, RMSNorm
+
+
+def _mlp_spec(config: TransformerConfig) -> ModuleSpec:
+    linear = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    if not config.num_moe_experts:
+        return ModuleSpec(module=MLP, submodules=linear)
+    if not moe_utils.HAVE_TE:
+        moe_utils.te_general_gemm = None  # the router asks for it by a name that 0.16 then leaves undefined
+    experts = ModuleSpec(module=SequentialMLP, submodules=linear)
+    return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=experts))
 
 
 def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
@@ -34,10 +47,7 @@ def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm,
-            mlp=ModuleSpec(
-                module=MLP,
-                submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
-            ),
+            mlp=_mlp_spec(config),
             mlp_bda=get_bias_dropout_add,
         ),
     )

@@ -17,7 +17,7 @@ from megatron.core.tensor_parallel.layers import (
     set_tensor_model_parallel_attributes,
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, Qwen3MoeConfig
 
 from megatron_coreward.actor.cpu import actor_device
 from megatron_coreward.actor.families.mapping import Dims, Family
@@ -37,6 +37,7 @@ def model_dims(hf: PretrainedConfig, tp_size: int) -> Dims:
         vocab=hf.vocab_size,
         padded_vocab=math.ceil(hf.vocab_size / tp_size) * tp_size,
         tied=hf.tie_word_embeddings,
+        experts=hf.num_experts if isinstance(hf, Qwen3MoeConfig) else 0,
     )
 
 
@@ -91,10 +92,29 @@ def transformer_config(
         # Packed micro-batches differ in length: pipeline stages send the shape first.
         variable_seq_lengths=True,
         moe_token_dispatcher_type="alltoall",  # the other one is refused with varying lengths, MoE or not
+        **(moe_settings(hf, layout) if isinstance(hf, Qwen3MoeConfig) else {}),
         # The loss is a sum with global weights; see forward.py for what this setting undoes.
         calculate_per_token_loss=True,
         **RECOMPUTE[recompute],
     )
+
+
+def moe_settings(hf: Qwen3MoeConfig, layout: Layout) -> dict[str, Any]:
+    """A Mixture of Experts in Megatron's words.
+
+    Megatron takes the softmax over the chosen experts, which equals the softmax over all normalised anew over
+    the chosen; `moe_router_pre_softmax` leaves that normalisation out. There is no auxiliary loss: the policy
+    gradient alone moves the router.
+    """
+    return {
+        "num_moe_experts": hf.num_experts,
+        "moe_ffn_hidden_size": hf.moe_intermediate_size,
+        "moe_router_topk": hf.num_experts_per_tok,
+        "moe_router_pre_softmax": not hf.norm_topk_prob,
+        "moe_router_load_balancing_type": "none",
+        "expert_model_parallel_size": layout.ep_size,
+        "expert_tensor_parallel_size": 1,
+    }
 
 
 def stages(num_layers: int, pp_size: int) -> list[list[str]]:

@@ -5,11 +5,11 @@ back. In between they must not be read; what can be asked to do so says which ca
 same code moves main memory to main memory, which saves nothing and lets it be tested.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 
 import torch
-from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from torch import Tensor
@@ -73,15 +73,20 @@ def restore_zeroed(tensors: Iterable[Tensor]) -> None:
         tensor.zero_()
 
 
-def optimizer_tensors(optimizer: MegatronOptimizer) -> Iterator[Tensor]:
-    """What an optimizer alone holds: Adam's moments, and float32 weights beside bfloat16 ones.
+def optimizer_tensors(chain: ChainedOptimizer) -> Iterator[Tensor]:
+    """What optimizers alone hold: Adam's moments, and float32 weights beside bfloat16 ones.
 
     Megatron's own `offload_to_cpu` moves every parameter that the optimizer steps on. In float32 those are
     the model's, or views of the distributed optimizer's buffer, which they would leave for good.
     """
+    for optimizer in chain.chained_optimizers:
+        yield from _tensors_of(optimizer)
+
+
+def _tensors_of(optimizer: MegatronOptimizer) -> Iterator[Tensor]:
     for state in optimizer.optimizer.state.values():
         yield from (value for value in state.values() if isinstance(value, Tensor) and value.dim() > 0)
     if isinstance(optimizer, DistributedOptimizer):
-        yield from chain(*optimizer.shard_fp32_from_float16_groups)
+        yield from itertools.chain(*optimizer.shard_fp32_from_float16_groups)
     elif isinstance(optimizer, Float16OptimizerWithFloat16Params):
-        yield from chain(*optimizer.fp32_from_float16_groups)
+        yield from itertools.chain(*optimizer.fp32_from_float16_groups)

@@ -8,8 +8,9 @@ import math
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
-from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
 from megatron_coreward.actor.cpu import actor_device, compute_device
 from megatron_coreward.config import OptimizerConfig
@@ -56,10 +57,12 @@ def finish_gathering(model: DistributedDataParallel) -> None:
             model.start_param_sync(force_sync=True)
 
 
-def build_optimizer(config: OptimizerConfig, model: DistributedDataParallel) -> MegatronOptimizer:
+def build_optimizer(config: OptimizerConfig, model: DistributedDataParallel) -> ChainedOptimizer:
     """AdamW over the model's parameters; norms and biases get no weight decay.
 
-    With `config.distributed` each data-parallel rank steps on its slice of them and gathers the others'.
+    With `config.distributed` each data-parallel rank steps on its slice of them and gathers the others'. The
+    experts of expert-parallel ranks have an optimizer of their own, the second of the chain: they have other
+    data-parallel ranks.
     """
     bf16 = next(model.parameters()).dtype == torch.bfloat16
     with actor_device():
@@ -80,13 +83,25 @@ def build_optimizer(config: OptimizerConfig, model: DistributedDataParallel) -> 
             ),
             [model],
         )
-    (optimizer,) = chain.chained_optimizers  # a second one would be for experts
-    for group in optimizer.param_groups:
-        # Megatron only notes the factor (0 for norms and biases); its scheduler, which is not used here,
-        # would apply it.
-        group["weight_decay"] = config.weight_decay * group["wd_mult"]
-    _make_moments(optimizer)
-    return optimizer
+    for optimizer in chain.chained_optimizers:
+        for group in optimizer.param_groups:
+            # Megatron only notes the factor (0 for norms and biases); its scheduler, which is not used here,
+            # would apply it.
+            group["weight_decay"] = config.weight_decay * group["wd_mult"]
+        _make_moments(optimizer)
+    return chain
+
+
+def clip_gradients(optimizer: ChainedOptimizer, limit: float) -> float:
+    """Scales all gradients so that their common norm is at most `limit`; 0 = none. The norm before."""
+    norm = float(optimizer.get_grad_norm())
+    if limit > 0:
+        for one in optimizer.chained_optimizers:
+            if parameters := one.get_parameters():
+                clip_grad_by_total_norm_fp32(
+                    parameters, max_norm=limit, total_norm=norm, use_decoupled_grad=False
+                )
+    return norm
 
 
 def _make_moments(optimizer: MegatronOptimizer) -> None:
@@ -110,6 +125,6 @@ def _make_moments(optimizer: MegatronOptimizer) -> None:
             }
 
 
-def set_learning_rate(optimizer: MegatronOptimizer, lr: float) -> None:
+def set_learning_rate(optimizer: ChainedOptimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr

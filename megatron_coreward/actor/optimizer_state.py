@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
-from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 
@@ -42,7 +42,7 @@ class _Part:
 
 
 def sharded_optimizer_state(
-    optimizer: MegatronOptimizer, model_state: dict[str, Any], *, is_loading: bool = False
+    chain: ChainedOptimizer, model_state: dict[str, Any], *, is_loading: bool = False
 ) -> dict[str, Any]:
     """What a checkpoint keeps of the optimizer, as Megatron's sharded tensors. A collective.
 
@@ -51,7 +51,7 @@ def sharded_optimizer_state(
     """
     of_model = sharded_by_parameter(model_state)
     tensors = {}
-    for index, part in enumerate(_parts(optimizer)):
+    for index, (optimizer, part) in enumerate(_parts(chain)):
         sharded, whole = of_model[id(part.parameter)], part.tensors
         if part.pieces:
             first, rank = min(part.pieces), optimizer.data_parallel_group.rank()
@@ -64,23 +64,31 @@ def sharded_optimizer_state(
             name: make_sharded_optimizer_tensor(sharded, tensor, f"optimizer.state.{name}")
             for name, tensor in whole.items()
         }
-    return {"step": _step(optimizer.optimizer), "tensors": tensors}
+    (step,) = {_step(optimizer.optimizer) for optimizer in chain.chained_optimizers}
+    return {"step": step, "tensors": tensors}
 
 
 @torch.no_grad()
-def load_optimizer_state(optimizer: MegatronOptimizer, loaded: dict[str, Any]) -> None:
-    """Puts what was loaded into the optimizer, in place."""
-    for index, part in enumerate(_parts(optimizer)):
+def load_optimizer_state(chain: ChainedOptimizer, loaded: dict[str, Any]) -> None:
+    """Puts what was loaded into the optimizers, in place."""
+    for index, (optimizer, part) in enumerate(_parts(chain)):
         for name, tensor in part.tensors.items():
             whole = loaded["tensors"][index][name]
             if part.pieces:
                 whole = whole.flatten()[part.pieces[optimizer.data_parallel_group.rank()]]
             tensor.copy_(whole)
-    _set_step(optimizer.optimizer, loaded["step"])
+    for optimizer in chain.chained_optimizers:
+        _set_step(optimizer.optimizer, loaded["step"])
 
 
-def _parts(optimizer: MegatronOptimizer) -> Iterator[_Part]:
+def _parts(chain: ChainedOptimizer) -> Iterator[tuple[MegatronOptimizer, _Part]]:
     """In a fixed order; a data-parallel rank without a piece of a parameter has no part of it."""
+    for optimizer in chain.chained_optimizers:
+        for part in _parts_of(optimizer):
+            yield optimizer, part
+
+
+def _parts_of(optimizer: MegatronOptimizer) -> Iterator[_Part]:
     if isinstance(optimizer, DistributedOptimizer):
         yield from _slices(optimizer)
     elif isinstance(optimizer, Float16OptimizerWithFloat16Params):

@@ -1,6 +1,8 @@
-"""The actor's process groups: tensor (TP), pipeline (PP) and data parallel (DP).
+"""The actor's process groups: tensor (TP), pipeline (PP), data (DP) and expert parallel (EP).
 
-Ranks are ordered tensor first, then data, then pipeline, as Megatron-Core does by default.
+Ranks are ordered tensor first, then data, then pipeline, as Megatron-Core does by default. The experts of a
+Mixture of Experts are divided over `parallel.expert` neighbours of the same pipeline stage, across TP and
+DP, and each is whole where it is (expert tensor parallelism 1).
 """
 
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ class Layout:
     dp_rank: int
     dp_size: int
     sequence_parallel: bool
+    ep_rank: int = 0
+    ep_size: int = 1
 
     @property
     def is_first_stage(self) -> bool:
@@ -40,6 +44,10 @@ class Layout:
     def pp_group(self) -> torch.distributed.ProcessGroup:
         return parallel_state.get_pipeline_model_parallel_group()
 
+    @property
+    def ep_group(self) -> torch.distributed.ProcessGroup:
+        return parallel_state.get_expert_model_parallel_group()
+
     def tp_global_rank(self, tp_rank: int) -> int:
         """Global rank of `tp_rank` in this rank's tensor group."""
         return torch.distributed.get_global_rank(self.tp_group, tp_rank)
@@ -47,6 +55,10 @@ class Layout:
     def pp_global_rank(self, stage: int) -> int:
         """Global rank of `stage` in this rank's pipeline."""
         return torch.distributed.get_global_rank(self.pp_group, stage)
+
+    def ep_global_rank(self, ep_rank: int) -> int:
+        """Global rank of `ep_rank` in this rank's expert group."""
+        return torch.distributed.get_global_rank(self.ep_group, ep_rank)
 
 
 def initialize(parallel: ParallelConfig) -> Layout:
@@ -56,6 +68,8 @@ def initialize(parallel: ParallelConfig) -> Layout:
             parallel_state.initialize_model_parallel(
                 tensor_model_parallel_size=parallel.tensor,
                 pipeline_model_parallel_size=parallel.pipeline,
+                expert_model_parallel_size=parallel.expert,
+                expert_tensor_parallel_size=1,
             )
         # Weights are loaded, never drawn, and dropout is 0: the actor needs no random numbers, so the
         # tracker whose fork() does nothing serves on every device.
@@ -68,6 +82,8 @@ def initialize(parallel: ParallelConfig) -> Layout:
         dp_rank=parallel_state.get_data_parallel_rank(),
         dp_size=parallel_state.get_data_parallel_world_size(),
         sequence_parallel=parallel.sequence and parallel.tensor > 1,
+        ep_rank=parallel_state.get_expert_model_parallel_rank(),
+        ep_size=parallel_state.get_expert_model_parallel_world_size(),
     )
 
 

@@ -13,6 +13,7 @@ from megatron_coreward.actor.hf_writer import TensorSpec
 from megatron_coreward.actor.offload import HostCopies, drop, optimizer_tensors, restore_zeroed
 from megatron_coreward.actor.optimizer import (
     build_optimizer,
+    clip_gradients,
     finish_gathering,
     learning_rate,
     set_learning_rate,
@@ -91,17 +92,14 @@ class MegatronPolicy:
         with actor_device():
             set_learning_rate(self.optimizer, lr)
             self.optimizer.prepare_grads()
-            grad_norm, loss = self._clip(), total.as_dict()["policy/loss"]
+            grad_norm = clip_gradients(self.optimizer, self.config.optimizer.clip_grad)
+            loss = total.as_dict()["policy/loss"]
             if not (math.isfinite(grad_norm) and math.isfinite(loss)):
                 raise FloatingPointError(f"the loss is {loss} and the gradient norm {grad_norm}")
             self.optimizer.step_with_ready_grads()
         total.add_mean("policy/grad_norm", grad_norm, 1)
         total.add_mean("policy/lr", lr, 1)
         return total
-
-    def _clip(self) -> float:
-        limit = self.config.optimizer.clip_grad
-        return float(self.optimizer.clip_grad_norm(limit) if limit > 0 else self.optimizer.get_grad_norm())
 
     @property
     def traffic(self) -> Traffic:
@@ -134,4 +132,4 @@ class MegatronPolicy:
             restore_zeroed(self._gradient_buffers())
 
     def _gradient_buffers(self) -> list[torch.Tensor]:
-        return [buffer.grad_data for buffer in self.ddp.buffers]
+        return [buffer.grad_data for buffer in [*self.ddp.buffers, *self.ddp.expert_parallel_buffers]]

@@ -6,9 +6,10 @@ collects the parts of a layer before it takes them never collects more than one.
 
 The shards of a bucket are in flight together. Each is broadcast from where it lies to where it belongs,
 without being copied into a common buffer first: along the pipeline to the ranks with the same TP rank, then
-between the TP ranks. What a rank holds itself is used in place, so on one rank nothing moves at all, and a
-tied head on the last of two stages saves the way of the embedding. Data-parallel replicas each serve
-themselves. No rank ever holds more of the full model, beside its own part, than one bucket.
+between the TP ranks, or for an expert between the ranks that share a layer's experts. What a rank holds
+itself is used in place, so on one rank nothing moves at all, and a tied head on the last of two stages saves
+the way of the embedding. Data-parallel replicas each serve themselves. No rank ever holds more of the full
+model, beside its own part, than one bucket.
 
 For the engine a shard stays where it is if no vLLM rank of the tensor group takes a row of it
 (weight_shares.py): with the same tensor-parallel size on both sides nothing travels between TP ranks. vLLM
@@ -49,8 +50,11 @@ class WeightExporter:
         self.dtype = model.dtype
         self.traffic = Traffic()
         mine = local_entries(model.module, model.family, layout)
+        of_stage: list[list[Entry]] = [[] for _ in range(layout.ep_size)]
+        dist.all_gather_object(of_stage, mine, group=layout.ep_group)
+        others = [e for part in of_stage for e in part if e.ep_rank not in (None, layout.ep_rank)]
         stages: list[list[Entry]] = [[] for _ in range(layout.pp_size)]
-        dist.all_gather_object(stages, mine, group=layout.pp_group)
+        dist.all_gather_object(stages, mine + others, group=layout.pp_group)
         self._tied_copies = {e.stage: e.local_name for stage in stages for e in stage if self._is_copy(e)}
         self.entries = [e for stage in stages for e in sorted(stage, key=_position) if not self._is_copy(e)]
         self.buckets = self._plan(bucket_bytes)
@@ -59,7 +63,7 @@ class WeightExporter:
         self._engine_ranks = [EngineRank(rank % rollout_size, rollout_size) for rank in peers]
         self._wanted = {entry: self._wanted_shards(entry) for entry in self.entries}
         self._minimum = minimum_bytes(
-            [(entry, layout.pp_rank in self.holding_stages(entry)) for entry in self.entries],
+            [(entry, self._own_shard(entry) is not None) for entry in self.entries],
             model.dims,
             (layout.tp_rank, layout.tp_size),
             self._engine_ranks[layout.tp_rank],
@@ -126,6 +130,8 @@ class WeightExporter:
         found = deque((entry, {mine: self._along_pipeline(entry, sending)}) for entry in bucket)
         _wait(sending)
         for entry, shards in found:
+            if entry.ep_rank is not None and self.layout.ep_size > 1:
+                self._between_ep_ranks(entry, shards[mine], sending)
             if self.layout.tp_size > 1 and entry.mapping.kind.sharded:
                 wanted = self._wanted[entry] if for_engine else range(self.layout.tp_size)
                 self._between_tp_ranks(entry, shards, wanted, sending)
@@ -136,11 +142,20 @@ class WeightExporter:
         """This TP rank's shard, on every stage when `sending` is done."""
         layout, own = self.layout, self._own_shard(entry)
         shard = self._room(entry) if own is None else own
-        if len(self.holding_stages(entry)) < layout.pp_size:
+        in_this_pipeline = entry.ep_rank in (None, layout.ep_rank)
+        if in_this_pipeline and len(self.holding_stages(entry)) < layout.pp_size:
             source = layout.pp_global_rank(entry.stage)
             sending.append(dist.broadcast(shard, source, group=layout.pp_group, async_op=True))
             self._count(shard, entry.stage == layout.pp_rank, layout.pp_size)
         return shard
+
+    def _between_ep_ranks(self, entry: Entry, tensor: Tensor, sending: list[dist.Work]) -> None:
+        """The expert from the rank that holds it to all; it is there when `sending` is done."""
+        layout = self.layout
+        assert entry.ep_rank is not None, "all ranks hold it"
+        source = layout.ep_global_rank(entry.ep_rank)
+        sending.append(dist.broadcast(tensor, source, group=layout.ep_group, async_op=True))
+        self._count(tensor, entry.ep_rank == layout.ep_rank, layout.ep_size)
 
     def _between_tp_ranks(
         self, entry: Entry, shards: Shards, wanted: Iterable[int], sending: list[dist.Work]
@@ -167,6 +182,8 @@ class WeightExporter:
 
     def _own_shard(self, entry: Entry) -> Tensor | None:
         stage = self.layout.pp_rank
+        if entry.ep_rank not in (None, self.layout.ep_rank):
+            return None
         if entry.stage == stage:
             return self.parameters[entry.local_name].detach()
         if stage in self.holding_stages(entry):
@@ -181,9 +198,10 @@ class WeightExporter:
         self.traffic += moved
 
 
-def _position(entry: Entry) -> tuple[int, str]:
+def _position(entry: Entry) -> tuple[int, str, int]:
     """Layer by layer, and within one the parameters of a module (weight and bias) next to each other."""
-    return (-1 if entry.layer is None else entry.layer, entry.local_name)
+    module = entry.mapping.megatron if entry.mapping.of_expert else entry.local_name
+    return (-1 if entry.layer is None else entry.layer, module, entry.expert or 0)
 
 
 def _wait(sending: list[dist.Work]) -> None:

@@ -14,7 +14,16 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from megatron_coreward.actor.families.mapping import Dims, FusedQKV, Kind, Replicated, Split, Vocabulary
+from megatron_coreward.actor.families.mapping import (
+    Dims,
+    ExpertDown,
+    ExpertGatedMLP,
+    FusedQKV,
+    Kind,
+    Replicated,
+    Split,
+    Vocabulary,
+)
 from megatron_coreward.actor.hf_weights import Entry, hf_shapes
 
 ENGINE_VOCABULARY_MULTIPLE = 64
@@ -29,12 +38,14 @@ class EngineRank:
 
 
 def cut_dimension(kind: Kind) -> int:
-    return kind.dim if isinstance(kind, Split) else 0
+    if isinstance(kind, Split):
+        return kind.dim
+    return kind.engine_dim if isinstance(kind, ExpertGatedMLP | ExpertDown) else 0
 
 
 def actor_rows(kind: Kind, part: int, size: int, dims: Dims, tp_rank: int, tp_size: int) -> range:
     """The rows of the entry's tensor number `part`, which has `size` of them, on a TP rank of the actor."""
-    if isinstance(kind, Replicated):
+    if not kind.sharded:
         return range(size)
     if isinstance(kind, Vocabulary):
         return _part(dims.padded_vocab, tp_rank, tp_size, size)
@@ -55,7 +66,7 @@ def _rows_before(position: int, part: int, dims: Dims) -> int:
 
 def engine_rows(kind: Kind, part: int, size: int, dims: Dims, engine: EngineRank) -> range:
     """The rows of the entry's tensor number `part` that vLLM keeps on a rank."""
-    if isinstance(kind, Replicated):
+    if isinstance(kind, Replicated) and not isinstance(kind, ExpertDown):
         return range(size)
     if isinstance(kind, Vocabulary):
         padded = -(-size // ENGINE_VOCABULARY_MULTIPLE) * ENGINE_VOCABULARY_MULTIPLE

@@ -58,7 +58,7 @@ def layer_bytes_per_token(config: Config, shape: ModelShape, kernels: Kernels, r
     queries = shape.heads * shape.head_dim // tensor
     fused = (shape.heads + 2 * shape.kv_heads) * shape.head_dim // tensor
     norms = 2 * (residual * (kernels.norm_input + size) + FLOAT32)
-    mlp = 5 * shape.intermediate // tensor * size
+    mlp = 5 * shape.active_intermediate // tensor * size
     rotary = 4 * shape.head_dim * size
     return (
         norms + mlp + rotary + queries * size + _attention(shape, tensor, kernels, recompute, queries, fused)
@@ -124,7 +124,7 @@ def work_bytes(config: Config, shape: ModelShape, kernels: Kernels, stage: int, 
     size, tensor = kernels.bytes_per_value, config.parallel.tensor
     full = config.memory.recompute == "full"
     again = layer_bytes_per_token(config, shape, kernels, "none") if full else 0
-    gradients = (2 * shape.intermediate // tensor + 2 * shape.hidden) * size
+    gradients = (2 * shape.active_intermediate // tensor + 2 * shape.hidden) * size
     layer = packed.tokens * (again + gradients)
     if stage < config.parallel.pipeline - 1:
         return layer
@@ -135,7 +135,7 @@ def work_bytes(config: Config, shape: ModelShape, kernels: Kernels, stage: int, 
 def forward_bytes(config: Config, shape: ModelShape, kernels: Kernels, stage: int, packed: Pass) -> int:
     """Most that a rank of `stage` holds at once where nothing is kept for a backward pass."""
     size, tensor = kernels.bytes_per_value, config.parallel.tensor
-    layer = packed.tokens * (5 * shape.intermediate // tensor + 2 * shape.hidden) * size
+    layer = packed.tokens * (5 * shape.active_intermediate // tensor + 2 * shape.hidden) * size
     if stage < config.parallel.pipeline - 1:
         return layer
     return max(layer, logits_bytes(config, shape, kernels, packed.rows, backward=False))

@@ -13,7 +13,7 @@ from megatron_coreward.config_model import ModelShape
 def linear_flops_per_token(shape: ModelShape) -> int:
     """Forward, all layers without the head."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    weights = shape.hidden * (2 * queries + 2 * keys + 3 * shape.intermediate)
+    weights = shape.hidden * (2 * queries + 2 * keys + 3 * shape.active_intermediate + shape.experts)
     return 2 * weights * shape.layers
 
 

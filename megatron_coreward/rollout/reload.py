@@ -62,6 +62,8 @@ class WeightReloader:
                 sent.add(name)
                 yield name, tensor
 
+        if not torch.cuda.is_available():
+            self.llm.apply_model(_forget_expert_kernels)
         with _complaints() as complaints:
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": recorded()})
         # A cached prefix holds keys and values of the old weights. It shows in no short prompt: only whole
@@ -81,6 +83,20 @@ class WeightReloader:
 def _layers_with_parameters(model: torch.nn.Module) -> set[str]:
     """Class names of layers that own parameters; a rotary embedding, for one, has only a table."""
     return {type(layer).__name__ for layer in model.modules() if list(layer.parameters(recurse=False))}
+
+
+def _forget_expert_kernels(model: torch.nn.Module) -> None:
+    """Has vLLM repack the weights of experts when they are loaded again.
+
+    On a CPU it packs them for its kernel when it makes the kernel and, since that is there already, leaves
+    them as they come at every later load (0.32): the experts would compute nonsense without a word.
+    """
+    from vllm.model_executor.layers.fused_moe.fused_moe_method_base import FusedMoEMethodBase
+    from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+
+    for layer in model.modules():
+        if isinstance(layer, RoutedExperts) and isinstance(layer.quant_method, FusedMoEMethodBase):
+            layer.quant_method.moe_kernel = None
 
 
 @contextmanager

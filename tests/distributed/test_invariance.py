@@ -41,6 +41,8 @@ MODELS = {
 """4 heads, 2 key/value heads: fewer than TP4 has ranks. 3 layers are 2 and 1 on two stages."""
 OTHER_MODELS = {
     "one key/value head": {"family": "qwen3", "kv_heads": 1},
+    "mixture": {"family": "qwen3_moe", "tied": False},
+    "mixture, plain softmax": {"family": "qwen3_moe", "norm_topk_prob": False},
     "nine heads": {"family": "qwen2", "heads": 9, "kv_heads": 3, "hidden_size": 54, "intermediate_size": 81},
 }
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {  # ranks, fields of Case
@@ -55,7 +57,13 @@ EVERY_LAYOUT = LAYOUTS | {
     "TP3 PP1 DP1 sequence": (3, {"tensor": 3, "sequence": True}),
     "TP4 PP1 DP1": (4, {"tensor": 4}),
     "TP4 PP1 DP1 sequence": (4, {"tensor": 4, "sequence": True}),
+    "TP1 PP1 DP2 EP2": (2, {"expert": 2}),
+    "TP2 PP1 DP1 EP2 sequence": (2, {"tensor": 2, "sequence": True, "expert": 2}),
+    "TP2 PP1 DP2 EP2 sequence": (4, {"tensor": 2, "sequence": True, "expert": 2}),
+    "TP2 PP1 DP2 EP4 sequence": (4, {"tensor": 2, "sequence": True, "expert": 4}),
+    "TP1 PP2 DP2 EP2": (4, {"pipeline": 2, "expert": 2}),
 }
+EXPERT_LAYOUTS = [name for name in EVERY_LAYOUT if "EP" in name]
 SMALL, LARGE = 50, 1000  # token budgets: several micro-batches, or one
 BASE = "TP1 PP1 DP1"
 
@@ -104,6 +112,8 @@ TRIALS = [
     Trial("qwen3 tied", "TP4 PP1 DP1", SMALL),
     Trial("qwen3 tied", "TP4 PP1 DP1 sequence", LARGE),
     Trial("qwen2 untied", "TP4 PP1 DP1", LARGE),
+    *(Trial("mixture", layout, SMALL) for layout in (BASE, "TP1 PP1 DP2", "TP1 PP2 DP1", *EXPERT_LAYOUTS)),
+    Trial("mixture, plain softmax", "TP1 PP1 DP2 EP2", LARGE),
 ]
 BACKWARD = {"gradients", "grad_norm", "changes"}
 MUTANTS = [

@@ -29,6 +29,8 @@ class Dims:
     vocab: int
     padded_vocab: int
     tied: bool
+    experts: int = 0
+    """Per layer, in a Mixture of Experts."""
 
 
 class Kind(Protocol):
@@ -121,6 +123,28 @@ class GatedMLP:
         return [_join(gates), _join(ups)]
 
 
+class ExpertGatedMLP:
+    """gate and up projections of one expert, which is whole on its expert-parallel rank.
+
+    vLLM divides them over its tensor-parallel ranks along `engine_dim`.
+    """
+
+    sharded = False
+    engine_dim = 0
+
+    def split(self, tensors: Sequence[Tensor], dims: Dims, tp_rank: int, tp_size: int) -> Tensor:
+        return torch.cat(list(tensors))
+
+    def merge(self, shards: Sequence[Tensor], dims: Dims) -> list[Tensor]:
+        return list(shards[0].chunk(2))
+
+
+class ExpertDown(Replicated):
+    """The down projection of one expert, whole as well."""
+
+    engine_dim = 1
+
+
 def _join(shards: Sequence[Tensor], dim: int = 0) -> Tensor:
     """One shard is not copied: the embedding of a large model takes gigabytes."""
     return shards[0] if len(shards) == 1 else torch.cat(list(shards), dim=dim)
@@ -128,11 +152,19 @@ def _join(shards: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class Mapping:
-    """One Megatron parameter and the HF tensors it is made of; `{layer}` is the global layer index."""
+    """One Megatron parameter and the HF tensors it is made of.
+
+    `{layer}` and `{expert}` are numbers: in the whole model on the side of Hugging Face, on this rank on
+    Megatron's.
+    """
 
     megatron: str
     hf: tuple[str, ...]
     kind: Kind
+
+    @property
+    def of_expert(self) -> bool:
+        return "{expert}" in self.megatron
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from megatron_coreward.actor.families.llama import LLAMA
 from megatron_coreward.actor.families.mapping import Family
 from megatron_coreward.actor.families.qwen2 import QWEN2
 from megatron_coreward.actor.families.qwen3 import QWEN3
+from megatron_coreward.actor.families.qwen3_moe import QWEN3_MOE
 
-FAMILIES = {family.architecture: family for family in (LLAMA, QWEN2, QWEN3)}
+FAMILIES = {family.architecture: family for family in (LLAMA, QWEN2, QWEN3, QWEN3_MOE)}
 
 
 def family_of(architectures: list[str]) -> Family:
