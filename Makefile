@@ -9,10 +9,10 @@ RUN := $(VENV)/bin/python -m
 TESTS := $(wildcard tests/unit tests/distributed tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-matrix lint lock reference clean
+.PHONY: help setup quickstart test test-matrix test-slurm lint lock reference clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## create .venv from requirements/cpu-lock.txt
 
@@ -20,10 +20,13 @@ quickstart: $(READY)  ## Co-Reward on this CPU: toy model, training without labe
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash examples/quickstart/run.sh
 
 test: $(READY)  ## run the tests that need no GPU, but for the long ones
-	$(RUN) pytest -m "not gpu and not slow" $(TESTS)
+	$(RUN) pytest -m "not gpu and not slow and not slurm" $(TESTS)
 
 test-matrix: $(READY)  ## run the long tests, every layout with every other
 	$(RUN) pytest -m slow $(TESTS)
+
+test-slurm: $(READY)  ## as root: run the tests on a throw-away SLURM and on two hosts
+	$(RUN) pytest -m slurm tests/e2e/slurm
 
 lint: $(READY)  ## ruff and mypy
 	$(RUN) ruff check .

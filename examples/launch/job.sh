@@ -17,7 +17,7 @@ RDZV_ENDPOINT=$(hostname):$((20000 + SLURM_JOB_ID % 20000))
 export RDZV_ENDPOINT
 export GPUS_PER_NODE=${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-gpu}}
 export LOG_DIR=runs/logs/$SLURM_JOB_NAME-$SLURM_JOB_ID
-export TORCH_NCCL_DEBUG_INFO_TEMP_FILE=$PWD/$LOG_DIR/nccl_trace_rank_ # and the rank's number
+export TORCH_FR_DUMP_TEMP_FILE=$PWD/$LOG_DIR/nccl_trace_rank_ # and the rank's number
 rm -f "$LOG_DIR/exit_code" "$LOG_DIR/node_0/pid" # of the same job before it was requeued
 
 "${launch[@]}" bash examples/launch/node.sh "$@" &

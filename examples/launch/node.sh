@@ -19,7 +19,8 @@ GPUS_PER_NODE=${GPUS_PER_NODE:-gpu}
 LOG_DIR=${LOG_DIR:-runs/logs/$(basename "$(dirname "$config")")}
 
 export EXIT_CODE_FILE=$LOG_DIR/exit_code
-mkdir -p "$LOG_DIR/node_$NODE_RANK"
+logs=$LOG_DIR/node_$NODE_RANK
+mkdir -p "$logs"
 if [[ $NODE_RANK == 0 ]]; then rm -f "$EXIT_CODE_FILE"; fi
 
 if [[ $NODES == 1 ]]; then
@@ -32,20 +33,23 @@ else
   rendezvous=(--nnodes "$NODES" --rdzv-backend c10d --rdzv-endpoint "$RDZV_ENDPOINT" --rdzv-id "${RDZV_ID:-run}"
     --rdzv-conf "is_host=$is_host")
 fi
-# Every rank writes into files; the first one of node 0 to the console as well.
-console=(--redirects 3)
-if [[ $NODE_RANK == 0 ]]; then console+=(--tee 0:3); fi
-
+# Every rank writes into files; the first one of a node to the console as well. Of every node, since torchrun gives
+# ranks in alphabetical order of host names: rank 0 may be on any.
 torchrun "${rendezvous[@]}" --nproc-per-node "$GPUS_PER_NODE" --max-restarts "${MAX_RESTARTS:-1}" \
-  --shutdown-timeout "${SHUTDOWN_TIMEOUT:-1080}" --log-dir "$LOG_DIR/node_$NODE_RANK" "${console[@]}" \
+  --shutdown-timeout "${SHUTDOWN_TIMEOUT:-1080}" --log-dir "$logs" --redirects 3 --tee 0:3 \
   --no-python bash examples/launch/rank.sh "$@" &
 torchrun=$!
 # torchrun must get one signal only: a second one makes it leave its ranks behind. Ctrl-C reaches it by itself.
 trap : INT
 trap 'trap : TERM; kill -TERM "$torchrun"' TERM
-echo "$$" > "$LOG_DIR/node_$NODE_RANK/pid"
+echo "$$" > "$logs/pid"
 while kill -0 "$torchrun" 2> /dev/null; do wait "$torchrun" || true; done
 code=0
 wait "$torchrun" || code=$?
+# torchrun makes the folder of an attempt as it starts the ranks.
+if ((code)) && [[ $NODES != 1 && -z $(find "$logs" -name "attempt_*" -newer "$logs/pid") ]]; then
+  echo "node.sh: node $NODE_RANK ended without having started a rank. Unless it was stopped, it did not meet the others:" \
+    "this script has to run on all $NODES nodes, and $RDZV_ENDPOINT must lead to node 0 from each of them" >&2
+fi
 if [[ $NODE_RANK == 0 && -s $EXIT_CODE_FILE ]]; then code=$(< "$EXIT_CODE_FILE"); fi
 exit "$code"

@@ -9,7 +9,7 @@
 # What NCCL has to complain about, without a line per connection.
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 # After a timeout every rank writes its last 2,000 collectives: who was missing in which one.
-export TORCH_NCCL_TRACE_BUFFER_SIZE=${TORCH_NCCL_TRACE_BUFFER_SIZE:-2000}
+export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
 export TORCH_NCCL_DUMP_ON_TIMEOUT=${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}
 # One hardware queue, so that a collective that was issued first starts first: Megatron's overlap of tensor
 # parallel collectives with computation counts on it.

@@ -1,0 +1,90 @@
+"""node.sh on two hosts with addresses, ports and names of their own: network namespaces and a cable."""
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.slurm.runs import RECIPE, assert_same_run, make_project, recipe_settings, throwaway
+from tests.programs import TRAIN, launch
+
+pytestmark = pytest.mark.slurm
+PATIENCE_S = 270
+PORT = 29500
+
+
+class Hosts:
+    """Hosts a and b, and a project folder that both of them see."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.environment = environment
+
+    def start(self, host: str, name: str, first: str, arguments: list[str]) -> subprocess.Popen[str]:
+        """node.sh on `host` for run `name`, where host `first` is node 0."""
+        node = {"NODES": "2", "NODE_RANK": str(int(host != first)), "RDZV_ENDPOINT": f"host-{first}:{PORT}"}
+        return subprocess.Popen(
+            [self.environment["ON_HOST"], host, "bash", "examples/launch/node.sh", *arguments],
+            cwd=self.folder,
+            env={**self.environment, **node, "LOG_DIR": f"runs/logs/{name}", "RDZV_ID": name},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, host: str, *command: str) -> str:
+        done = subprocess.run(
+            [self.environment["ON_HOST"], host, *command], capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with throwaway("two_hosts.sh", "ON_HOST") as environment:
+        yield Hosts(make_project(tmp_path_factory.mktemp("hosts")), environment)
+
+
+def finish(node: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and output."""
+    output = node.communicate(timeout=PATIENCE_S)[0]
+    return node.returncode, output
+
+
+@pytest.mark.parametrize(("tensor", "first"), [(1, "a"), (2, "b")])
+def test_two_hosts_do_what_one_does(tensor: int, first: str, hosts: Hosts) -> None:
+    """Also where node 0 does not get rank 0: torchrun orders ranks by host name."""
+    name = f"tensor_{tensor}"
+    output = hosts.folder / f"{name}_two"
+    arguments = recipe_settings(hosts.folder, output, parallel__tensor=tensor)
+    config = f"{RECIPE}/config.yaml"
+    before = received(hosts)
+    nodes = [hosts.start(host, name, first, [config, *arguments]) for host in ("a", "b")]
+    ends = [finish(node) for node in nodes]
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert "step 6/6" in ends[0][1], "rank 0 is on host a"
+    assert received(hosts) - before > 1_000_000, "the ranks did not talk over the cable"
+
+    expected = hosts.folder / f"{name}_one"
+    arguments = recipe_settings(hosts.folder, expected, parallel__tensor=tensor)
+    result = launch(2, *TRAIN, "--config", config, *arguments)
+    assert result.returncode == 0, result.stdout
+    assert_same_run(output, expected)
+
+
+@pytest.mark.parametrize("why", ["nobody there", "cable cut"])
+def test_an_unreachable_rendezvous_ends_the_node(why: str, hosts: Hosts) -> None:
+    if why == "cable cut":
+        hosts.run("a", "ip", "link", "set", "cable", "down")
+    arguments = recipe_settings(hosts.folder, hosts.folder / "never")
+    code, output = finish(hosts.start("b", "never", "a", [f"{RECIPE}/config.yaml", *arguments]))
+    hosts.run("a", "ip", "link", "set", "cable", "up")
+    assert code == 1, output
+    assert f"host-a:{PORT} must lead to node 0" in output.splitlines()[-1], output
+    assert not (hosts.folder / "never").exists()
+
+
+def received(hosts: Hosts) -> int:
+    """Bytes that host a has got over the cable."""
+    return int(hosts.run("a", "cat", "/sys/class/net/cable/statistics/rx_bytes"))
