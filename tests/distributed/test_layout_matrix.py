@@ -1,7 +1,8 @@
 """A checkpoint of any layout loads at any other, bit for bit: weights, Adam's moments and step count.
 
-Every family at all (TP, PP) of {1, 2, 4} x {1, 2} on eight ranks, 36 pairs; one more model, which only three
-divides, on three ranks. The walk of one model:
+Every dense family at all (TP, PP) of {1, 2, 4} x {1, 2} on eight ranks, 36 pairs; one more model, which only
+three divides, on three ranks; a Mixture of Experts, whose experts are divided as well, on four. The walk of
+one model:
 
     a policy of one layout takes some updates and writes the checkpoint `origin`;
     every layout loads the Hugging Face folder and exports it again, loads `origin`, saves what it has;
@@ -34,8 +35,6 @@ from tests.checkpoint_runs import SAVED, Tensors, config_of, make_policy, same, 
 from tests.models import tiny_model
 from tests.ranks import run_ranks
 
-pytestmark = pytest.mark.slow
-
 SIZES = {"heads": 4, "kv_heads": 2, "head_dim": 8, "vocab": 301}
 FAMILIES = {
     "llama untied": SIZES | {"family": "llama", "tied": False, "layers": 2},
@@ -47,6 +46,7 @@ NINE_HEADS = {
     "nine heads": {"family": "llama", "heads": 9, "kv_heads": 3, "head_dim": 8, "vocab": 301, "layers": 4}
 }
 """4 layers are 2, 1 and 1 at PP3."""
+MIXTURE = {"mixture": SIZES | {"family": "qwen3_moe", "tied": False, "layers": 3}}
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,11 @@ class Place:
     tensor: int
     pipeline: int
     distributed: bool = False
+    expert: int = 1
 
     def __str__(self) -> str:
-        return f"TP{self.tensor} PP{self.pipeline}{' distributed' if self.distributed else ''}"
+        optimizer = " distributed" if self.distributed else ""
+        return f"TP{self.tensor} PP{self.pipeline} EP{self.expert}{optimizer}"
 
 
 EIGHT = [
@@ -68,6 +70,13 @@ EIGHT = [
     Place(1, 2, distributed=True),
     Place(2, 2, distributed=True),
     Place(4, 2),
+]
+FOUR = [
+    Place(1, 1),
+    Place(1, 1, expert=4, distributed=True),
+    Place(2, 1, expert=2),
+    Place(1, 2, expert=2, distributed=True),
+    Place(2, 2, expert=2, distributed=True),
 ]
 THREE = [Place(1, 1, distributed=True), Place(3, 1), Place(1, 3)]
 
@@ -134,7 +143,8 @@ def walk(model: Path, places: Sequence[Place]) -> Seen:
 def policy_at(place: Place, model: Path) -> MegatronPolicy:
     parallel.destroy()
     gc.collect()  # the groups of the policy before, and their threads
-    config = config_of(model, ParallelConfig(place.tensor, place.pipeline))
+    sequence = place.tensor > 1 and place.expert > 1
+    config = config_of(model, ParallelConfig(place.tensor, place.pipeline, sequence, place.expert))
     config.optimizer.distributed = place.distributed
     return make_policy(config)
 
@@ -169,7 +179,7 @@ def differences_after_loading_weights(policy: MegatronPolicy, path: Path, origin
 
 def differences_after_loading(policy: MegatronPolicy, path: Path, origin: Origin) -> list[str]:
     set_to_zero(policy.model.module.parameters())
-    for part in _parts(policy.optimizer):
+    for _, part in _parts(policy.optimizer):
         set_to_zero(part.tensors.values())
     load_checkpoint(path, policy)
     return wrong_weights(policy, origin) + wrong_moments(policy, origin)
@@ -191,13 +201,14 @@ def wrong_weights(policy: MegatronPolicy, origin: Origin) -> list[str]:
 def wrong_moments(policy: MegatronPolicy, origin: Origin) -> list[str]:
     shards = {name: shards_of(policy, whole) for name, whole in origin.moments.items()}
     names = {id(parameter): name for name, parameter in policy.model.module.named_parameters()}
-    steps = {int(adam["step"]) for adam in policy.optimizer.optimizer.state.values()}
+    chain = policy.optimizer.chained_optimizers
+    steps = {int(adam["step"]) for one in chain for adam in one.optimizer.state.values()}
     wrong = [] if (steps, policy.num_updates) == ({SAVED}, SAVED) else ["step"]
-    for part in _parts(policy.optimizer):
+    for optimizer, part in _parts(policy.optimizer):
         for moment in MOMENTS:
             shard = shards[moment][names[id(part.parameter)]]
             if part.pieces:
-                shard = shard.flatten()[part.pieces[policy.layout.dp_rank]]
+                shard = shard.flatten()[part.pieces[optimizer.data_parallel_group.rank()]]
             if not torch.equal(part.tensors[moment], shard):
                 wrong.append(f"{moment} of {names[id(part.parameter)]}")
     return wrong
@@ -233,10 +244,21 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Seen]]:
     return walks | {name: [seen[name] for seen in ranks] for name in NINE_HEADS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAMILIES, *NINE_HEADS])
 def test_every_layout_loads_what_any_other_saved(walks: dict[str, list[Seen]], name: str) -> None:
-    places = THREE if name in NINE_HEADS else EIGHT
-    for rank, seen in enumerate(walks[name]):
+    check(walks[name], THREE if name in NINE_HEADS else EIGHT)
+
+
+def test_experts_load_at_any_layout(tmp_path: Path) -> None:
+    (name,) = MIXTURE
+    tiny_model(tmp_path / name, **MIXTURE[name])
+    ranks: list[dict[str, Any]] = run_ranks(4, walk_all, tmp_path, [name], FOUR, timeout_s=500)
+    check([seen[name] for seen in ranks], FOUR)
+
+
+def check(walked: list[Seen], places: list[Place]) -> None:
+    for rank, seen in enumerate(walked):
         assert seen.not_exported == [], f"rank {rank}"
         assert len(seen.wrong) == len(places) * (1 + len(places))
         assert {pair: wrong for pair, wrong in seen.wrong.items() if wrong} == {}, f"rank {rank}"

@@ -40,15 +40,18 @@ SIZES = {
     "layers": 7,
     "vocab": 300,
 }  # stages of 4 and 3 layers, padded vocabularies
-MODELS = {
+MODELS = {"experts": {"family": "qwen3_moe", "tied": False, "moe_intermediate_size": 64}} | {
     f"{family} {'tied' if tied else 'untied'}": {"family": family, "tied": tied}
     for family in ("llama", "qwen2", "qwen3")
     for tied in (True, False)
 }
+"""Experts come first: vLLM makes the group that they need with the first engine of a process, or never."""
 LAYOUTS = {(1, 1): "TP1 PP1", (2, 1): "TP2 PP1", (1, 2): "TP1 PP2", (2, 2): "TP2 PP2"}
 Combination = tuple[str, tuple[int, int], int]
 """Model, actor (TP, PP), rollout size."""
 CI: list[Combination] = [
+    ("experts", (2, 2), 1),
+    ("experts", (1, 2), 2),
     *(("qwen3 tied", layout, size) for layout in LAYOUTS for size in (1, 2)),
     ("llama untied", (1, 1), 1),
     ("qwen2 tied", (2, 2), 1),
@@ -79,6 +82,8 @@ class Seen:
 
 def config_of(model: Path, layout: tuple[int, int], rollout_size: int) -> Config:
     config = Config(model=ModelConfig(str(model)), parallel=ParallelConfig(*layout))
+    if model.parent.name == "experts":
+        config.parallel.sequence, config.parallel.expert = layout[0] > 1, 2
     config.data.max_prompt_tokens = 200
     config.rollout.max_response_tokens = 24
     config.rollout.temperature = TEMPERATURE
