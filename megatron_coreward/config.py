@@ -48,6 +48,12 @@ class ModelConfig:
     """Compute type of actor and rollout: auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16."""
     trust_remote_code: bool = False
     """Allow a model folder to run its own Python code. Off: such a model is refused."""
+    transformer_impl: str = "auto"
+    """Modules of the actor's layers: transformer_engine (GPUs; the only one that computes in FP8), local
+    (torch) or auto (transformer_engine where it and a GPU are there, else local). See docs/fp8.md."""
+    deterministic: bool = False
+    """The actor uses only algorithms that give the same bits every time. On GPUs it is slower and needs
+    environment variables, which the error names; on a CPU a run is deterministic anyway."""
 
 
 @dataclass
@@ -306,6 +312,27 @@ class MemoryConfig:
 
 
 @dataclass
+class Fp8Config:
+    """Matrix products of the actor's layers in FP8, on GPUs with Transformer Engine (docs/fp8.md).
+
+    Not run yet. vLLM, the head, norms, attention scores and Adam stay as they are.
+    """
+
+    format: str = "none"
+    """none (off), hybrid (E4M3 forward, E5M2 for gradients) or e4m3 (both)."""
+    recipe: str = "tensorwise"
+    """How numbers are scaled into FP8: tensorwise (by the tensor's maximum), delayed (by maxima of earlier
+    passes), blockwise (each block by its own; CUDA 12.9) or mxfp8 (blocks of 32; Blackwell)."""
+    params: bool = False
+    """Keep the weights of these products in FP8, too: less memory. Needs optimizer.distributed; not with
+    mxfp8. The start weights are rounded to FP8."""
+    first_last_bf16: int = 0
+    """So many of the first and so many of the last layers stay in bfloat16; not with delayed."""
+    amax_history: int = 1024
+    """Maxima that delayed remembers; it scales by the largest."""
+
+
+@dataclass
 class LoggingConfig:
     """Where figures go. metrics.jsonl is always written."""
 
@@ -336,4 +363,5 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    fp8: Fp8Config = field(default_factory=Fp8Config)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

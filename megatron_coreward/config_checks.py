@@ -16,12 +16,14 @@ from megatron_coreward.config_experts import check_experts
 from megatron_coreward.config_loading import nearest
 from megatron_coreward.config_method import check_method
 from megatron_coreward.config_model import ModelShape, read_model_shape
+from megatron_coreward.config_precision import RECIPES, check_fp8_sizes, check_precision
 from megatron_coreward.coreward.rewards.registry import METHODS, VIEWS, views_of
 
 _WHERE = ("auto", "always", "never")
 
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.transformer_impl": ("auto", "transformer_engine", "local"),
     "data.source": ("parquet", "synthetic"),
     "rollout.views": ("auto", *VIEWS),
     "reward.method": tuple(METHODS),
@@ -37,6 +39,8 @@ CHOICES = {
     "memory.offload_reference": _WHERE,
     "memory.rollout_sleep": _WHERE,
     "memory.recompute": ("none", "selective", "full"),
+    "fp8.format": ("none", "hybrid", "e4m3"),
+    "fp8.recipe": tuple(RECIPES),
 }
 """Text keys that take one of a few values."""
 
@@ -123,6 +127,8 @@ RANGES = {
     "checkpoint.keep_best": _NOT_NEGATIVE,
     "weight_sync.bucket_mb": _AT_LEAST_ONE,
     "weight_sync.tolerance": _POSITIVE,
+    "fp8.first_last_bf16": _NOT_NEGATIVE,
+    "fp8.amax_history": _AT_LEAST_ONE,
 }
 """Every numeric key and what it may be."""
 
@@ -161,6 +167,7 @@ def _check_settings(config: Config, world_size: int) -> None:
     _check_values(config)
     _check_algorithm(config)
     check_method(config)
+    check_precision(config)
     _check_world(config, world_size)
     _check_batch(config, world_size)
 
@@ -168,6 +175,7 @@ def _check_settings(config: Config, world_size: int) -> None:
 def _check_shape(config: Config, shape: ModelShape, world_size: int) -> None:
     _check_layout(config, shape)
     check_experts(config, shape, world_size)
+    check_fp8_sizes(config, shape)
     _check_context(config, shape)
 
 

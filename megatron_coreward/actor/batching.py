@@ -51,7 +51,7 @@ def plan_micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def pack(batch: TrainBatch, indices: list[int], multiple: int, device: torch.device) -> MicroBatch:
-    """Tensors of one micro-batch, filled up to a multiple of `multiple` tokens (sequence parallelism).
+    """Tensors of one micro-batch, filled up to a multiple of `multiple` tokens (forward.token_multiple).
 
     The filling is a sequence of its own, which no response attends to and no row reads.
     """

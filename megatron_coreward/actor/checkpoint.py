@@ -23,6 +23,7 @@ from typing import Any
 
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import is_main_replica
+from megatron.core.dist_checkpointing.utils import force_all_tensors_to_non_fp8
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_coreward.actor.checkpoint_folder import (
@@ -266,6 +267,7 @@ def sharded_state(
     policy.settle()
     model = policy.model.module.sharded_state_dict()
     optimizer = sharded_optimizer_state(policy.optimizer, model, is_loading=is_loading)
+    force_all_tensors_to_non_fp8(model)  # after the optimizer's, which looks parameters up in it
     return {
         "model": model,
         "optimizer": optimizer,

@@ -15,12 +15,16 @@ from typing import Any
 import torch
 from megatron.core import tensor_parallel
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.enums import Fp8Recipe
+from megatron.core.fp8_utils import get_fp8_align_size
 from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_coreward.actor.batching import MicroBatch, pack, plan_micro_batches
 from megatron_coreward.actor.cpu import actor_device, compute_device
 from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.actor.precision import deterministic_algorithms
 from megatron_coreward.actor.token_stats import TokenStats, VocabularyShard, token_stats
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import Objective
@@ -45,6 +49,7 @@ class PackedForward:
         self.budget = micro_batch_tokens
         module: GPTModel = model.module if isinstance(model, DistributedDataParallel) else model
         module.config.finalize_model_grads_func = _sum_gradients
+        self.megatron: TransformerConfig = module.config
         self._selected_rows: torch.Tensor | None = None
         if layout.is_last_stage:
             # The head reads only the rows that predict response tokens. Under sequence parallelism the
@@ -83,7 +88,7 @@ class PackedForward:
         return figures if self.layout.tp_rank == 0 else Figures()
 
     def _micro_batches(self, batch: TrainBatch) -> list[MicroBatch]:
-        multiple = self.layout.tp_size if self.layout.sequence_parallel else 1
+        multiple = token_multiple(self.megatron)
         device = compute_device()
         plan = plan_micro_batches(batch.lengths_R.tolist(), self.budget)
         plan += [[]] * (self._most(len(plan)) - len(plan))
@@ -101,7 +106,7 @@ class PackedForward:
         return int(most)
 
     def _run(self, micro_batches: list[MicroBatch], on_logits: Callable, forward_only: bool) -> list[Any]:
-        with actor_device():
+        with actor_device(), deterministic_algorithms(self.megatron.deterministic_mode):
             return get_forward_backward_func()(
                 forward_step_func=partial(self._step, on_logits),
                 data_iterator=iter(micro_batches),
@@ -169,6 +174,12 @@ class PackedForward:
         source = self.layout.pp_global_rank(self.layout.pp_size - 1)
         torch.distributed.broadcast(tensor, source, group=self.layout.pp_group)
         return tensor.cpu()
+
+
+def token_multiple(config: TransformerConfig) -> int:
+    """Tokens of a micro-batch are a multiple of it: equal parts under sequence parallelism, fit for FP8."""
+    parts = config.tensor_model_parallel_size if config.sequence_parallel else 1
+    return parts * (get_fp8_align_size(Fp8Recipe(config.fp8_recipe)) if config.fp8 else 1)
 
 
 def _sum_gradients(

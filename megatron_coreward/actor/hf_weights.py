@@ -18,7 +18,8 @@ from megatron_coreward.actor.families.registry import family_of
 from megatron_coreward.actor.hf_folder import HfFolder, some
 from megatron_coreward.actor.model import build_model, model_dims
 from megatron_coreward.actor.parallel import Layout
-from megatron_coreward.config import ModelConfig
+from megatron_coreward.actor.precision import megatron_settings, transformer_impl
+from megatron_coreward.config import Fp8Config, ModelConfig
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -90,12 +91,17 @@ class LoadedModel:
         return next(self.module.parameters()).dtype
 
 
-def load_model(config: ModelConfig, layout: Layout, recompute: str = "none") -> LoadedModel:
+def load_model(
+    config: ModelConfig, layout: Layout, recompute: str = "none", fp8: Fp8Config | None = None
+) -> LoadedModel:
     """Builds this rank's part of `model.path` and fills it, from `model.checkpoint` if there is one."""
+    precision = megatron_settings(config, fp8 or Fp8Config(), transformer_impl(config.transformer_impl))
     hf = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
     family = family_of(hf.architectures or [])
     dims = model_dims(hf, layout.tp_size)
-    module = build_model(hf, family, layout, compute_dtype(config.dtype), recompute=recompute)
+    module = build_model(
+        hf, family, layout, compute_dtype(config.dtype), recompute=recompute, precision=precision
+    )
     if config.checkpoint:
         load_weights(Path(config.checkpoint), module, family, dims)
     else:

@@ -23,6 +23,7 @@ from megatron_coreward.actor.cpu import actor_device
 from megatron_coreward.actor.families.mapping import Dims, Family
 from megatron_coreward.actor.layer_spec import block_spec
 from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.actor.precision import LOCAL
 from megatron_coreward.config_model import layers_per_stage
 
 
@@ -56,8 +57,9 @@ def transformer_config(
     layout: Layout,
     dtype: torch.dtype,
     recompute: str = "none",
+    precision: dict[str, Any] = LOCAL,
 ) -> TransformerConfig:
-    """Megatron's view of `hf`."""
+    """Megatron's view of `hf`; `precision` are arguments of precision.megatron_settings."""
     return TransformerConfig(
         num_layers=dims.num_layers,
         hidden_size=dims.hidden,
@@ -96,6 +98,7 @@ def transformer_config(
         # The loss is a sum with global weights; see forward.py for what this setting undoes.
         calculate_per_token_loss=True,
         **RECOMPUTE[recompute],
+        **precision,
     )
 
 
@@ -132,17 +135,21 @@ def build_model(
     dtype: torch.dtype,
     *,
     recompute: str = "none",
+    precision: dict[str, Any] = LOCAL,
     shapes_only: bool = False,
 ) -> GPTModel:
     """This rank's part of the model, with weights still undefined (hf_weights.load_hf_weights).
 
-    `recompute` is `memory.recompute`; `shapes_only` puts it on the meta device: it takes no memory and cannot
-    compute.
+    `recompute` is `memory.recompute`, `precision` what transformer_config takes; `shapes_only` puts it on the
+    meta device: it takes no memory and cannot compute.
     """
     dims = model_dims(hf, layout.tp_size)
-    config = transformer_config(hf, dims, family, layout, dtype, recompute)
+    config = transformer_config(hf, dims, family, layout, dtype, recompute, precision)
     config.use_cpu_initialization = shapes_only  # then Megatron names no device, and the meta device holds
-    with actor_device(), torch.device("meta") if shapes_only else nullcontext():
+    device = torch.device("meta") if shapes_only else nullcontext()
+    # With gradients on, FP8 weights would remember what they were built with, which is undefined here, and
+    # the optimizer would start from that (fp8_utils.get_fp8_context, preserve_high_precision_init_val).
+    with actor_device(), device, torch.set_grad_enabled(not config.fp8_param):
         model = GPTModel(
             config=config,
             transformer_layer_spec=block_spec(config),
@@ -166,7 +173,7 @@ def mark_tensor_parallel(model: GPTModel) -> None:
     """Sets the attributes that tell Megatron which weights are cut over TP (numerics 17).
 
     With `perform_initialization=False` Megatron leaves them unset, and the gradient norm would then
-    skip these weights on every TP rank but the first.
+    skip these weights on every TP rank but the first. Transformer Engine's modules set them themselves.
     """
     for module in model.modules():
         if not isinstance(module, VocabParallelEmbedding | ColumnParallelLinear | RowParallelLinear):

@@ -43,7 +43,7 @@ class MegatronPolicy:
         self.comm = comm
         self.total_updates = total_updates
         self.num_updates = 0
-        self.model = load_model(config.model, layout, config.memory.recompute)
+        self.model = load_model(config.model, layout, config.memory.recompute, config.fp8)
         self.ddp = wrap_ddp(config.optimizer, self.model.module)
         self.optimizer = build_optimizer(config.optimizer, self.ddp)
         self._forward = PackedForward(

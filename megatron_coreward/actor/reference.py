@@ -8,6 +8,7 @@ from megatron_coreward.actor.forward import PackedForward
 from megatron_coreward.actor.hf_weights import load_model
 from megatron_coreward.actor.offload import HostCopies
 from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.actor.precision import of_frozen_model
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.config import Config
 
@@ -16,7 +17,7 @@ class MegatronReference:
     """roles.Reference on Megatron-Core."""
 
     def __init__(self, config: Config, layout: Layout, *, constant: bool = True) -> None:
-        self.model = load_model(config.model, layout)
+        self.model = load_model(config.model, layout, fp8=of_frozen_model(config.fp8))
         self.model.module.requires_grad_(False)
         self._forward = PackedForward(
             self.model.module,

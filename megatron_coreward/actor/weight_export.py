@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
+from megatron.core.fp8_utils import dequantize_fp8_tensor, is_float8tensor
 from torch import Tensor
 
 from megatron_coreward.actor.cpu import compute_device
@@ -185,9 +186,9 @@ class WeightExporter:
         if entry.ep_rank not in (None, self.layout.ep_rank):
             return None
         if entry.stage == stage:
-            return self.parameters[entry.local_name].detach()
+            return _plain(self.parameters[entry.local_name])
         if stage in self.holding_stages(entry):
-            return self.parameters[self._tied_copies[stage]].detach()
+            return _plain(self.parameters[self._tied_copies[stage]])
         return None
 
     def _room(self, entry: Entry) -> Tensor:
@@ -196,6 +197,11 @@ class WeightExporter:
     def _count(self, shard: Tensor, is_source: bool, ranks: int) -> None:
         moved = Traffic(sent=shard.nbytes * (ranks - 1)) if is_source else Traffic(received=shard.nbytes)
         self.traffic += moved
+
+
+def _plain(parameter: Tensor) -> Tensor:
+    """Itself, or what an FP8 weight stands for, which is what the policy computes with."""
+    return dequantize_fp8_tensor(parameter) if is_float8tensor(parameter) else parameter.detach()
 
 
 def _position(entry: Entry) -> tuple[int, str, int]:

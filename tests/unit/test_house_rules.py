@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "coreward": (*LOWEST, "config", "roles", "coreward"),
     "data": (*LOWEST, "config", "data"),
     "algorithm": (*LOWEST, "config", "algorithm"),
-    "actor": (*LOWEST, "config", "config_model", "roles", "algorithm", "actor"),
+    "actor": (*LOWEST, "config", "config_model", "config_precision", "roles", "algorithm", "actor"),
     "rollout": (*LOWEST, "config", "config_model", "roles", "rollout", PLACEMENT),
     "memory_phases": (*LOWEST, "config", "roles", "phases"),
     "phases": ("roles",),
