@@ -79,6 +79,9 @@ EQUAL = [
     # x=
     ("y = 2x+1", "2x+1"),
     ("f(x)=2x", "2x"),
+    ("f(x)+g(x)", "g(x)+f(x)"),
+    ("2f(1)", "f(1)+f(1)"),
+    ("f(x)>0", "0<f(x)"),
     (r"\theta=30^\circ", "30"),
     (r"x\in[0,1)", "[0,1)"),
     ("(x,y)=(1,2)", "(1,2)"),
@@ -184,6 +187,11 @@ UNEQUAL_BY_VALUE = [
     ("2x+3y=6", "2x+3y=7"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\3\end{pmatrix}"),
     (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&-4\end{pmatrix}"),
+    ("f(2)", "f(3)"),
+    ("f(2)", "g(2)"),
+    ("f(x,y)", "f(y,x)"),
+    ("f(1)=2", "f(3)=2"),  # math-verify: equal
+    ("1<f(x)<3", "1<f(x)<4"),
 ]
 
 UNEQUAL_BY_KIND = [
@@ -224,6 +232,7 @@ UNEQUAL_BY_KIND = [
     (r"(0,1)\cup(1,2)", "(0,2)"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}"),
+    ("f'(x)", "f(x)"),  # math-verify: equal, it does not see the prime
     ("nosolution", "0"),
     (r"\text{none}", "0"),
 ]

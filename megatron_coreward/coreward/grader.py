@@ -35,8 +35,8 @@ CACHE_SIZE = 100_000
 _PROSE = re.compile(r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}")
 """Five letters in a row that are no command: a sentence, which math-verify would read as a product."""
 
-_MISREAD = re.compile(r"(?<!_)\d \d|\d_")
-r"""`2 3`, which math-verify would read as 2+3 (but not `\log_2 8`), and `12_34`, which it takes for 12."""
+_MISREAD = re.compile(r"(?<!_)\d \d|\d_|'|\\prime")
+r"""What math-verify would misread: `2 3` as 2+3 (but not `\log_2 8`), `12_34` as 12, `f'` as f."""
 
 _BRACKET = re.compile(r"\\.|[(\[{}\])]")
 _MAX_DEPTH = 25

@@ -12,13 +12,17 @@ import os
 import resource
 import signal
 import sys
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from multiprocessing.connection import Connection
 
-from latex2sympy2_extended import NormalizationConfig
+from antlr4.atn.PredictionMode import PredictionMode
+from antlr4.error.Errors import ParseCancellationException
+from antlr4.error.ErrorStrategy import BailErrorStrategy, DefaultErrorStrategy
+from latex2sympy2_extended import NormalizationConfig, latex2sympy2
+from latex2sympy2_extended.antlr_parser import PSParser
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Expr, FiniteSet, Float, Interval, MatrixBase, Tuple, oo
+from sympy import And, Basic, Eq, Expr, FiniteSet, Float, Interval, MatrixBase, Tuple, oo
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import BooleanAtom, BooleanFunction
@@ -51,10 +55,35 @@ _NO_NUMBER = (
 """What sympy raises where an expression has no numeric value."""
 
 
+class TwoStageParser(PSParser):
+    """math-verify's parser, which tries ANTLR's fast prediction (SLL) before the full one (LL).
+
+    Where SLL finds a tree it is the tree of LL (antlr4.atn.PredictionMode says so), and where it finds none
+    LL decides as before. LL takes most of the time that reading an answer does.
+    """
+
+    def math(self) -> PSParser.MathContext:
+        self._errHandler = BailErrorStrategy()
+        self._interp.predictionMode = PredictionMode.SLL
+        try:
+            return super().math()
+        except ParseCancellationException:
+            self.reset()
+        self._errHandler = DefaultErrorStrategy()
+        self._interp.predictionMode = PredictionMode.LL
+        return super().math()
+
+
+def read_in_two_stages() -> None:
+    """Has math-verify use TwoStageParser in this process. It has no setting for its parser."""
+    latex2sympy2.PSParser = TwoStageParser
+
+
 def main(descriptor: int, cpu_s: float, memory_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     logging.disable()
+    read_in_two_stages()
     parent = os.getppid()
     compare(*_WARM_UP)
     with Connection(descriptor) as connection:
@@ -81,14 +110,14 @@ def parsed(form: str) -> list[Basic | MatrixBase | str]:
 def read(form: str) -> tuple[str, list[complex] | None]:
     """What kind of thing a form is, and numbers that equal things share (None: unknown).
 
-    Kinds: "text" (not mathematics, or a number that cannot be computed), "relation" (one number, unchanged
+    Kinds: "text" (not mathematics, or a number that cannot be computed), "relation" (a number each, unchanged
     when both sides are scaled), "value".
     """
     expressions = [item for item in parsed(form) if not isinstance(item, str)]
     if not expressions:
         return "text", None
     expression = expressions[0]
-    kind = "relation" if isinstance(expression, Relational) else "value"
+    kind = "relation" if isinstance(expression, (Relational, And)) else "value"
     try:
         return kind, _numbers(expression)
     except _NO_NUMBER:
@@ -103,7 +132,7 @@ def _numbers(expression: Basic | MatrixBase) -> list[complex] | None:
         return [_number(difference, 0) / _number(difference, 1)]
     if isinstance(expression, MatrixBase):
         return [_number(item) for item in expression.flat()]
-    if isinstance(expression, (FiniteSet, Tuple)):
+    if isinstance(expression, (FiniteSet, Tuple)) or _is_chain(expression):
         nested = [_numbers(item) for item in expression.args]
         known = [numbers for numbers in nested if numbers is not None]
         return sum(known, []) if len(known) == len(nested) else None
@@ -114,13 +143,31 @@ def _numbers(expression: Basic | MatrixBase) -> list[complex] | None:
     return [_number(expression)]
 
 
+def _is_chain(expression: Basic | MatrixBase) -> bool:
+    """Whether it is `a<b=c`, which is equal relation by relation. Of `a=b=c` the middle does not count."""
+    return isinstance(expression, And) and not all(isinstance(part, Eq) for part in expression.args)
+
+
 def _number(expression: Basic, point: int = 0) -> complex:
-    """The expression's value where every symbol is what values.letter makes of its name at this point."""
+    """The expression's value where every symbol is what values.letter makes of its name at this point.
+
+    What is equal for any function `f` is equal for the one that stands for it here.
+    """
+    if expression.has(AppliedUndef):
+        expression = expression.replace(
+            lambda part: isinstance(part, AppliedUndef), partial(_some_function, point=point)
+        )
     at = {s: Float(LOWS[point] + _share(point, s.name)) for s in expression.free_symbols}
     number = complex(expression.evalf(subs=at))
     if not cmath.isfinite(number) and expression not in (oo, -oo):
         raise ValueError("not a number")
     return number
+
+
+def _some_function(call: AppliedUndef, point: int) -> Expr:
+    """Tells names, arguments and their order apart."""
+    terms = [(place + 2) * argument**2 + argument for place, argument in enumerate(call.args)]
+    return Float(_share(point, call.func.__name__)) + sum(terms)
 
 
 def _share(point: int, name: str) -> float:
