@@ -78,12 +78,15 @@ def _batch_table(config: Config, batch: BatchArithmetic) -> Table:
 
 
 def _model_table(config: Config, shape: ModelShape) -> Table:
-    own = count_parameters_per_rank(shape, config.parallel.tensor, config.parallel.pipeline)
+    parallel = config.parallel
+    own = count_parameters_per_rank(shape, parallel.tensor, parallel.pipeline, parallel.expert)
     table = Table(title="Model", show_header=False, title_justify="left")
     table.add_row("architecture", shape.architecture)
     table.add_row("folder", str(shape.folder))
     table.add_row("parameters", f"{count_parameters(shape):,}")
-    layout = f"tensor {config.parallel.tensor} x pipeline {config.parallel.pipeline}"
+    layout = f"tensor {parallel.tensor} x pipeline {parallel.pipeline}"
+    if shape.experts:
+        layout += f", experts over {parallel.expert}"
     table.add_row("parameters per rank", f"{own:,} ({layout}, fullest stage)")
     return table
 

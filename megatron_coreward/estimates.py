@@ -140,29 +140,38 @@ def count_parameters_per_rank(shape: ModelShape, tensor: int, pipeline: int, exp
     return max(count_parameters_on_stage(shape, tensor, pipeline, stage, expert) for stage in stages)
 
 
+def experts_on_stage(shape: ModelShape, pipeline: int, stage: int, expert: int) -> int:
+    """Parameters of experts on a rank of `stage`: a part of count_parameters_on_stage."""
+    return layers_per_stage(shape.layers, pipeline)[stage] * expert_parameters(shape) // expert
+
+
 def memory_per_rank(
     config: Config, shape: ModelShape, dtype: str, *, data_parallel: int = 1, stage: int | None = None
 ) -> dict[str, int]:
     """Part -> bytes on one rank of `stage`, by default the fullest.
 
-    `data_parallel` ranks share Adam's state where optimizer.distributed says so. The KV cache is that of CPU
-    runs (rollout.memory_gb). Activations, logits and libraries come on top.
+    `data_parallel` ranks share Adam's state where optimizer.distributed says so, and others that of experts.
+    The KV cache is that of CPU runs (rollout.memory_gb). Activations, logits and libraries come on top.
     """
     precision = PRECISIONS[dtype]
-    tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
+    tensor, pipeline, expert = config.parallel.tensor, config.parallel.pipeline, config.parallel.expert
     if stage is None:
-        own = count_parameters_per_rank(shape, tensor, pipeline, config.parallel.expert)
-    else:
-        own = count_parameters_on_stage(shape, tensor, pipeline, stage, config.parallel.expert)
+        stage = max(
+            range(pipeline), key=lambda s: count_parameters_on_stage(shape, tensor, pipeline, s, expert)
+        )
+    own = count_parameters_on_stage(shape, tensor, pipeline, stage, expert)
+    experts = experts_on_stage(shape, pipeline, stage, expert)
     teacher = method_of(config).teacher
     reference = own * precision.weight if teacher or config.algorithm.kl_coef else 0
     if teacher and dtype != "float32":
         reference += own * TEACHER_BYTES  # its average, beside the weights that compute
     sharers = data_parallel if config.optimizer.distributed else 1
+    of_experts = max(1, data_parallel * tensor // expert) if config.optimizer.distributed else 1
+    adam = math.ceil((own - experts) / sharers) + math.ceil(experts / of_experts)
     return {
         "weights": own * precision.weight,
         "gradients": own * precision.gradient,
-        "optimizer": math.ceil(own / sharers) * precision.optimizer,
+        "optimizer": adam * precision.optimizer,
         "teacher" if teacher else "reference": reference,
         "vLLM weights": count_parameters(shape) * precision.weight // config.rollout.tensor_parallel_size,
         "KV cache": int(config.rollout.memory_gb * GIB),
@@ -214,13 +223,14 @@ def layer_parameters(shape: ModelShape, tensor: int, expert: int = 1) -> int:
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     attention = (queries + 2 * keys) * shape.hidden + queries * shape.hidden
     bias = queries + 2 * keys if shape.family.qkv_bias else 0
-    mlp = 3 * shape.hidden * shape.intermediate
     norms = 2 * shape.hidden + (2 * shape.head_dim if shape.family.qk_norm else 0)
     if shape.experts:
-        return (
-            (attention + bias) // tensor
-            + norms
-            + shape.hidden * shape.experts
-            + mlp * shape.experts // expert
-        )
+        router = shape.hidden * shape.experts
+        return (attention + bias) // tensor + norms + router + expert_parameters(shape) // expert
+    mlp = 3 * shape.hidden * shape.intermediate
     return (attention + bias + mlp) // tensor + norms
+
+
+def expert_parameters(shape: ModelShape) -> int:
+    """All experts of one layer."""
+    return 3 * shape.hidden * shape.intermediate * shape.experts

@@ -34,10 +34,11 @@ class FakeRank:
     tp_rank: int
     pp_rank: int
     dp_rank: int
-    sizes: tuple[int, int, int]
-    """Of its tensor, pipeline and data-parallel groups."""
+    ep_rank: int
+    sizes: tuple[int, int, int, int]
+    """Of its tensor, pipeline, data-parallel and expert-parallel groups."""
     groups: dict[str, list[int]]
-    """Global ranks of its tensor and pipeline groups."""
+    """Global ranks of its tensor, pipeline and expert groups."""
     parameters: int
     optimized: int
     """Parameters in the optimizer's groups."""
@@ -68,10 +69,12 @@ def fake_rank(world_size: int, rank: int, folder: Path, config: Config) -> FakeR
         layout.tp_rank,
         layout.pp_rank,
         layout.dp_rank,
-        (layout.tp_size, layout.pp_size, layout.dp_size),
+        layout.ep_rank,
+        (layout.tp_size, layout.pp_size, layout.dp_size, layout.ep_size),
         {
             "tensor": dist.get_process_group_ranks(layout.tp_group),
             "pipeline": dist.get_process_group_ranks(layout.pp_group),
+            "expert": dist.get_process_group_ranks(layout.ep_group),
         },
         sum(p.numel() for p in module.parameters()),
         sum(p.numel() for group in optimizer.param_groups for p in group["params"]),

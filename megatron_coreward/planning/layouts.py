@@ -95,10 +95,11 @@ def warnings_of(config: Config, cluster: Cluster) -> list[str]:
     """What works, but slowly."""
     sizes = {
         "parallel.tensor": config.parallel.tensor,
+        "parallel.expert": config.parallel.expert,
         "rollout.tensor_parallel_size": config.rollout.tensor_parallel_size,
     }
     return [
-        f"{key} is {size}, more than the {cluster.per_node} devices of a node: its all-reduces cross nodes."
+        f"{key} is {size}, more than the {cluster.per_node} devices of a node: its traffic crosses nodes."
         for key, size in sizes.items()
         if size > cluster.per_node
     ]
@@ -196,13 +197,14 @@ def _unique(*values: Any) -> tuple[Any, ...]:
 def _dividing(config: Config, shape: ModelShape, cluster: Cluster) -> Iterator[Config]:
     """Every actor and rollout layout that passes the checks."""
     sizes = [size for size in range(1, cluster.gpus + 1) if cluster.gpus % size == 0]
-    for tensor, pipeline, engine in product(sizes, sizes, sizes):
+    for tensor, pipeline, expert, engine in product(sizes, sizes, sizes if shape.experts else [1], sizes):
         candidate = _with(
             config,
             {
                 "parallel.tensor": tensor,
                 "parallel.pipeline": pipeline,
-                "parallel.sequence": config.parallel.sequence and tensor > 1,
+                "parallel.expert": expert,
+                "parallel.sequence": (config.parallel.sequence or bool(shape.experts)) and tensor > 1,
                 "rollout.tensor_parallel_size": engine,
             },
         )

@@ -13,7 +13,7 @@ from megatron_coreward.planning.layouts import LARGEST_FACTOR, Found, Plan, chan
 from megatron_coreward.planning.memory import MemoryPlan, full_length, packed_pass, run_dtype
 from megatron_coreward.planning.timing import StepPlan
 
-LAYOUT_KEYS = ("parallel.tensor", "parallel.pipeline", "rollout.tensor_parallel_size")
+LAYOUT_KEYS = ("parallel.tensor", "parallel.pipeline", "parallel.expert", "rollout.tensor_parallel_size")
 
 
 def as_dict(plan: Plan, found: Found | None) -> dict[str, Any]:
@@ -46,6 +46,7 @@ def layout_of(config: Config, cluster: Cluster) -> dict[str, int]:
         "tensor": tensor,
         "pipeline": pipeline,
         "data": cluster.gpus // (tensor * pipeline),
+        "expert": config.parallel.expert,
         "rollout_tensor": engine,
         "replicas": cluster.gpus // engine,
     }
@@ -88,12 +89,13 @@ def show(plan: Plan, found: Found | None, console: Console) -> None:
 
 def _head(plan: Plan) -> str:
     layout, cluster = layout_of(plan.config, plan.cluster), plan.cluster
+    experts = f", {plan.shape.experts} experts over {layout['expert']}" if plan.shape.experts else ""
     return (
         f"{plan.shape.folder}: {count_parameters(plan.shape):,} parameters in "
         f"{run_dtype(plan.config, cluster)} on {cluster.gpus} x {cluster.device.name} "
         f"({cluster.device.memory_gib:g} GiB, {cluster.usable_bytes / GIB:.1f} to plan with)\n"
-        f"actor: tensor {layout['tensor']} x pipeline {layout['pipeline']} x data {layout['data']}; rollout: "
-        f"{layout['replicas']} replicas of {layout['rollout_tensor']}"
+        f"actor: tensor {layout['tensor']} x pipeline {layout['pipeline']} x data {layout['data']}{experts}; "
+        f"rollout: {layout['replicas']} replicas of {layout['rollout_tensor']}"
     )
 
 

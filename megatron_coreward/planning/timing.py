@@ -72,6 +72,7 @@ def plan_step(
     sent = {
         "tensor parallel": traffic.tensor_parallel_bytes(config, shape, step, dtype),
         "pipeline": traffic.pipeline_bytes(config, shape, step, dtype),
+        "experts": traffic.expert_parallel_bytes(config, shape, step, dtype),
         "gradients": updates * traffic.data_parallel_bytes(config, shape, batch.data_parallel, dtype),
         "weight sync": float(traffic.weight_sync_bytes(config, shape, dtype)),
     }
@@ -102,7 +103,8 @@ def plan_step(
 def _model_parallel_seconds(config: Config, cluster: Cluster, sent: dict[str, float]) -> float:
     tensor = sent["tensor parallel"] / cluster.link(config.parallel.tensor)
     # Stages are as far apart as ranks can be: tensor first, then data, then pipeline.
-    return tensor + sent["pipeline"] / cluster.link(cluster.gpus)
+    experts = sent["experts"] / cluster.link(config.parallel.expert)
+    return tensor + experts + sent["pipeline"] / cluster.link(cluster.gpus)
 
 
 def _rollout_seconds(

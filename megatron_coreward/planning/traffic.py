@@ -13,6 +13,8 @@ from megatron_coreward.config_model import ModelShape, layers_per_stage
 from megatron_coreward.estimates import (
     PRECISIONS,
     count_parameters_per_rank,
+    expert_parameters,
+    experts_on_stage,
     layer_parameters,
     vocabulary_parameters,
 )
@@ -68,20 +70,40 @@ def pipeline_bytes(config: Config, shape: ModelShape, step: StepTokens, dtype: s
 
 def data_parallel_bytes(config: Config, shape: ModelShape, ranks: int, dtype: str) -> float:
     """Of one optimizer step: float32 gradients are summed; distributed, each rank's slice, then weights."""
-    own = count_parameters_per_rank(shape, config.parallel.tensor, config.parallel.pipeline)
+    tensor, pipeline, expert = config.parallel.tensor, config.parallel.pipeline, config.parallel.expert
+    experts = experts_on_stage(shape, pipeline, 0, expert)
+    dense = count_parameters_per_rank(shape, tensor, pipeline, expert) - experts
     precision = PRECISIONS[dtype]
-    if config.optimizer.distributed:
-        return (ranks - 1) / ranks * own * (precision.gradient + precision.weight)
-    return all_reduce(own * precision.gradient, ranks)
+    total = 0.0
+    for own, sharers in ((dense, ranks), (experts, max(1, ranks * tensor // expert))):
+        if config.optimizer.distributed:
+            total += (sharers - 1) / sharers * own * (precision.gradient + precision.weight)
+        else:
+            total += all_reduce(own * precision.gradient, sharers)
+    return total
+
+
+def expert_parallel_bytes(config: Config, shape: ModelShape, step: StepTokens, dtype: str) -> float:
+    """Of a step, on a rank of the first stage: tokens to their experts and back, and their gradients.
+
+    Tokens are taken to be spread evenly over the experts.
+    """
+    expert = config.parallel.expert
+    layers = layers_per_stage(shape.layers, config.parallel.pipeline)[0]
+    passes = step.forward_passes + 2 + (config.memory.recompute == "full")
+    copies = step.tokens / config.parallel.tensor * shape.active_experts * (expert - 1) / expert
+    return 2 * passes * layers * copies * shape.hidden * PRECISIONS[dtype].weight
 
 
 def weight_sync_bytes(config: Config, shape: ModelShape, dtype: str) -> int:
-    """Most that a rank receives in one sync: along the pipeline, then from the other TP ranks."""
-    tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
-    along = max(_from_other_stages(shape, tensor, pipeline, stage) for stage in range(pipeline))
+    """Most that a rank receives in one sync: along the pipeline, then from the other TP and expert ranks."""
+    tensor, pipeline, expert = config.parallel.tensor, config.parallel.pipeline, config.parallel.expert
+    along = max(_from_other_stages(shape, tensor, pipeline, stage, expert) for stage in range(pipeline))
+    along += shape.layers * expert_parameters(shape) * (expert - 1) // expert
     vocabulary = vocabulary_parameters(shape, tensor) * (1 if shape.tied else 2)
-    norms = 2 * layer_parameters(shape, 2) - layer_parameters(shape, 1)  # what no cut makes smaller
-    layers = shape.layers * (layer_parameters(shape, tensor) - norms)
+    # What no cut makes smaller: norms, and what the expert ranks have sent.
+    norms = 2 * layer_parameters(shape, 2, expert) - layer_parameters(shape, 1, expert)
+    layers = shape.layers * (layer_parameters(shape, tensor, expert) - norms)
     engine = config.rollout.tensor_parallel_size
     padded = math.ceil(shape.vocab / ENGINE_VOCABULARY_MULTIPLE) * ENGINE_VOCABULARY_MULTIPLE
     own_vocabulary = math.ceil(shape.vocab / tensor)
@@ -93,13 +115,14 @@ def weight_sync_bytes(config: Config, shape: ModelShape, dtype: str) -> int:
     return (along + between) * PRECISIONS[dtype].weight
 
 
-def _from_other_stages(shape: ModelShape, tensor: int, pipeline: int, stage: int) -> int:
+def _from_other_stages(shape: ModelShape, tensor: int, pipeline: int, stage: int, expert: int) -> int:
     """Parameters that `stage` lacks; of two stages both have a tied embedding."""
     layers = shape.layers - layers_per_stage(shape.layers, pipeline)[stage]
     first, last = stage == 0, stage == pipeline - 1
     tables = int(pipeline > 2 and not first) if shape.tied else int(not first) + int(not last)
     norm = 0 if last else shape.hidden
-    return layers * layer_parameters(shape, tensor) + tables * vocabulary_parameters(shape, tensor) + norm
+    layer = layer_parameters(shape, tensor, expert)
+    return layers * layer + tables * vocabulary_parameters(shape, tensor) + norm
 
 
 def shards_received(

@@ -18,6 +18,7 @@ from tests.fake_world import FakeRank
 from tests.unit.test_recipes import EXAMPLES, LARGE, MODELS
 
 HEAD = "lm_head.weight"
+EXPERTS = ".mlp.experts."
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,8 @@ class World:
 
 
 WORLDS = [
-    *(World(recipe, ranks) for recipe in MODELS if recipe != LARGE for ranks in (4, 32)),
-    *(World(LARGE, ranks) for ranks in (64, 128)),
-    World(LARGE, 4096, (8, 8)),
+    *(World(recipe, ranks) for recipe in MODELS for ranks in LARGE.get(recipe, (4, 32))),
+    World("llama3.3_70b_instruct", 4096, (8, 8)),
 ]
 
 
@@ -48,16 +48,19 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("configs")
     for recipe, (settings, _) in MODELS.items():
         (root / recipe).mkdir()
-        model_type = settings["architectures"][0].removesuffix("ForCausalLM").lower()
+        model_type = settings["architectures"][0].removesuffix("ForCausalLM").lower().replace("moe", "_moe")
         (root / recipe / "config.json").write_text(json.dumps({"model_type": model_type, **settings}))
     return {recipe: root / recipe for recipe in MODELS}
 
 
 def sampled(world: World, config: Config) -> list[int]:
-    """Of one replica of the model every pipeline stage, there all tensor ranks or the first and the last."""
-    tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
+    """Of one replica of the model every pipeline stage, there all tensor ranks or the first and the last; all
+    ranks that share experts."""
+    tensor, pipeline, expert = config.parallel.tensor, config.parallel.pipeline, config.parallel.expert
     per_stage = world.ranks // pipeline
     tp_ranks = range(tensor) if tensor * pipeline <= 4 else (0, tensor - 1)
+    if expert > 1:
+        tp_ranks = range(max(tensor, expert))
     return [stage * per_stage + tp_rank for stage in range(pipeline) for tp_rank in tp_ranks]
 
 
@@ -91,10 +94,13 @@ def test_a_recipe_is_built_at_its_full_size(world: World, folders: dict[str, Pat
     settings, published = MODELS[world.recipe]
     found = build(world, folders[world.recipe], tmp_path)
 
-    stages: dict[int, dict[str, list[int]]] = {}
+    plans: dict[tuple[int, int], dict[str, list[int]]] = {}
     for rank, one in found.items():
         assert rank == one.tp_rank + tensor * (one.dp_rank + data * one.pp_rank)
-        assert tuple(one.sizes) == (tensor, pipeline, data)
+        expert = config.parallel.expert
+        assert tuple(one.sizes) == (tensor, pipeline, data, expert)
+        start = rank - one.ep_rank
+        assert one.groups["expert"] == list(range(start, start + expert)) and start % expert == 0
         first = rank - one.tp_rank
         assert one.groups["tensor"] == list(range(first, first + tensor))
         stride = tensor * data
@@ -102,17 +108,23 @@ def test_a_recipe_is_built_at_its_full_size(world: World, folders: dict[str, Pat
         assert one.parameters > 0 and 0 < one.optimized <= one.parameters
         if not config.optimizer.distributed:
             assert one.optimized == one.parameters
-        assert stages.setdefault(one.pp_rank, one.tensors) == one.tensors, "TP ranks differ in their plan"
+        plan = plans.setdefault((one.pp_rank, one.ep_rank), one.tensors)
+        assert plan == one.tensors, "TP ranks differ in their plan"
 
     tied = settings.get("tie_word_embeddings", False)
-    names = [name for stage in stages.values() for name in stage if not (tied and name == HEAD)]
+    names = [
+        name
+        for (_, ep_rank), plan in plans.items()
+        for name in plan
+        if (ep_rank == 0 or EXPERTS in name) and not (tied and name == HEAD)
+    ]
     assert len(names) == len(set(names)), "a tensor would be sent twice"
-    shapes = {name: shape for stage in stages.values() for name, shape in stage.items()}
+    shapes = {name: shape for plan in plans.values() for name, shape in plan.items()}
     assert sum(prod(shapes[name]) for name in names) == published
 
-    for stage in stages:
+    for stage in range(pipeline):
         replica = [one for one in found.values() if one.pp_rank == stage]
-        for name in replica[0].needed:
+        for name in (name for name in replica[0].needed if EXPERTS not in name):
             shards = {shard for one in replica for shard in one.needed[name]}
             if len(replica) == tensor:
                 assert shards == set(range(tensor)), f"{name}: vLLM's ranks take the shards {shards} only"

@@ -58,9 +58,10 @@ def phase(plan: MemoryPlan, name: str) -> dict[str, int]:
         ("Qwen3-4B-Base", 4_022_468_096),
         ("Qwen3-8B-Base", 8_190_735_360),
         ("Llama-3.2-3B-Instruct", 3_212_749_824),
+        ("Qwen3-30B-A3B-Base", 30_532_122_624),
     ],
 )
-def test_sizes_of_the_papers_models(name: str, parameters: int) -> None:
+def test_sizes_of_known_models(name: str, parameters: int) -> None:
     assert count_parameters(KNOWN[name]) == parameters
     assert find_shape(f"owner/{name}") == KNOWN[name]
 

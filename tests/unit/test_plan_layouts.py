@@ -23,6 +23,7 @@ from tests.unit.test_plan import SHAPE, cluster, load
 from tools import plan as tool
 
 LENGTHS = Lengths(512, 3072)
+MIXTURE = "Qwen3-30B-A3B-Base"
 
 
 def worked(plan: Plan) -> Plan:
@@ -33,8 +34,18 @@ def worked(plan: Plan) -> Plan:
     return plan
 
 
+def test_a_mixture_of_experts_gets_a_layout_on_more_devices() -> None:
+    config, where = load(), cluster(8, "H100")
+    assert search(config, KNOWN[MIXTURE], where, LENGTHS) is None
+    found = search_larger(config, KNOWN[MIXTURE], where, LENGTHS)
+    assert found is not None
+    parallel = worked(found.nearest).config.parallel
+    assert found.nearest.cluster.gpus > 8 and parallel.expert > 1
+    assert parallel.tensor == 1 or parallel.sequence
+
+
 @pytest.mark.parametrize("device", ["H100", "H200"])
-@pytest.mark.parametrize("model", KNOWN)
+@pytest.mark.parametrize("model", [name for name in KNOWN if name != MIXTURE])
 def test_the_papers_models_have_a_layout_on_four_devices(model: str, device: str) -> None:
     config, where = load(), cluster(4, device)
     found = search(config, KNOWN[model], where, LENGTHS)

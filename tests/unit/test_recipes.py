@@ -48,6 +48,7 @@ def llama3(factor: float) -> dict[str, Any]:
     return {"head_dim": 128, "max_position_embeddings": 131072, "rope_scaling": scaling}
 
 
+EXPERTS = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True}
 QWEN3 = {"head_dim": 128, "max_position_embeddings": 32768}
 MODELS: dict[str, tuple[dict[str, Any], int]] = {
     "qwen2.5_3b": (
@@ -73,14 +74,19 @@ MODELS: dict[str, tuple[dict[str, Any], int]] = {
         sizes("Llama", 3072, 8192, 28, 24, 8, 128256, tie_word_embeddings=True, **llama3(32.0)),
         3_212_749_824,
     ),
+    "qwen3_30b_a3b": (
+        sizes("Qwen3Moe", 2048, 6144, 48, 32, 4, 151936, **QWEN3, **EXPERTS),
+        30_532_122_624,
+    ),
     "llama3.3_70b_instruct": (sizes("Llama", 8192, 28672, 80, 64, 8, 128256, **llama3(8.0)), 70_553_706_496),
 }
 """Folder -> the published config.json, as far as it is read here, and the published number of parameters."""
 
 CARD_GIB = 79.6
 """Memory of an 80 GB card."""
-LARGE = "llama3.3_70b_instruct"
-WORLDS = [(name, ranks) for name in MODELS for ranks in ((64, 128) if name == LARGE else (4, 8, 32))]
+LARGE = {"llama3.3_70b_instruct": (64, 128), "qwen3_30b_a3b": (16, 32)}
+"""Recipes for several nodes, and their numbers of GPUs."""
+WORLDS = [(name, ranks) for name in MODELS for ranks in LARGE.get(name, (4, 8, 32))]
 
 PAPER = {
     "data.batch_pairs": 128,
@@ -180,9 +186,11 @@ def memory(config: Config, shape: ModelShape, ranks: int) -> Memory:
     parallel, rollout_tp = config.parallel, config.rollout.tensor_parallel_size
     assert config.optimizer.distributed, "Adam's state is divided below"
     bf16 = PRECISIONS["bfloat16"]
-    own = count_parameters_per_rank(shape, parallel.tensor, parallel.pipeline) / GIB
-    adam = bf16.optimizer / (ranks // (parallel.tensor * parallel.pipeline))
-    update = own * (bf16.weight + bf16.gradient + adam)
+    own = count_parameters_per_rank(shape, parallel.tensor, parallel.pipeline, parallel.expert) / GIB
+    experts = shape.layers * 3 * shape.hidden * shape.intermediate * shape.experts / parallel.expert / GIB
+    stage = ranks // parallel.pipeline
+    adam = (own - experts) / (stage // parallel.tensor) + experts / (stage // parallel.expert)
+    update = own * (bf16.weight + bf16.gradient) + adam * bf16.optimizer
     vllm = CARD_GIB * config.rollout.gpu_memory_utilization
     weights = count_parameters(shape) * bf16.weight / rollout_tp / GIB
     per_token = 2 * shape.layers * max(1, shape.kv_heads // rollout_tp) * shape.head_dim * bf16.weight
