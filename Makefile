@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python -m
 TESTS := $(wildcard tests/unit tests/distributed tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-matrix test-slurm lint lock reference clean
+.PHONY: help setup quickstart test test-matrix test-slurm test-gpu bench-gpu lint lock reference clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ test-matrix: $(READY)  ## run the long tests, every layout with every other
 
 test-slurm: $(READY)  ## as root: run the tests on a throw-away SLURM and on two hosts
 	$(RUN) pytest -m slurm tests/e2e/slurm
+
+test-gpu:  ## run the tests that need a GPU, with the python on PATH (pip install .[gpu])
+	python -m pytest -m gpu tests/gpu
+
+bench-gpu:  ## MFU of the policy update on one GPU, with the python on PATH
+	python -m benchmarks.actor --output bench-gpu.json
 
 lint: $(READY)  ## ruff and mypy
 	$(RUN) ruff check .
