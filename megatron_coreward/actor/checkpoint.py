@@ -41,6 +41,8 @@ from megatron_coreward.actor.checkpoint_model import (
     CONTENTS_TEACHER,
     check_model,
     comparable_dims,
+    load_model_state,
+    sharded_model,
     sharded_tensors,
 )
 from megatron_coreward.actor.checkpoint_writing import ShardWriting
@@ -252,7 +254,7 @@ def load_checkpoint(
         state = sharded_state(policy, teacher, is_loading=True)
         check_model(path, state, policy.model.family, policy.model.dims)
         loaded = dist_checkpointing.load(state, str(path))
-        policy.model.module.load_state_dict(loaded["model"])
+        load_model_state(policy.model.module, loaded["model"])
         load_optimizer_state(policy.optimizer, loaded["optimizer"])
         if teacher is not None:
             teacher.load_state(loaded["teacher"])
@@ -265,7 +267,7 @@ def sharded_state(
 ) -> dict[str, Any]:
     """All that is sharded as Megatron's sharded tensors; both saving and loading walk it. A collective."""
     policy.settle()
-    model = policy.model.module.sharded_state_dict()
+    model = sharded_model(policy.model.module)
     optimizer = sharded_optimizer_state(policy.optimizer, model, is_loading=is_loading)
     force_all_tensors_to_non_fp8(model)  # after the optimizer's, which looks parameters up in it
     return {

@@ -19,6 +19,8 @@ from megatron_coreward.actor.families.mapping import Dims, Family
 CONTENTS_MODEL, CONTENTS_OPTIMIZER, CONTENTS_TEACHER = "model", "optimizer", "teacher"
 """What state.json's `contents` may list."""
 
+_NORM_STATE = "layernorm._extra_state"
+
 
 def load_weights(path: Path, model: GPTModel, family: Family, dims: Dims) -> None:
     """Fills this rank's part of the model from a checkpoint; a converted one will do. A collective.
@@ -27,10 +29,26 @@ def load_weights(path: Path, model: GPTModel, family: Family, dims: Dims) -> Non
         ValueError: on every rank, before a weight is touched: it is of another model.
     """
     with actor_device():
-        state = {"model": model.sharded_state_dict()}
+        state = {"model": sharded_model(model)}
         check_model(path, state, family, dims)
         loaded = dist_checkpointing.load(state, str(path))
-        model.load_state_dict(loaded["model"])
+        load_model_state(model, loaded["model"])
+
+
+def sharded_model(model: GPTModel) -> dict[str, Any]:
+    """The model as Megatron's sharded tensors.
+
+    Without the extra state of norms: that of Transformer Engine's is empty, and local ones have none, so that
+    a checkpoint of one could not be loaded into the other.
+    """
+    state = model.sharded_state_dict()
+    return {name: one for name, one in state.items() if not name.endswith(_NORM_STATE)}
+
+
+def load_model_state(model: GPTModel, loaded: dict[str, Any]) -> None:
+    """Puts what was loaded for `sharded_model` into the model."""
+    of_norms = {name: state for name, state in model.state_dict().items() if name.endswith(_NORM_STATE)}
+    model.load_state_dict(loaded | of_norms)
 
 
 def comparable_dims(dims: Dims) -> dict[str, Any]:
