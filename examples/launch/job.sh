@@ -18,7 +18,7 @@ export RDZV_ENDPOINT
 export GPUS_PER_NODE=${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-gpu}}
 export LOG_DIR=runs/logs/$SLURM_JOB_NAME-$SLURM_JOB_ID
 export TORCH_FR_DUMP_TEMP_FILE=$PWD/$LOG_DIR/nccl_trace_rank_ # and the rank's number
-rm -f "$LOG_DIR/exit_code" "$LOG_DIR/node_0/pid" # of the same job before it was requeued
+rm -f "$LOG_DIR/node_0/"{exit_code,pid} # of the same job before it was requeued
 
 "${launch[@]}" bash examples/launch/node.sh "$@" &
 step=$!
@@ -39,7 +39,7 @@ trap 'ask_to_stop TERM' TERM
 while kill -0 "$step" 2> /dev/null; do wait "$step" || true; done
 code=0
 wait "$step" || code=$?
-if [[ -s $LOG_DIR/exit_code ]]; then code=$(< "$LOG_DIR/exit_code"); fi
+if [[ -s $LOG_DIR/node_0/exit_code ]]; then code=$(< "$LOG_DIR/node_0/exit_code"); fi
 
 case $code in
   0) echo "job.sh: done" ;;

@@ -9,19 +9,19 @@
 #   GPUS_PER_NODE=gpu      ranks on this node; gpu is all GPUs it has
 #   MAX_RESTARTS=1         how often all ranks are started again after a crash, from the last checkpoint
 #   SHUTDOWN_TIMEOUT=1080  seconds that a step, its evaluation and a checkpoint may take after SIGTERM or Ctrl-C
-#   LOG_DIR                node_N/ with stdout and stderr of every rank; default runs/logs/NAME
-# Exit code, on node 0: that of megatron_coreward.train (0 done, 2 wrong input, 3 saved and stopped, 4 not finite, 5 stalled).
+#   LOG_DIR                node_N/ with stdout and stderr of every rank and the exit code; default runs/logs/NAME
+# Exit code: that of megatron_coreward.train (0 done, 2 wrong input, 3 saved and stopped, 4 not finite, 5 stalled).
 set -euo pipefail
 config=$1
-NODES=${NODES:-1}
-NODE_RANK=${NODE_RANK:-${SLURM_NODEID:-0}}
+export NODES=${NODES:-1}
+export NODE_RANK=${NODE_RANK:-${SLURM_NODEID:-0}}
 GPUS_PER_NODE=${GPUS_PER_NODE:-gpu}
 LOG_DIR=${LOG_DIR:-runs/logs/$(basename "$(dirname "$config")")}
+export LOG_DIR
 
-export EXIT_CODE_FILE=$LOG_DIR/exit_code
 logs=$LOG_DIR/node_$NODE_RANK
 mkdir -p "$logs"
-if [[ $NODE_RANK == 0 ]]; then rm -f "$EXIT_CODE_FILE"; fi
+rm -f "$logs/exit_code" "$logs"/starts_*
 
 if [[ $NODES == 1 ]]; then
   rendezvous=(--standalone)
@@ -48,8 +48,8 @@ code=0
 wait "$torchrun" || code=$?
 # torchrun makes the folder of an attempt as it starts the ranks.
 if ((code)) && [[ $NODES != 1 && -z $(find "$logs" -name "attempt_*" -newer "$logs/pid") ]]; then
-  echo "node.sh: node $NODE_RANK ended without having started a rank. Unless it was stopped, it did not meet the others:" \
-    "this script has to run on all $NODES nodes, and $RDZV_ENDPOINT must lead to node 0 from each of them" >&2
+  echo "node.sh: node $NODE_RANK ended without having started a rank. Unless it was stopped, it did not meet the" \
+    "others: this script has to run on all $NODES nodes, and $RDZV_ENDPOINT must lead to node 0 from each" >&2
 fi
-if [[ $NODE_RANK == 0 && -s $EXIT_CODE_FILE ]]; then code=$(< "$EXIT_CODE_FILE"); fi
+if [[ -s $logs/exit_code ]]; then code=$(< "$logs/exit_code"); fi
 exit "$code"

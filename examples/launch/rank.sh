@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
 # One rank of a training run. torchrun starts it on every GPU (node.sh), and all of them again after a crash.
 #   rank.sh CONFIG [key.sub=value ...]
-# Environment: RANK from torchrun, EXIT_CODE_FILE from node.sh.
+# Environment: LOCAL_RANK from torchrun; LOG_DIR, NODES and NODE_RANK from node.sh.
 set -euo pipefail
 config=$1
 shift
+
+# torchrun counts a restart only on the node whose rank crashed, but by this number the ranks of a restart find each
+# other: count the starts, which are the same on all nodes.
+starts=$LOG_DIR/node_$NODE_RANK/starts_$LOCAL_RANK
+export TORCHELASTIC_RESTART_COUNT=0
+if [[ -s $starts ]]; then TORCHELASTIC_RESTART_COUNT=$(($(< "$starts") + 1)); fi
+echo "$TORCHELASTIC_RESTART_COUNT" > "$starts"
 
 # torchrun signals the process group. Python decides what that means; this shell must live until it has ended.
 trap : INT TERM
@@ -13,7 +20,15 @@ code=0
 python -m megatron_coreward.train --config "$config" run.auto_resume=true "$@" || code=$?
 
 # torchrun's own exit code is 1 for every failure and every signal, hence the file.
-if [[ $RANK == 0 ]]; then echo "$code" > "$EXIT_CODE_FILE"; fi
+if [[ $LOCAL_RANK == 0 ]]; then echo "$code" > "$LOG_DIR/node_$NODE_RANK/exit_code"; fi
+# Node 0's torchrun got the signal to stop. It hosts the rendezvous, and when that is lost, the others kill their ranks.
+# They have saved, but rank 0, which may be one of them, still has to close its logs: wait here, not for ever.
+if [[ $code == 3 && $NODE_RANK == 0 && $LOCAL_RANK == 0 ]]; then
+  for ((second = 0, node = 1; second < 120 && node < NODES; second++)); do
+    while ((node < NODES)) && [[ -s $LOG_DIR/node_$node/exit_code ]]; do node=$((node + 1)); done
+    sleep 1
+  done
+fi
 case $code in
   3 | 4) exit 0 ;; # saved and stopped, or not finite: the same on all ranks, and nothing that a restart would mend
   *) exit "$code" ;;

@@ -14,6 +14,7 @@ from tests.programs import ROOT, environment, settings, write_data
 
 HERE = Path(__file__).parent
 RECIPE = "examples/qwen2.5_3b"
+LONG = 100_000  # steps that no test will see the end of
 MISSING = 2  # exit code of the scripts where root or a program is missing
 
 
@@ -64,6 +65,12 @@ def throwaway(script: str, variable: str) -> Iterator[dict[str, str]]:
     finally:
         holder.stdin.close()
         holder.wait(timeout=120)
+
+
+def steps(run: Path) -> int:
+    """How many a run has done so far."""
+    records = read_metrics(run)
+    return int(records[-1]["step"]) if records else 0
 
 
 def assert_same_run(found: Path, expected: Path) -> None:

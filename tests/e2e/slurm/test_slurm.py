@@ -11,12 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from megatron_coreward.utils.metrics import read_metrics
-from tests.e2e.slurm.runs import RECIPE, assert_same_run, make_project, recipe_settings, throwaway
+from tests.e2e.slurm.runs import (
+    LONG,
+    RECIPE,
+    assert_same_run,
+    make_project,
+    recipe_settings,
+    steps,
+    throwaway,
+)
 
 pytestmark = pytest.mark.slurm
 PATIENCE_S = 270
-STEPS, LONG = 20, 100_000
+STEPS = 30
 ENDS = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
 
 
@@ -70,11 +77,6 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with throwaway("cluster.sh", "SLURM_CONF") as environment:
         yield Cluster(make_project(tmp_path_factory.mktemp("slurm")), environment)
-
-
-def steps(run: Path) -> int:
-    records = read_metrics(run)
-    return int(records[-1]["step"]) if records else 0
 
 
 def test_usr1_requeues_and_the_end_is_that_of_an_uninterrupted_job(cluster: Cluster) -> None:

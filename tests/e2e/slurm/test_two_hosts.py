@@ -1,12 +1,24 @@
 """node.sh on two hosts with addresses, ports and names of their own: network namespaces and a cable."""
 
+import os
+import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.e2e.slurm.runs import RECIPE, assert_same_run, make_project, recipe_settings, throwaway
+from tests.e2e.slurm.runs import (
+    LONG,
+    RECIPE,
+    assert_same_run,
+    make_project,
+    recipe_settings,
+    steps,
+    throwaway,
+)
 from tests.programs import TRAIN, launch
 
 pytestmark = pytest.mark.slurm
@@ -46,6 +58,14 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         yield Hosts(make_project(tmp_path_factory.mktemp("hosts")), environment)
 
 
+def wait_for_step(step: int, output: Path, nodes: Sequence[subprocess.Popen[str]]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while steps(output) < step:
+        assert all(node.poll() is None for node in nodes), [finish(node) for node in nodes]
+        assert time.monotonic() < deadline, f"not at step {step} after {PATIENCE_S} s"
+        time.sleep(0.2)
+
+
 def finish(node: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and output."""
     output = node.communicate(timeout=PATIENCE_S)[0]
@@ -71,6 +91,35 @@ def test_two_hosts_do_what_one_does(tensor: int, first: str, hosts: Hosts) -> No
     result = launch(2, *TRAIN, "--config", config, *arguments)
     assert result.returncode == 0, result.stdout
     assert_same_run(output, expected)
+
+
+def test_node_0_stops_and_lets_rank_0_close_its_logs_elsewhere(hosts: Hosts) -> None:
+    """Closing W&B takes seconds; rank 0 is on host a, the rendezvous ends with node 0, which is host b."""
+    output = hosts.folder / "stopped"
+    arguments = recipe_settings(hosts.folder, output, run__steps=LONG)
+    nodes = [hosts.start(host, "stopped", "b", [f"{RECIPE}/config.yaml", *arguments]) for host in ("a", "b")]
+    wait_for_step(3, output, nodes)
+    os.kill(int((hosts.folder / "runs/logs/stopped/node_0/pid").read_text()), signal.SIGTERM)
+    ends = [finish(node) for node in nodes]
+    assert [code for code, _ in ends] == [3, 3], ends
+    assert "stopped after step" in ends[0][1]
+    assert (output / "checkpoints" / f"step_{steps(output):06d}").is_dir()
+
+
+def test_a_rank_lost_on_one_host_starts_both_again(hosts: Hosts) -> None:
+    output = hosts.folder / "lost"
+    arguments = recipe_settings(hosts.folder, output, run__steps=20, checkpoint__every=2)
+    nodes = [hosts.start(host, "lost", "a", [f"{RECIPE}/config.yaml", *arguments]) for host in ("a", "b")]
+    wait_for_step(3, output, nodes)
+    [rank] = [
+        process
+        for process in psutil.Process(nodes[1].pid).children(recursive=True)
+        if process.name().startswith("python") and "megatron_coreward.train" in process.cmdline()
+    ]
+    rank.kill()
+    ends = [finish(node) for node in nodes]
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert "resumed after step" in ends[0][1] and steps(output) == 20, ends
 
 
 @pytest.mark.parametrize("why", ["nobody there", "cable cut"])
