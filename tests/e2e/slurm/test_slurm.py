@@ -21,8 +21,8 @@ from tests.e2e.slurm.runs import (
     throwaway,
 )
 
-pytestmark = pytest.mark.slurm
-PATIENCE_S = 270
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
+PATIENCE_S = 450
 STEPS = 30
 ENDS = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
 
@@ -58,7 +58,7 @@ class Cluster:
             state = self.look(job)["JobState"]
             assert ends or state not in ENDS, f"{state}\n{self.logs()}"
             assert time.monotonic() < deadline, f"{state} after {PATIENCE_S} s\n{self.logs()}"
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     def finish(self, job: str) -> dict[str, str]:
         self.wait(job, lambda: self.look(job)["JobState"] in ENDS, ends=True)

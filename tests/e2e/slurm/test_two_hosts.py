@@ -21,8 +21,8 @@ from tests.e2e.slurm.runs import (
 )
 from tests.programs import TRAIN, launch
 
-pytestmark = pytest.mark.slurm
-PATIENCE_S = 270
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
+PATIENCE_S = 450
 PORT = 29500
 
 
