@@ -16,7 +16,7 @@ from megatron_coreward.config_experts import check_experts
 from megatron_coreward.config_loading import nearest
 from megatron_coreward.config_method import check_method
 from megatron_coreward.config_model import ModelShape, read_model_shape
-from megatron_coreward.config_precision import RECIPES, check_fp8_sizes, check_precision
+from megatron_coreward.config_precision import RECIPES, check_fp8_sizes, check_installed, check_precision
 from megatron_coreward.coreward.rewards.registry import METHODS, VIEWS, views_of
 
 _WHERE = ("auto", "always", "never")
@@ -146,6 +146,7 @@ def validate(config: Config, world_size: int) -> ModelShape:
         ValueError: the first thing found wrong.
     """
     _check_settings(config, world_size)
+    check_installed(config)
     _check_data(config)
     _check_run_folder(config)
     shape = read_model_shape(config.model)

@@ -75,14 +75,18 @@ class Machine:
     """Version of Transformer Engine, if it can be imported."""
 
 
-def check_precision(config: Config) -> None:
-    """Raises ValueError for settings that contradict each other, or a package that is not there."""
-    model, fp8 = config.model, config.fp8
-    if model.transformer_impl == "transformer_engine" and installed(ENGINE) is None:
+def check_installed(config: Config) -> None:
+    """Raises ValueError if a package that was asked for is not there; a plan for other machines skips it."""
+    if config.model.transformer_impl == "transformer_engine" and installed(ENGINE) is None:
         raise ValueError(
             f"model.transformer_impl is transformer_engine, but {ENGINE} is not installed: {_INSTALL}, or "
             f"set model.transformer_impl=local."
         )
+
+
+def check_precision(config: Config) -> None:
+    """Raises ValueError for settings that contradict each other."""
+    model, fp8 = config.model, config.fp8
     if fp8.format == "none":
         if fp8.params or fp8.first_last_bf16:
             given = "fp8.params is true" if fp8.params else f"fp8.first_last_bf16 is {fp8.first_last_bf16}"

@@ -12,10 +12,16 @@ import torch
 from megatron_coreward import config_precision
 from megatron_coreward.actor import precision
 from megatron_coreward.config import Config, Fp8Config, ModelConfig
-from megatron_coreward.config_checks import validate_layout
+from megatron_coreward.config_checks import validate, validate_layout
 from megatron_coreward.config_loading import load_config
 from megatron_coreward.config_model import ModelShape
-from megatron_coreward.config_precision import DETERMINISTIC_ENVIRONMENT, RECIPES, Machine, check_machine
+from megatron_coreward.config_precision import (
+    DETERMINISTIC_ENVIRONMENT,
+    RECIPES,
+    Machine,
+    check_installed,
+    check_machine,
+)
 
 SHAPE = ModelShape(
     folder=Path("models/any"),
@@ -38,11 +44,6 @@ CPU = Machine(None, None, None)
 
 def load(*overrides: str) -> Config:
     return load_config(None, ["model.path=models/any", "data.source=synthetic", *overrides])
-
-
-@pytest.fixture
-def has_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_precision, "installed", lambda package: "2.20.2")
 
 
 def refused(message: str, call: Callable[..., Any], *arguments: Any) -> None:
@@ -118,17 +119,18 @@ def test_no_experts() -> None:
     validate_layout(load(), experts, 1)
 
 
-def test_missing_engine() -> None:
+def test_missing_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load("model.transformer_impl=transformer_engine")
-    message = (
-        "model.transformer_impl is transformer_engine, but transformer-engine is not installed: pip install"
-    )
-    refused(message, validate_layout, config, SHAPE, 1)
+    monkeypatch.setattr(config_precision, "installed", lambda package: None)
+    message = "model.transformer_impl is transformer_engine, but transformer-engine is not installed: pip"
+    refused(message, validate, config, 1)
+    validate_layout(config, SHAPE, 1)  # a plan for other machines
+    monkeypatch.setattr(config_precision, "installed", lambda package: "2.20.2")
+    check_installed(config)
 
 
-def test_engine_without_fp8(has_engine: None) -> None:
+def test_engine_without_fp8() -> None:
     config = load("model.transformer_impl=transformer_engine")
-    validate_layout(config, SHAPE, 1)
     check_machine(config, Machine((8, 0), "12.1", "2.3"), {})
 
 

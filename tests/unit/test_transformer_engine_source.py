@@ -111,6 +111,12 @@ def test_recipes(wheel: WheelSource, extension: ast.Module) -> None:
         assert f"{name} = " in wheel.text(f"{RECIPE}.Format")
 
 
+def test_scales_of_delayed_wait_for_gradients(wheel: WheelSource) -> None:
+    """Why precision.of_frozen_model keeps reference and teacher out of it."""
+    state = wheel.text(f"{TORCH}.fp8.FP8GlobalStateManager")
+    assert "and torch.is_grad_enabled()" in state and "reduce_and_update_fp8_tensors(forward=True)" in state
+
+
 def test_contexts(wheel: WheelSource) -> None:
     assert {"enabled", "fp8_recipe", "fp8_group"} <= wheel.arguments(f"{TORCH}.fp8_autocast")
     init = wheel.arguments(f"{TORCH}.fp8_model_init")
