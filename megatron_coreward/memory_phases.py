@@ -5,6 +5,9 @@ the table. vLLM is put to sleep as a whole and woken by tags. Its weights are th
 because the sync writes all of them anew; for a checkpoint, after which no sync comes, they are kept in main
 memory (level 1). In the sync the KV cache still sleeps, so that it does not lie beside the buckets.
 
+vLLM is built when the policy's training state and the reference have been moved away (`make_room`): it wants
+its whole rollout.gpu_memory_utilization free at that moment.
+
 Each of the three moves is a key of the `memory` section; auto means: where there is a GPU. A CPU has one
 memory only, and its vLLM cannot sleep. The part on GPUs has not been run yet.
 """
@@ -26,18 +29,25 @@ def check_memory_settings(config: MemoryConfig) -> None:
         )
 
 
+def make_room(config: MemoryConfig, policy: Policy, reference: Reference | None, needs: Needs) -> None:
+    """Moves away what `needs` leaves out and the configuration lets go."""
+    if wanted(config.offload_optimizer) and not needs.optimizer:
+        policy.offload()
+    if wanted(config.offload_reference) and reference is not None and not needs.reference:
+        reference.offload()
+
+
 class MemoryPhases:
     """Moves what a phase needs to the device, and what it does not need away.
 
-    Starts from everything on the device, as it is after building.
+    Starts from an engine that is awake.
     """
 
     def __init__(
         self, config: MemoryConfig, policy: Policy, reference: Reference | None, rollout: RolloutEngine
     ) -> None:
+        self._config = config
         self._policy, self._reference, self._rollout = policy, reference, rollout
-        self._moves_optimizer = wanted(config.offload_optimizer)
-        self._moves_reference = wanted(config.offload_reference)
         self._sleeps = wanted(config.rollout_sleep)
         self._awake = {WEIGHTS, KV_CACHE}
         self._peak = PeakMemory()
@@ -64,10 +74,7 @@ class MemoryPhases:
         if self._sleeps and self._awake and not needs.engine:
             self._rollout.sleep(keep_weights=needs.keeps_engine)
             self._awake = set()
-        if self._moves_optimizer and not needs.optimizer:
-            self._policy.offload()
-        if self._moves_reference and self._reference is not None and not needs.reference:
-            self._reference.offload()
+        make_room(self._config, self._policy, self._reference, needs)
 
     def _acquire(self, needs: Needs) -> None:
         if needs.optimizer:

@@ -38,7 +38,8 @@ from megatron_coreward.data.prompts import (
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.dry_run import show
 from megatron_coreward.evaluation.outcomes import evaluate
-from megatron_coreward.memory_phases import check_memory_settings
+from megatron_coreward.memory_phases import check_memory_settings, make_room
+from megatron_coreward.phases import PHASES
 from megatron_coreward.roles import Communicator, Policy, Reference, RolloutEngine, Teacher
 from megatron_coreward.run_folder import CHECKPOINTS, HF_EXPORT, RunFolder
 from megatron_coreward.trainer import Observer, Trainer
@@ -182,14 +183,14 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     reference: Reference | None = None
     if config.algorithm.kl_coef > 0:
         reference = teacher or MegatronReference(config, layout)
-    engine = VllmEngine(config, config.model.path, data.stop_ids, config.run.seed)
-    grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
-
     keep = Retention(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
     saver = CheckpointSaver(
         output / CHECKPOINTS, policy, keep, teacher=teacher, in_background=config.checkpoint.async_save
     )
     state = load_checkpoint(resumed, policy, teacher) if resumed else None
+    make_room(config.memory, policy, teacher or reference, PHASES["rollout"])
+    engine = VllmEngine(config, config.model.path, data.stop_ids, config.run.seed)
+    grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
     with (
         watching(config.run.stall_timeout_s) as watchdog,
         RunFolder(config, comm, console, total_steps, state, saver) as folder,

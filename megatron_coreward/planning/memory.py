@@ -1,8 +1,8 @@
 """Memory of one rank by phase of a step, and which phase is the fullest.
 
-What is on the device in which phase is the table of phases.py. Before the first step everything is on the
-device at once, because train.py builds policy, reference and vLLM before memory_phases.py moves anything: the
-phase "start" here. Sequences are planned at their longest, micro-batches at their token budget.
+What is on the device in which phase is the table of phases.py. In the sync before the first step vLLM, which
+has just been built, is awake as a whole: the phase "first sync" here. Sequences are planned at their longest,
+micro-batches at their token budget.
 """
 
 import math
@@ -24,8 +24,7 @@ from megatron_coreward.planning.activations import Kernels, Pass, forward_bytes,
 from megatron_coreward.planning.devices import Cluster
 from megatron_coreward.roles import KV_CACHE, WEIGHTS
 
-START = "start"
-EVERYTHING = Needs(engine=(WEIGHTS, KV_CACHE), optimizer=True, reference=True)
+FIRST_SYNC = "first sync"
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def plan_memory(config: Config, shape: ModelShape, cluster: Cluster) -> MemoryPl
     engine = _engine_parts(config, shape, cluster, dtype)
     cache = engine["KV cache"]
     per_sequence = kv_cache_bytes_per_token(config, shape, dtype) * full_length(config)
-    needs = {START: EVERYTHING} | {name: PHASES[name] for name in _phases_of(config)}
+    needs = {FIRST_SYNC: PHASES["rollout"]} | {name: PHASES[name] for name in _phases_of(config)}
     phases = [_fullest_stage(config, shape, cluster, name, need, engine) for name, need in needs.items()]
     return MemoryPlan(phases, cache, max(0, cache) // per_sequence)
 
@@ -165,7 +164,7 @@ def _work(config: Config, shape: ModelShape, cluster: Cluster, name: str, stage:
             "activations": in_flight * kept_bytes(config, shape, kernels, stage, packed),
             "logits and backward": work_bytes(config, shape, kernels, stage, packed),
         }
-    if name in ("sync", "teacher"):
+    if name in (FIRST_SYNC, "sync", "teacher"):
         # Bucket, whole tensor and the engine's copy of it; see "extra memory" in docs/weight_sync.md.
         whole = vocabulary_parameters(shape, 1) * kernels.bytes_per_value
         return {"buckets": 3 * max(config.weight_sync.bucket_mb * MIB, whole)}

@@ -1,7 +1,6 @@
 """The actor on a GPU: bfloat16 against float32 with both kinds of modules, and a whole run.
 
-Not run on a GPU yet. On a CPU those that do not need Transformer Engine pass, which shows no more than that they
-work.
+Not run on a GPU yet. On a CPU those without Transformer Engine pass, which only shows that they work.
 """
 
 from pathlib import Path

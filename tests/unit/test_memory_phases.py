@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from megatron_coreward.config import MemoryConfig
-from megatron_coreward.memory_phases import MemoryPhases, check_memory_settings
+from megatron_coreward.memory_phases import MemoryPhases, check_memory_settings, make_room
 from megatron_coreward.phases import PHASES
 from megatron_coreward.roles import KV_CACHE, WEIGHTS
 from megatron_coreward.utils import memory
@@ -70,6 +70,16 @@ def test_a_step_has_on_the_device_what_each_phase_needs_and_no_more() -> None:
             phases.enter(phase)
             assert device.holds == needed(phase), phase
     assert engine.slept == [False, False], "a sync follows: the old weights need not be kept"
+
+
+def test_the_engine_is_built_when_there_is_room() -> None:
+    device = Device()
+    policy, reference = device.part("optimizer"), device.part("reference")
+    make_room(MemoryConfig(), policy, reference, PHASES["rollout"])
+    assert device.holds == EVERYTHING, "auto moves nothing where there is no GPU"
+    make_room(ALWAYS, policy, None, PHASES["rollout"])
+    make_room(ALWAYS, policy, reference, PHASES["rollout"])
+    assert device.holds == {WEIGHTS, KV_CACHE}
 
 
 def test_what_is_not_needed_leaves_before_the_rest_comes() -> None:

@@ -24,7 +24,7 @@ from megatron_coreward.planning.activations import (
     work_bytes,
 )
 from megatron_coreward.planning.devices import DEVICES, Cluster
-from megatron_coreward.planning.memory import START, MemoryPlan, plan_memory
+from megatron_coreward.planning.memory import FIRST_SYNC, MemoryPlan, plan_memory
 from megatron_coreward.planning.models import KNOWN, find_shape
 
 SHAPE = ModelShape(Path("model"), "Qwen2ForCausalLM", 4, 8, 16, 4, 2, 2, 11, True, 8192)
@@ -126,12 +126,14 @@ def test_memory_by_hand() -> None:
     shape = KNOWN["Qwen2.5-7B"]
     norms = (2 * shape.layers + 1) * shape.hidden
     own = (count_parameters(shape) - norms) // 4 + norms
-    start = phase(plan, START)
-    assert (start["weights"], start["gradients"], start["optimizer"]) == (2 * own, 4 * own, 12 * own)
-    assert start["reference"] == 2 * own
-    assert start["vLLM weights"] == 2 * count_parameters(shape)
+    saved = phase(plan, "checkpoint")
+    assert (saved["weights"], saved["gradients"], saved["optimizer"]) == (2 * own, 4 * own, 12 * own)
+    assert saved["reference"] == 2 * own
+    first = phase(plan, FIRST_SYNC)
+    assert set(first) == {"weights", "vLLM weights", "vLLM buffers", "KV cache", "buckets", "sum"}
+    assert first["vLLM weights"] == 2 * count_parameters(shape)
     cache = int(0.6 * 79 * GIB) - 2 * count_parameters(shape) - 2 * GIB
-    assert start["KV cache"] == plan.kv_cache_bytes == cache
+    assert first["KV cache"] == plan.kv_cache_bytes == cache
     per_sequence = 2 * 28 * 4 * 128 * 2 * (512 + 3072)
     assert plan.sequences == cache // per_sequence
     assert kv_cache_bytes_per_token(load(), shape, "bfloat16") * 3584 == per_sequence
@@ -140,7 +142,7 @@ def test_memory_by_hand() -> None:
 def test_phases_follow_the_table() -> None:
     plan = memory("Qwen2.5-3B")
     names = [item.phase for item in plan.phases]
-    assert names == [START, "rollout", "reward", "log_probs", "update", "sync", "checkpoint"]
+    assert names == [FIRST_SYNC, "rollout", "reward", "log_probs", "update", "sync", "checkpoint"]
     assert set(phase(plan, "reward")) == {"weights", "sum"}
     assert set(phase(plan, "rollout")) == {"weights", "vLLM weights", "vLLM buffers", "KV cache", "sum"}
     assert "KV cache" not in phase(plan, "sync")

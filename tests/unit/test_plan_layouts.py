@@ -35,13 +35,13 @@ def worked(plan: Plan) -> Plan:
 
 
 def test_a_mixture_of_experts_gets_a_layout_on_more_devices() -> None:
-    config, where = load(), cluster(8, "H100")
+    config, where = load(), cluster(4, "H100")
     assert search(config, KNOWN[MIXTURE], where, LENGTHS) is None
     found = search_larger(config, KNOWN[MIXTURE], where, LENGTHS)
     assert found is not None
     for plan in (worked(found.nearest), worked(found.fastest)):
         parallel = plan.config.parallel
-        assert plan.cluster.gpus == 16 and parallel.expert * parallel.pipeline >= 4
+        assert plan.cluster.gpus == 8 and parallel.expert * parallel.pipeline >= 4
         assert parallel.tensor == 1 or parallel.sequence
 
 
@@ -99,9 +99,8 @@ def test_too_few_devices_name_the_smallest_number_that_works() -> None:
     shape, config = KNOWN["Qwen2.5-7B"], load()
     assert search(config, shape, cluster(1), LENGTHS) is None
     found = search_larger(config, shape, cluster(1), LENGTHS)
-    assert found is not None and found.nearest.cluster.gpus == 4
+    assert found is not None and found.nearest.cluster.gpus == 2
     worked(found.nearest)
-    assert search(config, shape, cluster(2), LENGTHS) is None
     # One head cannot be cut, and two layers make two stages at most.
     huge = ModelShape(Path("x"), "LlamaForCausalLM", 2, 65536, 262144, 1, 1, 1024, 32000, False, 8192)
     assert search_larger(config, huge, cluster(1), LENGTHS) is None
@@ -137,11 +136,11 @@ def test_the_tool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     fits = ["--model", "Qwen2.5-7B", "--gpus", "4", "parallel.tensor=4", "rollout.gpu_memory_utilization=0.4"]
     assert tool.main(fits) == tool.WORKS
     shown = capsys.readouterr().out
-    for expected in ("fullest is start", "sequences of 3,584", "Assumed, not measured", "This layout works"):
+    for expected in ("fullest is update", "sequences of 3,584", "Assumed, not measured", "This layout works"):
         assert expected in shown
     assert tool.main(["--model", "Qwen2.5-7B", "--gpus", "1", "--json"]) == tool.DOES_NOT
     found = json.loads(capsys.readouterr().out)
-    assert found["works"] is False and found["nearest"]["gpus"] == 4
+    assert found["works"] is False and found["nearest"]["gpus"] == 2
     assert found["memory"][found["fullest_phase"]]["sum"] == max(p["sum"] for p in found["memory"].values())
     assert tool.main([*fits, "--memory-gib", "40"]) == tool.DOES_NOT
     assert tool.main([*fits, "--per-node", "2"]) == tool.WORKS
