@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_coreward.utils.metrics import read_metrics, undocumented
+from tests.models import tiny_model
 from tests.programs import TRAIN, kill, launch, settings, start, write_data
 
 MISMATCH_MEAN, MISMATCH_MAX = 2e-5, 5e-4
@@ -154,6 +155,29 @@ def test_a_stopped_or_killed_run_goes_on_as_if_nothing_had_happened(
     assert _without_times(output) == _without_times(straight)
     assert _lines(output) == _lines(straight), "a step is there twice, or missing"
     assert _texts(output, 4) == _texts(straight, 4)
+
+
+def test_experts_on_two_ranks_train_and_reach_the_engine(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", "qwen3_moe", tied=False, kv_heads=2)
+    output, data = tmp_path / "run", write_data(tmp_path / "data")
+    options = settings(
+        model,
+        output,
+        data,
+        run__steps=2,
+        parallel__expert=2,
+        reward__method="random",  # the model answers nothing, and shall be moved all the same
+        weight_sync__verify="true",
+    )
+    result = launch(2, *TRAIN, *options)
+    assert result.returncode == 0, result.stdout
+    steps = [record for record in read_metrics(output) if "mismatch/mean_abs" in record]
+    assert len(steps) == 2
+    for record in steps:
+        assert record["mismatch/mean_abs"] < MISMATCH_MEAN and record["policy/grad_norm"] > 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, output / "hf"))
+    assert before.keys() == after.keys()
+    assert not any(torch.equal(before[name], after[name]) for name in before if "experts" in name)
 
 
 def test_a_second_run_in_the_folder_is_refused(apprentice: Path, tmp_path: Path) -> None:
