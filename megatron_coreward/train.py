@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from megatron_coreward.actor.checkpoint_folder import Retention, latest_checkpoint, read_state, require_intact
+from megatron_coreward.actor.precision import this_machine
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config import Config
 from megatron_coreward.config_checks import validate
 from megatron_coreward.config_loading import load_config
+from megatron_coreward.config_precision import check_machine
 from megatron_coreward.coreward.alignment import CoRewardStage
 from megatron_coreward.coreward.diagnostics import diagnose
 from megatron_coreward.coreward.grader import Grader
@@ -74,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 show(config, shape, world_size)
             return 0
         check_memory_settings(config.memory)
+        check_machine(config, this_machine(), os.environ)
         config = replace(config, model=replace(config.model, path=str(shape.folder)))  # a hub id's local copy
         setup_logging(rank)
         data = _load_data(config)

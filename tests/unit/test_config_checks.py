@@ -273,7 +273,7 @@ def test_weights_and_tokenizer(load: Callable[..., Config], tmp_path: Path) -> N
 def test_architecture(load: Callable[..., Config], tmp_path: Path) -> None:
     for names in (["GemmaForCausalLM"], [], None):
         write_model(tmp_path / "model", LLAMA | {"architectures": names})
-        refused(load(), "Supported: LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM.")
+        refused(load(), f"Supported: {', '.join(FAMILIES)}.")
 
 
 def test_remote_code(load: Callable[..., Config], tmp_path: Path) -> None:
@@ -336,7 +336,10 @@ def test_defaults_are_those_of_transformers(
     from transformers import AutoConfig
 
     sizes = {key: value for key, value in LLAMA.items() if key != "max_position_embeddings"}
-    sizes |= {"architectures": [architecture], "model_type": architecture.removesuffix("ForCausalLM").lower()}
+    model_type = architecture.removesuffix("ForCausalLM").lower().replace("moe", "_moe")
+    sizes |= {"architectures": [architecture], "model_type": model_type}
+    if FAMILIES[architecture].experts:
+        sizes |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     model = write_model(tmp_path / "model", sizes)
     theirs = AutoConfig.from_pretrained(model)
     ours = validate(load("rollout.max_response_tokens=8"), 1)
