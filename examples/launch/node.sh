@@ -21,7 +21,7 @@ export LOG_DIR
 
 logs=$LOG_DIR/node_$NODE_RANK
 mkdir -p "$logs"
-rm -f "$logs/exit_code" "$logs"/starts_*
+rm -f "$logs/exit_code"
 
 if [[ $NODES == 1 ]]; then
   rendezvous=(--standalone)

@@ -6,13 +6,6 @@ set -euo pipefail
 config=$1
 shift
 
-# torchrun counts a restart only on the node whose rank crashed, but by this number the ranks of a restart find each
-# other: count the starts, which are the same on all nodes.
-starts=$LOG_DIR/node_$NODE_RANK/starts_$LOCAL_RANK
-export TORCHELASTIC_RESTART_COUNT=0
-if [[ -s $starts ]]; then TORCHELASTIC_RESTART_COUNT=$(($(< "$starts") + 1)); fi
-echo "$TORCHELASTIC_RESTART_COUNT" > "$starts"
-
 # torchrun signals the process group. Python decides what that means; this shell must live until it has ended.
 trap : INT TERM
 code=0

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from megatron_coreward.utils.restarts import of_this_attempt
+
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 """A collective that waits longer means a lost rank. A slow rollout or checkpoint stays well below."""
 
@@ -27,7 +29,7 @@ def initialize(timeout: timedelta = DEFAULT_TIMEOUT) -> None:
     """
     if dist.is_initialized():
         return
-    store = _store_of_a_restart(timeout)
+    store = _store_of_the_agent(timeout)
     if "RANK" not in os.environ:
         store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timeout)
         # vLLM's external launcher reads these of every process, as if torchrun had started it.
@@ -47,18 +49,15 @@ def initialize(timeout: timedelta = DEFAULT_TIMEOUT) -> None:
     )
 
 
-def _store_of_a_restart(timeout: timedelta) -> dist.Store | None:
-    """The store of torchrun's agent for ranks that it has started anew; None for the first attempt.
-
-    It is the same one as before (torch 2.13, rendezvous c10d), and still has the addresses of the ranks that
-    died: without a prefix of their own, new groups would wait for those.
-    """
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+def _store_of_the_agent(timeout: timedelta) -> dist.Store | None:
+    """The store of torchrun's agent, where it may start the ranks anew; else None, torch's own choice."""
+    may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+    if not may_restart or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    agent = dist.TCPStore(address, port, int(os.environ["WORLD_SIZE"]), is_master=False, timeout=timeout)
-    return dist.PrefixStore(f"attempt_{attempt}", agent)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    agent = dist.TCPStore(address, port, world_size, is_master=False, timeout=timeout)
+    return of_this_attempt(agent, rank, world_size, timeout)
 
 
 def shutdown() -> None:
