@@ -20,7 +20,7 @@ FOLDERS_MAPPED_AS_ONE = ("`utils/`", "`actor/families/`", "`coreward/rewards/`")
 LOWEST = ("types", "utils")
 PLACEMENT = "rollout.placement"  # which requests a step makes: pure, without vLLM
 MAY_IMPORT = {
-    "utils": (),
+    "utils": ("utils",),
     "types": (),
     "coreward": (*LOWEST, "config", "roles", "coreward"),
     "data": (*LOWEST, "config", "data"),
