@@ -18,8 +18,8 @@ def of_this_attempt(store: dist.Store, rank: int, world_size: int, timeout: time
     """The part of `store` that this attempt's ranks alone use: all of them call this.
 
     Rank 0 draws the attempt's name. The others cannot know it from one that an earlier rank 0 has left in
-    the store, so each asks under a name of its own, and rank 0 answers until the asker has said thanks for this
-    very answer.
+    the store, so each asks under its own name, and rank 0 answers until it has been thanked for this very
+    answer.
 
     Raises:
         TimeoutError: on rank 0: a rank did not ask. On the others: torch's DistStoreError, nobody answered.
