@@ -13,6 +13,8 @@ import pytest
 from megatron_coreward.actor.sharding import balanced_owners
 from megatron_coreward.config import Config, ParallelConfig
 from megatron_coreward.config_loading import load_config
+from megatron_coreward.config_model import read_shape
+from megatron_coreward.estimates import count_parameters_on_stage
 from tests import fake_world
 from tests.fake_world import FakeRank
 from tests.unit.test_recipes import EXAMPLES, LARGE, MODELS
@@ -91,6 +93,7 @@ def test_a_recipe_is_built_at_its_full_size(world: World, folders: dict[str, Pat
     config = world.config(folders[world.recipe])
     tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
     data = world.ranks // (tensor * pipeline)
+    shape = read_shape(folders[world.recipe])
     settings, published = MODELS[world.recipe]
     found = build(world, folders[world.recipe], tmp_path)
 
@@ -105,7 +108,8 @@ def test_a_recipe_is_built_at_its_full_size(world: World, folders: dict[str, Pat
         assert one.groups["tensor"] == list(range(first, first + tensor))
         stride = tensor * data
         assert one.groups["pipeline"] == [rank % stride + stride * stage for stage in range(pipeline)]
-        assert one.parameters > 0 and 0 < one.optimized <= one.parameters
+        assert one.parameters == count_parameters_on_stage(shape, tensor, pipeline, one.pp_rank, expert)
+        assert 0 < one.optimized <= one.parameters
         if not config.optimizer.distributed:
             assert one.optimized == one.parameters
         plan = plans.setdefault((one.pp_rank, one.ep_rank), one.tensors)
