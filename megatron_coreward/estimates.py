@@ -145,6 +145,11 @@ def experts_on_stage(shape: ModelShape, pipeline: int, stage: int, expert: int) 
     return layers_per_stage(shape.layers, pipeline)[stage] * expert_parameters(shape) // expert
 
 
+def expert_replicas(config: Config, data_parallel: int) -> int:
+    """Ranks that hold the same experts."""
+    return max(1, data_parallel * config.parallel.tensor // config.parallel.expert)
+
+
 def memory_per_rank(
     config: Config, shape: ModelShape, dtype: str, *, data_parallel: int = 1, stage: int | None = None
 ) -> dict[str, int]:
@@ -166,7 +171,7 @@ def memory_per_rank(
     if teacher and dtype != "float32":
         reference += own * TEACHER_BYTES  # its average, beside the weights that compute
     sharers = data_parallel if config.optimizer.distributed else 1
-    of_experts = max(1, data_parallel * tensor // expert) if config.optimizer.distributed else 1
+    of_experts = expert_replicas(config, data_parallel) if config.optimizer.distributed else 1
     adam = math.ceil((own - experts) / sharers) + math.ceil(experts / of_experts)
     return {
         "weights": own * precision.weight,

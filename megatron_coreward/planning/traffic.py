@@ -14,6 +14,7 @@ from megatron_coreward.estimates import (
     PRECISIONS,
     count_parameters_per_rank,
     expert_parameters,
+    expert_replicas,
     experts_on_stage,
     layer_parameters,
     vocabulary_parameters,
@@ -75,7 +76,7 @@ def data_parallel_bytes(config: Config, shape: ModelShape, ranks: int, dtype: st
     dense = count_parameters_per_rank(shape, tensor, pipeline, expert) - experts
     precision = PRECISIONS[dtype]
     total = 0.0
-    for own, sharers in ((dense, ranks), (experts, max(1, ranks * tensor // expert))):
+    for own, sharers in ((dense, ranks), (experts, expert_replicas(config, ranks))):
         if config.optimizer.distributed:
             total += (sharers - 1) / sharers * own * (precision.gradient + precision.weight)
         else:
