@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_coreward.data import synthetic
+from megatron_coreward.utils.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ("-m", "megatron_coreward.train")
@@ -102,3 +103,9 @@ def write_data(folder: Path, truth: str | None = None) -> Path:
             )
             pq.write_table(table.set_column(column, "reward_model", rows), path)
     return folder
+
+
+def without_times(run: Path) -> list[dict[str, float]]:
+    """The figures of a run that must not depend on how fast it was."""
+    changing = ("time/", "throughput/", "memory/", "sync/gb_per_second")
+    return [{k: v for k, v in step.items() if not k.startswith(changing)} for step in read_metrics(run)]

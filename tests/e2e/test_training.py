@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_coreward.utils.metrics import read_metrics, undocumented
 from tests.models import tiny_model
-from tests.programs import TRAIN, kill, launch, settings, start, write_data
+from tests.programs import TRAIN, kill, launch, settings, start, without_times, write_data
 
 MISMATCH_MEAN, MISMATCH_MAX = 2e-5, 5e-4
 SMALL_BLOCKS = "tests/small_blocks.py"
@@ -152,7 +152,7 @@ def test_a_stopped_or_killed_run_goes_on_as_if_nothing_had_happened(
     assert _weights(output).keys() == _weights(straight).keys()
     for name, tensor in _weights(straight).items():
         assert torch.equal(tensor, _weights(output)[name]), name
-    assert _without_times(output) == _without_times(straight)
+    assert without_times(output) == without_times(straight)
     assert _lines(output) == _lines(straight), "a step is there twice, or missing"
     assert _texts(output, 4) == _texts(straight, 4)
 
@@ -267,9 +267,3 @@ def _lines(run: Path) -> list[tuple[int, ...]]:
     saved without getting to write that down."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [(record["step"], len(record)) for record in records if "time/checkpoint" not in record]
-
-
-def _without_times(run: Path) -> list[dict[str, float]]:
-    """The figures of a run that must not depend on how fast it was."""
-    changing = ("time/", "throughput/", "memory/", "sync/gb_per_second")
-    return [{k: v for k, v in step.items() if not k.startswith(changing)} for step in read_metrics(run)]

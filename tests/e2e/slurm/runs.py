@@ -10,7 +10,7 @@ import pytest
 
 from megatron_coreward.utils.metrics import read_metrics
 from tests.models import tiny_model
-from tests.programs import ROOT, environment, settings, write_data
+from tests.programs import ROOT, environment, settings, without_times, write_data
 
 HERE = Path(__file__).parent
 RECIPE = "examples/qwen2.5_3b"
@@ -75,11 +75,6 @@ def steps(run: Path) -> int:
 
 def assert_same_run(found: Path, expected: Path) -> None:
     """The same figures at every step, but for times, and the same exported weights, bit for bit."""
-    assert _figures(found) == _figures(expected)
+    assert without_times(found) == without_times(expected)
     weights = "hf/model.safetensors"
     assert (found / weights).read_bytes() == (expected / weights).read_bytes()
-
-
-def _figures(run: Path) -> list[dict[str, float]]:
-    changing = ("time/", "throughput/", "memory/", "sync/gb_per_second")
-    return [{k: v for k, v in step.items() if not k.startswith(changing)} for step in read_metrics(run)]
