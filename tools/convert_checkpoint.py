@@ -98,7 +98,9 @@ def progress_bar(console: Console, title: str, *, shown: bool) -> Iterator["OnBy
 def convert(options: argparse.Namespace, comm: Any, console: Console) -> int:
     """hf-to-megatron and megatron-to-hf."""
     from megatron_coreward.actor.convert import hf_to_megatron, megatron_to_hf
+    from megatron_coreward.utils.memory import keep_freed_memory
 
+    keep_freed_memory()
     result: Converted
     with progress_bar(console, "converting", shown=comm.rank == 0) as on_bytes:
         common = {"dtype": torch_dtype(options.dtype), "overwrite": options.overwrite, "on_bytes": on_bytes}

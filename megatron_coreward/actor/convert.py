@@ -44,8 +44,6 @@ from megatron_coreward.roles import Communicator
 from megatron_coreward.utils.folders import errors_on_all_ranks, publish, temporary_name
 from megatron_coreward.utils.versions import versions
 
-_ALIGNMENT = 64
-
 OnBytes = Callable[[int, int], None]
 """Called with (bytes converted by this rank, bytes of its share)."""
 
@@ -94,12 +92,9 @@ def hf_to_megatron(
     new = temporary_name(output)
     writer = CheckpointWriter(new, outline, dtypes, comm.rank, comm.world_size)
     progress = Progress(on_bytes, writer.share_bytes)
-    scratch = _Scratch()
 
     def value(parameter: Parameter, stored: torch.dtype) -> Tensor:
-        memory = scratch.take([source.num_bytes(name) for name in parameter.hf])
-        read = [source.tensor(name, part) for name, part in zip(parameter.hf, memory, strict=True)]
-        tensors = [cast(name, tensor, stored) for name, tensor in zip(parameter.hf, read, strict=True)]
+        tensors = [cast(name, source.tensor(name), stored) for name in parameter.hf]
         whole = parameter.entry.mapping.kind.split(tensors, outline.dims, 0, 1)
         progress.advance(whole.nbytes)
         return whole
@@ -285,22 +280,6 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
             f"{name} has values up to {tensor.abs().max():g}, too large for {dtype}; choose another --dtype"
         )
     return result
-
-
-class _Scratch:
-    """Memory for what is read and written before the next is read. Fresh memory takes as long as reading."""
-
-    def __init__(self) -> None:
-        self._memory = torch.empty(0, dtype=torch.uint8)
-
-    def take(self, sizes: Sequence[int]) -> list[Tensor]:
-        """Parts of these sizes; what was handed out before is lost."""
-        padded = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
-        if sum(padded) > self._memory.nbytes:
-            self._memory = torch.empty(0, dtype=torch.uint8)  # frees the smaller one first
-            self._memory = torch.empty(sum(padded), dtype=torch.uint8)
-        parts = self._memory[: sum(padded)].split(padded)
-        return [part[:size] for part, size in zip(parts, sizes, strict=True)]
 
 
 class Progress:

@@ -99,11 +99,10 @@ class HfFolder:
     def num_bytes(self, name: str) -> int:
         return math.prod(self.tensors[name].shape) * self.dtype(name).itemsize
 
-    def tensor(self, name: str, memory: Tensor | None = None) -> Tensor:
-        """One tensor, in memory of its own, or in `memory`: as many bytes (uint8)."""
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, in memory of its own."""
         info = self.tensors[name]
-        if memory is None:
-            memory = torch.empty(self.num_bytes(name), dtype=torch.uint8)
+        memory = torch.empty(self.num_bytes(name), dtype=torch.uint8)
         result = memory.view(self.dtype(name)).view(info.shape)
         path = self.folder / info.file
         with path.open("rb") as file:
