@@ -5,11 +5,12 @@ Answers are equivalence classes, not strings. Two different normal forms (answer
 1. reader.py can read both, and values.py says that they are equal (there: what that proves); or else
 2. math-verify says so in both directions (workers.py), asked only where the numbers in both agree.
 
-What math-verify is known to misread or to hang on equals only itself.
+What math-verify is known to misread or to hang on, and what is no final answer, equals only itself.
 
 Their units must not contradict each other; `5` and `5 cm` do not. Classes are the connected components of
-this relation, so they do not depend on order. A comparison that runs out of time, CPU or memory counts as
-unequal for the rest of the run and is counted in `Grader.timeouts`.
+this relation, so they do not depend on order. A comparison that runs out of time, CPU or memory, or comes
+when the answers of one call have used up what they may take together (ANSWER_S), counts as unequal for the
+rest of the run and is counted in `Grader.timeouts`.
 
 Departs from the reference, which compares strings: equality="exact" does that.
 """
@@ -29,6 +30,9 @@ from megatron_coreward.coreward.workers import TIMED_OUT, WorkerPool
 NO_ANSWER = -1
 """Class of the empty form."""
 
+ANSWER_S = 0.02
+"""CPU seconds that math-verify may take per answer, on average over many; it needs 1 to 5 ms."""
+
 CACHE_SIZE = 100_000
 """Forms and comparisons remembered before the caches are emptied."""
 
@@ -37,6 +41,12 @@ _PROSE = re.compile(r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}")
 
 _MISREAD = re.compile(r"(?<!_)\d \d|\d_|'|\\prime")
 r"""What math-verify would misread: `2 3` as 2+3 (but not `\log_2 8`), `12_34` as 12, `f'` as f."""
+
+_UNEVALUATED = re.compile(
+    r"\\(?:i*int|oint|sum|prod|coprod|lim|limsup|liminf|nabla|partial|cap)(?![a-zA-Z])"
+    r"|\\frac\{d[^{}]*\}\{d ?[a-zA-Z]"
+)
+"""A sum, integral, limit, derivative or intersection that is still to be worked out is no final answer."""
 
 _BRACKET = re.compile(r"\\.|[(\[{}\])]")
 _MAX_DEPTH = 25
@@ -52,7 +62,7 @@ class _Form:
     body: str
     unit: str
     opaque: bool
-    """Equal only to itself: a hash, prose, what math-verify misreads or hangs on."""
+    """Equal only to itself: a hash, prose, no final answer, what math-verify misreads or hangs on."""
     word: bool  # three letters or more: not equal to another word ("tea" is not "eat")
     value: Value | None
 
@@ -70,7 +80,7 @@ class Grader:
 
     Args:
         equality: "math" or "exact" (`reward.equality`).
-        timeout_s: CPU seconds that reading or comparing answers may take (`reward.timeout_s`).
+        timeout_s: CPU seconds that reading an answer or comparing two may take (`reward.timeout_s`).
         workers: processes (`reward.workers`).
     """
 
@@ -78,6 +88,7 @@ class Grader:
         assert equality in ("math", "exact"), f"unknown equality {equality!r}"
         self.equality = equality
         self.timeouts = 0
+        self._timeout_s = timeout_s
         self._pool = WorkerPool(workers, timeout_s)
         self._forms: dict[str, _Form] = {}
         self._readings: dict[str, _Reading] = {}
@@ -147,7 +158,8 @@ class Grader:
         if form not in self._forms:
             body, unit = split_unit(form)
             letter_digits = unit.startswith("_") and body.strip("-.0123456789")
-            opaque = bool(is_hashed(form) or letter_digits or _PROSE.search(body) or _MISREAD.search(body))
+            patterns = (_PROSE, _MISREAD, _UNEVALUATED)
+            opaque = bool(is_hashed(form) or letter_digits or any(p.search(body) for p in patterns))
             opaque = opaque or not _well_nested(body)
             word = body.isalpha() and len(body) > 2
             value = None
@@ -190,7 +202,8 @@ class Grader:
     def _ask(self, tasks: Sequence[tuple[str, ...]]) -> list[Any]:
         """The workers' answers; what ran out of time once is not tried again."""
         fresh = [task for task in tasks if task not in self._timed_out]
-        answers = dict(zip(fresh, self._pool.run(fresh), strict=True)) if fresh else {}
+        budget_s = self._timeout_s + ANSWER_S * len({form for _, *forms in fresh for form in forms})
+        answers = dict(zip(fresh, self._pool.run(fresh, budget_s), strict=True)) if fresh else {}
         failed = [task for task, answer in answers.items() if answer is TIMED_OUT]
         self._timed_out.update(failed)
         self.timeouts += len(failed)

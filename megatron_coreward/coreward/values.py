@@ -229,12 +229,15 @@ def points(value: Value) -> list[complex] | None:
 
 
 def may_be_equal(a: Sequence[complex], b: Sequence[complex]) -> bool:
-    """Whether the numbers of two values agree to six digits, in any order."""
+    """Whether the numbers of two values agree to ten digits, in any order.
+
+    Less would have `x^2+|1999x|=5` and `x^2+|2000x|=5` compared in full: their ratios differ by 2e-7.
+    """
     return len(a) == len(b) and _pair_up(a, b, _close)
 
 
 def _close(x: complex, y: complex) -> bool:
-    return x == y or abs(x - y) <= 1e-6 * max(1.0, abs(x), abs(y)) < float("inf")
+    return x == y or abs(x - y) <= 1e-10 * max(1.0, abs(x), abs(y)) < float("inf")
 
 
 def _pair_up(a: Sequence[T], b: Sequence[T], same: Callable[[T, T], bool]) -> bool:

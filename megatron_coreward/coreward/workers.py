@@ -5,6 +5,7 @@ then stops the whole run. Here a task that takes too long ends with its process:
 for that task and the next one gets a new process.
 """
 
+import math
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 TIMED_OUT = object()
-"""Result of a task that took too long, or that ended its process."""
+"""Result of a task that took too long, that ended its process or that was left out."""
 
 WALL_FACTOR = 10.0
 """The limit is CPU time, so that a busy machine decides no reward; wall time may be this many times more."""
@@ -35,9 +36,13 @@ class WorkerPool:
         self._timeout_s = timeout_s
         self._idle: list[_Worker] = []
 
-    def run(self, tasks: Sequence[tuple[str, ...]]) -> list[Any]:
-        """Results in the order of `tasks`, each (name, form, ...) as in math_worker.py, or TIMED_OUT."""
+    def run(self, tasks: Sequence[tuple[str, ...]], budget_s: float = math.inf) -> list[Any]:
+        """Results in the order of `tasks`, each (name, form, ...) as in math_worker.py, or TIMED_OUT.
+
+        Once they have taken `budget_s` of CPU time together, no other is begun: the rest is left out.
+        """
         results: list[Any] = [TIMED_OUT] * len(tasks)
+        spent_s = 0.0
         waiting = deque(enumerate(tasks))
         busy: dict[Connection, _Job] = {}
         self._start(min(self._count, len(tasks)))
@@ -54,14 +59,19 @@ class WorkerPool:
                 wait(list(busy), timeout=max(0.0, patience))
                 for connection, job in list(busy.items()):
                     if connection.poll():
-                        results[job.index] = job.worker.receive()
+                        results[job.index], cpu_s = job.worker.result()
+                        spent_s += cpu_s
                     elif time.monotonic() < job.deadline:
                         continue
+                    else:
+                        spent_s += self._timeout_s
                     del busy[connection]
                     if results[job.index] is TIMED_OUT:
                         job.worker.kill()
                     else:
                         self._idle.append(job.worker)
+                if spent_s > budget_s:
+                    waiting.clear()
         finally:
             for job in busy.values():  # interrupted: their answers would go to the wrong task
                 job.worker.kill()
@@ -88,6 +98,7 @@ class _Worker:
     """One process and the socket to it."""
 
     def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self.connection, theirs = Pipe()
         # -P: the folder of this file must not shadow other packages. A session of its own keeps signals
         # meant for the run away from a worker that is still needed to finish the step.
@@ -123,6 +134,11 @@ class _Worker:
             return self.connection.recv()
         except (EOFError, ConnectionResetError):
             return TIMED_OUT
+
+    def result(self) -> tuple[Any, float]:
+        """Of the task, and the CPU seconds that it took."""
+        answer = self.receive()
+        return (TIMED_OUT, self._timeout_s) if answer is TIMED_OUT else answer
 
     def kill(self) -> None:
         self.connection.close()

@@ -125,6 +125,46 @@ def test_a_worker_that_sleeps_or_dies_costs_one_answer():
         pool.close()
 
 
+def test_what_comes_when_the_budget_is_used_up_is_left_out():
+    pool = WorkerPool(1, timeout_s=0.3)
+    try:
+        tasks = [("compare", "x<5", "5>x"), ("read", HANG), ("compare", "1", "1"), ("compare", "2", "2")]
+        assert pool.run(tasks, budget_s=0.2) == [True, TIMED_OUT, TIMED_OUT, TIMED_OUT]
+        assert pool.run(tasks, budget_s=0.6) == [True, TIMED_OUT, True, True]
+    finally:
+        pool.close()
+
+
+def test_answers_that_all_hang_take_no_more_than_their_budget(monkeypatch):
+    monkeypatch.setattr("megatron_coreward.coreward.grader.ANSWER_S", 0.01)
+    hanging = [HANG.replace("9^{9^{9", f"{n}^{{9^{{9", 1) for n in range(20, 40)]
+    with Grader(timeout_s=0.5) as grader:
+        started = time.monotonic()
+        assert grader.classes(hanging) == list(range(20))
+        assert time.monotonic() - started < 10, "each alone takes 0.5 s and a new process"
+        assert grader.timeouts == 20
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [
+        (r"\int_0^2xdx", "2"),
+        (r"\sum_{k=1}^3k", "6"),
+        (r"\prod_{k=1}^3k", "6"),
+        (r"\lim_{x\to0}x", "0"),
+        (r"\frac{d}{dx}x^5", "x^4"),
+        (r"\frac{dy}{dx}", r"\frac{y}{x}"),
+        (r"[0,3]\cap[1,9)", "[1,3]"),
+    ],
+)
+def test_what_is_still_to_be_worked_out_equals_itself_only(answer, result):
+    with Grader() as grader:
+        forms = [grader.form(text) for text in (answer, result, f" {answer}")]
+        first, second, third = grader.classes(forms)
+        assert first == third != second
+        assert not grader._pool._idle, "nobody is asked"
+
+
 def test_several_workers_answer_in_the_order_of_the_questions():
     pool = WorkerPool(2, timeout_s=10.0)
     try:
