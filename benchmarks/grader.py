@@ -140,16 +140,23 @@ FAMILIES = {
     "unions": r"(-\infty,{n})\cup({n}.5,\infty)",
     "equations": "2x+{n}y-3z=4",
     "inequalities": r"-3\leq x<{n}",
+    "absolute values": "x^2+|x-{n}|=5",
     "matrices": r"\begin{{pmatrix}}{n}&\frac{{1}}{{2}}\\0&-\sqrt{{3}}\end{{pmatrix}}",
     "text with numbers": r"\text{{none of the {n}}}",
+    "what is still to be worked out": r"\int_0^{{{n}}}xdx",
 }
 BEYOND = {
     "calls of functions": "f({n})",
     "inverse functions": r"\sin^{{-1}}({n})",
-    "absolute values": "|x-{n}|",
+    "absolute values of one sign": "|x^2+{n}|",
     "fractions in one line": "1/2x+{n}",
+    "powers without braces": "x^{n}",
+    "rounding": r"\lfloor\frac{{{n}}}{{x}}\rfloor",
     "equations with a condition": r"f(x)={n}\text{{ if }}x>0",
-    "integrals": r"\int_0^{{{n}}}xdx",
+    "exponential equations": r"2^x+2^{{-x}}=|x^2+{n}|",
+    "sets without a number": r"(0,{n})\setminus\{{1\}}",
+    "with the empty set": r"\emptyset\cup\{{{n}\}}",
+    "maxima": r"\max(x,{n})",
 }
 """What our reader refuses and math-verify reads."""
 

@@ -6,7 +6,8 @@ r"""Reads one number or expression in letters from a strict subset of LaTeX, for
     atom     := number | letter | \pi | (sum) | {sum} | |sum| | \frac argument argument | \sqrt[n] argument
               | \binom argument argument | function [^n] argument
 
-Whatever could be read in two ways (`1/2x`, `x^12`, `f(x)`, `\sin x/2`) is refused with UnclearError.
+Whatever could be read in two ways (`1/2x`, `x^12`, `f(x)`, `\sin x/2`, `|a|b|c|`) is refused with
+UnclearError.
 """
 
 import re
@@ -15,7 +16,7 @@ from functools import partial, reduce
 
 from megatron_coreward.coreward import arithmetic
 from megatron_coreward.coreward.arithmetic import FUNCTION_NAMES, PI, Number
-from megatron_coreward.coreward.values import Scalar, apply, is_defined, letter, number
+from megatron_coreward.coreward.values import Scalar, apply, changes_sign, is_defined, letter, number
 
 MAX_DEPTH = 25
 _GREEK = (
@@ -93,6 +94,7 @@ class _Reader:
         self._tokens = tokens
         self._next = 0
         self._depth = 0
+        self._bars = 0
 
     def scalar(self) -> Scalar:
         value = self._sum()
@@ -127,6 +129,7 @@ class _Reader:
         return apply(arithmetic.negate, term) if sign == "-" else term
 
     def _product(self) -> Scalar:
+        begin = self._next
         value = self._power()
         divided = False
         while token := self._peek():
@@ -135,7 +138,7 @@ class _Reader:
                 divided = token in _OVER
                 operation = arithmetic.divide if divided else arithmetic.multiply
                 value = apply(operation, value, self._power())
-            elif token[0].isdigit() or is_letter(token) or token in _FACTORS:
+            elif token[0].isdigit() or is_letter(token) or token in _FACTORS or self._opens(begin):
                 # 1/2x has two readings, 2 3 is no product, and 1\frac{3}{2} no mixed number.
                 number_before = self._tokens[self._next - 1][-1].isdigit()
                 if divided or token[0].isdigit() or (number_before and self._plain_fraction(self._next)):
@@ -144,6 +147,10 @@ class _Reader:
             else:
                 break
         return value
+
+    def _opens(self, begin: int) -> bool:
+        """Whether a bar comes next that can only open, in a product that begins there."""
+        return self._peek() == "|" and not self._bars and "|" not in self._tokens[begin : self._next]
 
     def _plain_fraction(self, at: int) -> tuple[str, ...]:
         r"""Numerator and denominator, if `\frac{1}{2}` of two whole numbers comes next."""
@@ -206,9 +213,11 @@ class _Reader:
         return letter(token.lstrip("\\"))
 
     def _absolute(self) -> Scalar:
+        self._bars += 1
         value = self._sum()
         self._expect("|")
-        if len(value.at) > 1:  # |x-9000| and 9000-x agree at all points
+        self._bars -= 1
+        if len(value.at) > 1 and not changes_sign(value):  # |x-9000| and 9000-x agree at all points
             raise UnclearError
         return apply(arithmetic.absolute, value)
 

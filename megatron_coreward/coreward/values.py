@@ -68,6 +68,7 @@ class Relation:
 Value = Scalar | Collection | Relation
 
 T = TypeVar("T")
+_ZERO = Fraction(0)
 
 
 def number(value: Number) -> Scalar:
@@ -103,6 +104,16 @@ def _at_point(operation: Callable[..., Number], operands: Sequence[Number | None
 def is_defined(scalar: Scalar) -> bool:
     """Whether enough is known of it."""
     return sum(value is not None for value in scalar.at) >= min(MIN_DEFINED, len(scalar.at))
+
+
+def changes_sign(scalar: Scalar) -> bool:
+    """Whether it is negative at some points and positive at others.
+
+    Raises:
+        UndefinedError: it is not real.
+    """
+    found = [value for value in scalar.at if value is not None]
+    return any(less(value, _ZERO) for value in found) and any(less(_ZERO, value) for value in found)
 
 
 def same_value(a: Value, b: Value) -> bool:
@@ -149,7 +160,7 @@ def _same_relation(a: Relation, b: Relation) -> bool:
     if not _same_scalar(apply(multiply, a.difference, y), apply(multiply, b.difference, x)):
         return False
     factor = apply(divide, x, y).at[0]
-    return a.sign in ("=", r"\neq") or (factor is not None and less(Fraction(0), factor))
+    return a.sign in ("=", r"\neq") or (factor is not None and less(_ZERO, factor))
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,8 @@ def test_the_middle_of_a_chain_of_equations_has_no_say() -> None:
         "f({n})=3",
         "f(x)={n}x<3",
         r"\sin x/{n}",
-        "|x-{n}|",
-        "x^2+|{n}x|=5",
+        "|x^2+{n}|",
+        "x+|x^2+{n}|=5",
         r"\emptyset\cup\{{{n}\}}",
     ],
 )
