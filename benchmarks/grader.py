@@ -137,6 +137,7 @@ FAMILIES = {
     "rational expressions": r"\frac{{x^2+{n}y}}{{\sqrt{{x}}+1}}",
     "tuples": r"({n},\sqrt{{{n}}},-\frac{{1}}{{2}})",
     "plus and minus": r"\frac{{{n}\pm\sqrt{{5}}}}{{2}}",
+    "sets without a number": r"(0,{n})\setminus\{{1\}}",
     "unions": r"(-\infty,{n})\cup({n}.5,\infty)",
     "equations": "2x+{n}y-3z=4",
     "inequalities": r"-3\leq x<{n}",
@@ -154,7 +155,6 @@ BEYOND = {
     "rounding": r"\lfloor\frac{{{n}}}{{x}}\rfloor",
     "equations with a condition": r"f(x)={n}\text{{ if }}x>0",
     "exponential equations": r"2^x+2^{{-x}}=|x^2+{n}|",
-    "sets without a number": r"(0,{n})\setminus\{{1\}}",
     "with the empty set": r"\emptyset\cup\{{{n}\}}",
     "maxima": r"\max(x,{n})",
 }

@@ -152,7 +152,8 @@ class RewardConfig:
     no_answer_entropy: float = 0.0
     """entropy: a response without an answer counts as having this entropy in nats (RENT: 7); 0 = its own."""
     timeout_s: float = 5.0
-    """Hard limit for comparing two answers; a time-out counts as unequal."""
+    """Hard limit for reading an answer or comparing two, in CPU seconds; a time-out counts as unequal. What
+    is left to math-verify in one step gets so much, and 0.02 s for each answer, in all."""
     workers: int = 1
     """Worker processes per rank for comparing answers."""
 

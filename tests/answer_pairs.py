@@ -127,6 +127,9 @@ EQUAL = [
     (r"\sqrt{-3}", r"i\sqrt3"),
     # tuples, intervals, sets, lists
     (r"\left(\frac{1}{2},3\right)", "(0.5,3)"),
+    (r"(-\infty,\infty)\setminus\{2\}", r"(-\infty,2)\cup(2,\infty)"),
+    (r"[0,3]\setminus\{0,1\}", r"(0,1)\cup(1,3]"),
+    (r"\{1,2,3\}\setminus\{2,5\}", r"\{3,1\}"),
     (r"(1;2)", "(1,2)"),
     (r"\{1,2\}", r"\{2, 1\}"),
     ("1,2", r"\{1,2\}"),

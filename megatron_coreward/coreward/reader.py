@@ -1,6 +1,7 @@
 r"""Reads the value of an answer from a strict subset of LaTeX.
 
-    answer   := item | item (, item)* | item (\cup item)* | scalar (relation scalar)+ | digits (: digits)+
+    answer   := item | item (, item)* | item (\cup item)* | item \setminus item | scalar (relation scalar)+
+              | digits (: digits)+
     item     := scalar | (answer, ...) or [..) or \{..\} | [+-] \infty
               | \begin{pmatrix} scalar & ... \\ ... \end{pmatrix}
 
@@ -33,6 +34,7 @@ from megatron_coreward.coreward.values import (
     apply,
     number,
     union,
+    without,
 )
 
 _BEGIN, _END = r"\begin{pmatrix}", r"\end{pmatrix}"
@@ -63,6 +65,10 @@ def _read(tokens: Tokens, depth: int) -> Value:
         return Collection(SET, _items(_without_names(parts), depth))
     if len(signs := _split(tokens, _RELATIONS)) > 1:
         return _relations(signs, [token for token in tokens if token in _RELATIONS])
+    if len(sets := _split(tokens, (r"\setminus",))) > 1:
+        if len(sets) > 2 or r"\cup" in tokens:  # `A\cup B\setminus C` has two readings
+            raise UnclearError
+        return without(*(_read(part, depth + 1) for part in sets))
     if len(sets := _split(tokens, (r"\cup",))) > 1:
         return union([_read(part, depth + 1) for part in sets])
     if ":" in tokens:

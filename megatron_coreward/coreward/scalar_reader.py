@@ -24,7 +24,7 @@ _GREEK = (
     *("mu", "nu", "xi", "rho", "sigma", "tau", "phi", "varphi", "chi", "psi", "omega"),
     *("Gamma", "Delta", "Theta", "Lambda", "Sigma", "Phi", "Psi", "Omega"),
 )
-_COMMANDS = r"frac|sqrt|binom|pi|infty|cdot|times|div|pm|cup|approx|leq|geq|neq|lt|gt|log"
+_COMMANDS = r"frac|sqrt|binom|pi|infty|cdot|times|div|pm|cup|setminus|approx|leq|geq|neq|lt|gt|log"
 _TOKEN = re.compile(
     r"\d+(?:\.\d+)?|\.\d+"
     r"|\^\\circ(?![a-zA-Z])|\^\{\\circ\}"

@@ -179,12 +179,46 @@ def union(parts: Sequence[Value]) -> Value:
     Raises:
         UndefinedError: a part is something else, or its numbers are not real.
     """
+    return _joined([span for part in parts for span in _spans(part)])
+
+
+def without(whole: Value, removed: Value) -> Value:
+    """The numbers of `whole` (an interval, a union or a finite set) that are not in the finite set `removed`.
+
+    Raises:
+        UndefinedError: one of them is something else, its numbers are not real, or none is left.
+    """
+    spans = _spans(whole)
+    for point in _spans(removed):
+        if point.low is not point.high:
+            raise UndefinedError
+        spans = [rest for span in spans for rest in _cut(span, point.low)]
+    return _joined(spans)
+
+
+def _cut(span: _Span, at: Number) -> list[_Span]:
+    """What is left of a span without the number `at`."""
+    if span.low is span.high:
+        return [] if same_number(span.low, at) else [span]
+    if same_number(span.low, at) or same_number(span.high, at):
+        opening = "(" if same_number(span.low, at) else span.opening
+        closing = ")" if same_number(span.high, at) else span.closing
+        return [_Span(opening, span.low, span.high, closing)]
+    if less(at, span.low) or less(span.high, at):
+        return [span]
+    return [_Span(span.opening, span.low, at, ")"), _Span("(", at, span.high, span.closing)]
+
+
+def _joined(spans: Sequence[_Span]) -> Value:
+    """The numbers in any of the spans. Raises UndefinedError if there is none."""
     merged: list[_Span] = []
-    for span in sorted((span for part in parts for span in _spans(part)), key=cmp_to_key(_order)):
+    for span in sorted(spans, key=cmp_to_key(_order)):
         if merged and _touch(merged[-1], span):
             merged[-1] = _merge(merged[-1], span)
         else:
             merged.append(span)
+    if not merged:
+        raise UndefinedError
     if all(span.low is span.high for span in merged):
         return Collection(SET, tuple(number(span.low) for span in merged))
     intervals = [Collection(s.opening + s.closing, (number(s.low), number(s.high))) for s in merged]
@@ -193,12 +227,17 @@ def union(parts: Sequence[Value]) -> Value:
 
 def _spans(part: Value) -> list[_Span]:
     items = part.items if isinstance(part, Collection) else ()
+    if isinstance(part, Collection) and part.kind == UNION:
+        return [span for item in items for span in _spans(item)]
     ends = [item.at[0] for item in items if isinstance(item, Scalar) and len(item.at) == 1]
     if not isinstance(part, Collection) or not ends or len(ends) != len(items):
         raise UndefinedError
     if part.kind == SET:
         return [_Span("[", end, end, "]") for end in ends]
-    if part.kind not in ("()", "[)", "(]", "[]") or len(ends) != 2 or not less(*ends):
+    if part.kind not in ("()", "[)", "(]", "[]") or len(ends) != 2:
+        raise UndefinedError
+    single = part.kind == "[]" and ends[0] is ends[1]  # as a union has them
+    if not single and not less(*ends):
         raise UndefinedError
     return [_Span(part.kind[0], ends[0], ends[1], part.kind[1])]
 
