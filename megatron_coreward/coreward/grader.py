@@ -39,9 +39,11 @@ CACHE_SIZE = 100_000
 _PROSE = re.compile(r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}")
 """Five letters in a row that are no command: a sentence, which math-verify would read as a product."""
 
-_MISREAD = re.compile(r"(?<!_)\d \d|\d_|'|\\prime|\\\{[a-zA-Z][^,}]*:")
-r"""What math-verify would misread: `2 3` as 2+3 (but not `\log_2 8`), `12_34` as 12, `f'` as f, and
-`\{x:x>3\}` as x/x>3."""
+_MISREAD = re.compile(
+    r"(?<!_)\d \d|\d_|'|\\prime|\\\{[a-zA-Z][^,}]*:|(?:if|for).*(?:[=<>]|\\[lgn]eq)",
+)
+r"""What math-verify would misread: `2 3` as 2+3 (but not `\log_2 8`), `12_34` as 12, `f'` as f, `\{x:x>3\}`
+as x/x>3, and `1\text{ if }x>0`, whose form is `1ifx>0`, as 1*i*f*x>0."""
 
 _UNEVALUATED = re.compile(
     r"\\(?:i*int|oint|sum|prod|coprod|lim|limsup|liminf|nabla|partial|cap)(?![a-zA-Z])"

@@ -155,9 +155,11 @@ def test_answers_that_all_hang_take_no_more_than_their_budget(monkeypatch):
         (r"\frac{d}{dx}x^5", "x^4"),
         (r"\frac{dy}{dx}", r"\frac{y}{x}"),
         (r"[0,3]\cap[1,9)", "[1,3]"),
+        (r"1\text{ if }x>0", "2ifx>0"),
+        (r"f(x)=x\text{ for }x\geq 0", "x"),
     ],
 )
-def test_what_is_still_to_be_worked_out_equals_itself_only(answer, result):
+def test_what_is_not_worked_out_or_has_a_condition_equals_itself_only(answer, result):
     with Grader() as grader:
         forms = [grader.form(text) for text in (answer, result, f" {answer}")]
         first, second, third = grader.classes(forms)
