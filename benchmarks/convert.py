@@ -58,7 +58,7 @@ def provide_pages(folder: Path, hf: Path) -> None:
     """Lets the system have as much memory at hand for files as the output takes.
 
     A virtual machine gives free memory back within seconds, and the first to write after that pays for having
-    it returned: 0.3 s more for 538 MB, or 0.0 s if another file was removed just before.
+    it returned: up to 0.6 s more for 538 MB, or none if another file was removed just before.
     """
     file = folder / "pages"
     with file.open("wb") as out:
