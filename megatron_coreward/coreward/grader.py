@@ -51,6 +51,8 @@ _UNEVALUATED = re.compile(
 )
 """A sum, integral, limit, derivative or intersection that is still to be worked out is no final answer."""
 
+_OPAQUE = (_PROSE, _MISREAD, _UNEVALUATED)
+
 _BRACKET = re.compile(r"\\.|[(\[{}\])]")
 _MAX_DEPTH = 25
 """Brackets in brackets before an answer is no mathematics; math-verify spends seconds on `[[[[[[`."""
@@ -161,9 +163,8 @@ class Grader:
         if form not in self._forms:
             body, unit = split_unit(form)
             letter_digits = unit.startswith("_") and body.strip("-.0123456789")
-            patterns = (_PROSE, _MISREAD, _UNEVALUATED)
-            opaque = bool(is_hashed(form) or letter_digits or any(p.search(body) for p in patterns))
-            opaque = opaque or not _well_nested(body)
+            opaque = is_hashed(form) or bool(letter_digits) or not _well_nested(body)
+            opaque = opaque or any(pattern.search(body) for pattern in _OPAQUE)
             word = body.isalpha() and len(body) > 2
             value = None
             try:

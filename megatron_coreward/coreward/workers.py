@@ -58,17 +58,18 @@ class WorkerPool:
                 patience = min(job.deadline for job in busy.values()) - time.monotonic()
                 wait(list(busy), timeout=max(0.0, patience))
                 for connection, job in list(busy.items()):
+                    answer: Any = TIMED_OUT
                     if connection.poll():
-                        results[job.index], cpu_s = job.worker.result()
-                        spent_s += cpu_s
+                        answer = job.worker.receive()
                     elif time.monotonic() < job.deadline:
                         continue
-                    else:
-                        spent_s += self._timeout_s
                     del busy[connection]
-                    if results[job.index] is TIMED_OUT:
+                    if answer is TIMED_OUT:
+                        spent_s += self._timeout_s
                         job.worker.kill()
                     else:
+                        results[job.index], cpu_s = answer
+                        spent_s += cpu_s
                         self._idle.append(job.worker)
                 if spent_s > budget_s:
                     waiting.clear()
@@ -98,7 +99,6 @@ class _Worker:
     """One process and the socket to it."""
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
         self.connection, theirs = Pipe()
         # -P: the folder of this file must not shadow other packages. A session of its own keeps signals
         # meant for the run away from a worker that is still needed to finish the step.
@@ -130,15 +130,11 @@ class _Worker:
             self.connection.send(task)
 
     def receive(self) -> Any:
+        """What it says next: that it is ready, or a result and the CPU seconds that it took."""
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError):
             return TIMED_OUT
-
-    def result(self) -> tuple[Any, float]:
-        """Of the task, and the CPU seconds that it took."""
-        answer = self.receive()
-        return (TIMED_OUT, self._timeout_s) if answer is TIMED_OUT else answer
 
     def kill(self) -> None:
         self.connection.close()

@@ -100,7 +100,7 @@ def test_the_second_stage_runs_only_where_the_first_finds_nothing(
         (r"\{1\}\setminus\{3\}", r"\{2\}\setminus\{3\}"),
     ],
 )
-def test_numbers_tell_functions_apart(a: str, b: str) -> None:
+def test_numbers_tell_answers_apart(a: str, b: str) -> None:
     (kind, first), (other_kind, second) = read(a), read(b)
     assert kind == other_kind and first and second and not may_be_equal(first, second)
 
