@@ -42,7 +42,7 @@ lock: $(READY)  ## resolve requirements/cpu.in anew into requirements/cpu-lock.t
 	$(VENV)/bin/python tools/lock_requirements.py
 
 reference: $(READY)  ## regenerate docs/config.md
-	$(RUN) megatron_coreward.config_reference > docs/config.md
+	$(RUN) megatron_coreward.config.reference_page > docs/config.md
 
 clean:  ## remove .venv and caches (keeps runs/)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

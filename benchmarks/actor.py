@@ -29,13 +29,13 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.cpu import compute_device, compute_dtype
+from megatron_coreward.actor.device import compute_device, compute_dtype
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config import Config
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_model import read_shape
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.model_shape import read_shape
+from megatron_coreward.config.schema import Config
 from megatron_coreward.planning.devices import DEVICES
 from megatron_coreward.planning.flops import training_flops
 from megatron_coreward.types import ScoredResponse, View

@@ -83,8 +83,8 @@ def plain(hf: Path, target: Path) -> Callable[[], None]:
 
 
 def conversion(operation: str, hf: Path, folder: Path, target: Path, shard_bytes: int) -> Callable[[], None]:
-    from megatron_coreward.actor.convert import hf_to_megatron, megatron_to_hf
-    from megatron_coreward.actor.outline import outline_of
+    from megatron_coreward.actor.convert.convert import hf_to_megatron, megatron_to_hf
+    from megatron_coreward.actor.convert.outline import outline_of
     from megatron_coreward.utils.distributed import TorchCommunicator, initialize
     from megatron_coreward.utils.logging import setup_logging
     from megatron_coreward.utils.memory import keep_freed_memory
@@ -116,7 +116,7 @@ def write_model(folder: Path) -> Path:
 
 
 def tensor_sizes(hf: Path) -> list[int]:
-    from megatron_coreward.actor.hf_folder import HfFolder
+    from megatron_coreward.actor.weights.hf_folder import HfFolder
 
     source = HfFolder(hf)
     return [source.tensor(name).nbytes for name in source.tensors]

@@ -19,9 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from megatron_coreward.config import Config
-from megatron_coreward.coreward.alignment import CoRewardStage
-from megatron_coreward.coreward.grader import Grader
+from megatron_coreward.config.schema import Config
+from megatron_coreward.coreward.stage import CoRewardStage
+from megatron_coreward.grading.grader import Grader
 from megatron_coreward.types import Response, View
 from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.fakes import ThreadCommunicator, run_threads

@@ -32,9 +32,9 @@ from math_verify import parse, verify
 from rich.console import Console
 from rich.table import Table
 
-from megatron_coreward.coreward.answers import split_unit
-from megatron_coreward.coreward.grader import Grader
-from megatron_coreward.coreward.math_worker import read
+from megatron_coreward.grading.answers import split_unit
+from megatron_coreward.grading.grader import Grader
+from megatron_coreward.grading.math_worker import read
 from tests.answer_pairs import EQUAL, METHOD, UNEQUAL
 from tests.spellings import mutated, rewritten
 

@@ -33,17 +33,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.offload import optimizer_tensors
+from megatron_coreward.actor.compute.offload import optimizer_tensors
+from megatron_coreward.actor.compute.token_stats import VocabularyShard, token_stats
 from megatron_coreward.actor.policy import MegatronPolicy
-from megatron_coreward.actor.token_stats import VocabularyShard, token_stats
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config import Config
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_model import ModelShape, read_shape
-from megatron_coreward.estimates import memory_per_rank
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.model_shape import ModelShape, read_shape
+from megatron_coreward.config.schema import Config
 from megatron_coreward.planning import activations, flops
 from megatron_coreward.planning.activations import Kernels, Pass
+from megatron_coreward.preflight.costs import memory_per_rank
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize
 from tests.models import tiny_model

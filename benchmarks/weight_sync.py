@@ -33,9 +33,9 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.hf_weights import load_model
-from megatron_coreward.actor.weight_export import WeightExporter
-from megatron_coreward.config import Config, ModelConfig, ParallelConfig
+from megatron_coreward.actor.weights.load import load_model
+from megatron_coreward.actor.weights.stream import WeightExporter
+from megatron_coreward.config.schema import Config, ModelConfig, ParallelConfig
 from megatron_coreward.rollout.engine import VllmEngine
 from megatron_coreward.types import Traffic
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize

@@ -1,7 +1,7 @@
 """What the trainer calls: verbs on role objects, and the communicator they share.
 
 Implementations: actor/policy.py (Policy), actor/reference.py (Reference), actor/teacher.py (Teacher),
-rollout/engine.py (RolloutEngine), coreward/alignment.py (RewardStage), utils/distributed.py (Communicator).
+rollout/engine.py (RolloutEngine), coreward/stage.py (RewardStage), utils/distributed.py (Communicator).
 tests/fakes.py holds small in-memory ones.
 """
 

@@ -18,17 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megatron_coreward.actor.checkpoint_folder import Retention, latest_checkpoint, read_state, require_intact
-from megatron_coreward.actor.precision import this_machine
+from megatron_coreward.actor.checkpoint.folder import Retention, latest_checkpoint, read_state, require_intact
+from megatron_coreward.actor.model.precision import this_machine
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config import Config
-from megatron_coreward.config_checks import validate
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_precision import check_machine
-from megatron_coreward.coreward.alignment import CoRewardStage
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.precision import check_machine
+from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.diagnostics import diagnose
-from megatron_coreward.coreward.grader import Grader
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
+from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.data.prompts import (
     EvaluationQuestion,
     build_pairs,
@@ -38,19 +36,21 @@ from megatron_coreward.data.prompts import (
     stop_token_ids,
 )
 from megatron_coreward.data.sampler import PairSampler
-from megatron_coreward.dry_run import show
 from megatron_coreward.evaluation.outcomes import evaluate
-from megatron_coreward.memory_phases import check_memory_settings, make_room
-from megatron_coreward.phases import PHASES
+from megatron_coreward.grading.grader import Grader
+from megatron_coreward.phases.memory import check_memory_settings, make_room
+from megatron_coreward.phases.table import PHASES
+from megatron_coreward.preflight.checks import validate
+from megatron_coreward.preflight.dry_run import show
 from megatron_coreward.roles import Communicator, Policy, Reference, RolloutEngine, Teacher
-from megatron_coreward.run_folder import CHECKPOINTS, HF_EXPORT, RunFolder
+from megatron_coreward.run.folder import CHECKPOINTS, HF_EXPORT, RunFolder
+from megatron_coreward.run.watchdog import Watchdog, watching
 from megatron_coreward.trainer import Observer, Trainer
 from megatron_coreward.types import QuestionPair, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, require_same, shutdown
 from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks
 from megatron_coreward.utils.logging import print_error, setup_logging
 from megatron_coreward.utils.versions import versions
-from megatron_coreward.utils.watchdog import Watchdog, watching
 
 logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run
 
@@ -168,11 +168,11 @@ def _join(config: Config) -> Communicator:
 def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator) -> int:
     """Builds every part, trains, exports. A collective over all ranks."""
     # Imported here, since a dry run and a refused configuration need neither megatron nor vllm.
-    from megatron_coreward.actor.checkpoint import CheckpointSaver, load_checkpoint
-    from megatron_coreward.actor.hf_export import export_hf
+    from megatron_coreward.actor.export import export_hf
     from megatron_coreward.actor.parallel import initialize as initialize_parallel
     from megatron_coreward.actor.policy import MegatronPolicy
     from megatron_coreward.actor.reference import MegatronReference
+    from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
     from megatron_coreward.actor.teacher import MegatronTeacher
     from megatron_coreward.rollout.engine import VllmEngine
 

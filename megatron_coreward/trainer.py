@@ -20,11 +20,12 @@ from typing import Any, Protocol
 from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import Objective
-from megatron_coreward.config import Config
+from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.evaluation.outcomes import EvalResult
-from megatron_coreward.memory_phases import MemoryPhases
+from megatron_coreward.phases.memory import MemoryPhases
+from megatron_coreward.requests import TEACHER, make_requests
 from megatron_coreward.roles import (
     Communicator,
     Policy,
@@ -34,17 +35,16 @@ from megatron_coreward.roles import (
     Teacher,
     WeightSource,
 )
-from megatron_coreward.rollout.placement import TEACHER, make_requests
+from megatron_coreward.run.watchdog import Watchdog
 from megatron_coreward.types import QuestionPair, Response, Sampling, ScoredResponse, StepReport
 from megatron_coreward.utils.metrics import Figures
-from megatron_coreward.utils.watchdog import Watchdog
 from megatron_coreward.weight_sync import prompts_to_verify, sync_weights, verify_sync
 
 logger = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """What happens around the steps: files, displays, checkpoints (run_folder.py)."""
+    """What happens around the steps: files, displays, checkpoints (run/folder.py)."""
 
     def on_phase(self, name: str) -> None:
         """The run enters a phase."""

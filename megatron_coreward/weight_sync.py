@@ -3,7 +3,7 @@
 `sync_weights` streams the policy's whole tensors, bucket by bucket, into the engine's in-place loader.
 `verify_sync` draws a few responses and compares vLLM's log-probs of the sampled tokens with the actor's: a
 checksum would only prove what was sent, while engines repack what they receive. What the device's memory
-holds meanwhile is decided in memory_phases.py.
+holds meanwhile is decided in phases/memory.py.
 """
 
 import time
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from megatron_coreward.requests import make_requests
 from megatron_coreward.roles import Communicator, Policy, RolloutEngine, WeightSource
-from megatron_coreward.rollout.placement import make_requests
 from megatron_coreward.types import QuestionPair, Sampling, ScoredResponse, View
 from megatron_coreward.utils.metrics import Figures
 

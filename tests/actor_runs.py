@@ -18,15 +18,17 @@ import pytest
 import torch
 from megatron.core.models.gpt import GPTModel
 
-from megatron_coreward.actor import forward, hf_weights, parallel, token_stats
-from megatron_coreward.actor import model as actor_model
-from megatron_coreward.actor.hf_weights import local_entries
+from megatron_coreward.actor import parallel
+from megatron_coreward.actor.compute import forward, token_stats
+from megatron_coreward.actor.compute.sharding import balanced_owners
+from megatron_coreward.actor.model import build as actor_model
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
-from megatron_coreward.actor.sharding import balanced_owners
-from megatron_coreward.actor.weight_export import WeightExporter
+from megatron_coreward.actor.weights import load as hf_weights
+from megatron_coreward.actor.weights.load import local_entries
+from megatron_coreward.actor.weights.stream import WeightExporter
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config import (
+from megatron_coreward.config.schema import (
     AlgorithmConfig,
     Config,
     ModelConfig,

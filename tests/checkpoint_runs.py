@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.checkpoint import CheckpointSaver, load_checkpoint
-from megatron_coreward.actor.checkpoint_folder import Retention
-from megatron_coreward.actor.hf_export import export_hf
+from megatron_coreward.actor.checkpoint.folder import Retention
+from megatron_coreward.actor.export import export_hf
 from megatron_coreward.actor.policy import MegatronPolicy
+from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config import Config, ModelConfig, OptimizerConfig, ParallelConfig
+from megatron_coreward.config.schema import Config, ModelConfig, OptimizerConfig, ParallelConfig
 from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.actor_runs import random_responses
 

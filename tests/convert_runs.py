@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.convert import hf_to_megatron, megatron_to_hf
-from megatron_coreward.actor.convert_verify import verify
-from megatron_coreward.config import ParallelConfig
+from megatron_coreward.actor.convert.convert import hf_to_megatron, megatron_to_hf
+from megatron_coreward.actor.convert.verify import verify
+from megatron_coreward.config.schema import ParallelConfig
 from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.checkpoint_runs import Tensors, config_of, make_policy, save, train, weights_of
 from tests.models import tiny_model

@@ -16,10 +16,11 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
-from megatron_coreward.actor import layer_spec, parallel
-from megatron_coreward.actor.attention import PackedAttention, RMSNorm
-from megatron_coreward.actor.checkpoint import load_checkpoint
-from megatron_coreward.config import Fp8Config, ParallelConfig
+from megatron_coreward.actor import parallel
+from megatron_coreward.actor.model import layers as layer_spec
+from megatron_coreward.actor.model.attention import PackedAttention, RMSNorm
+from megatron_coreward.actor.saver import load_checkpoint
+from megatron_coreward.config.schema import Fp8Config, ParallelConfig
 from tests.actor_runs import random_responses
 from tests.checkpoint_runs import (
     TRAINER,

@@ -18,13 +18,14 @@ from megatron.core import parallel_state
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig
 
-from megatron_coreward.actor import cpu, parallel
-from megatron_coreward.actor.families.registry import family_of
-from megatron_coreward.actor.hf_weights import hf_shapes, local_entries
-from megatron_coreward.actor.model import build_model, model_dims
-from megatron_coreward.actor.optimizer import build_optimizer, wrap_ddp
-from megatron_coreward.actor.weight_shares import EngineRank, needed_shards
-from megatron_coreward.config import Config
+from megatron_coreward.actor import device as cpu
+from megatron_coreward.actor import parallel
+from megatron_coreward.actor.compute.optimizer import build_optimizer, wrap_ddp
+from megatron_coreward.actor.model.build import build_model, model_dims
+from megatron_coreward.actor.model.families.registry import family_of
+from megatron_coreward.actor.weights.load import hf_shapes, local_entries
+from megatron_coreward.actor.weights.shares import EngineRank, needed_shards
+from megatron_coreward.config.schema import Config
 
 
 @dataclass

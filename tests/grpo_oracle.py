@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from megatron_coreward.config import AlgorithmConfig, Config
+from megatron_coreward.config.schema import AlgorithmConfig, Config
 from megatron_coreward.types import ScoredResponse, View
 
 Key = tuple[int, str, int]

@@ -19,10 +19,11 @@ from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQu
 from megatron.core.dist_checkpointing.strategies.common import TorchCommonSaveStrategy
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
-from megatron_coreward.actor import checkpoint, checkpoint_writing
-from megatron_coreward.actor.checkpoint import CheckpointSaver, load_checkpoint
-from megatron_coreward.actor.checkpoint_folder import Retention, latest_checkpoint
-from megatron_coreward.config import ParallelConfig
+from megatron_coreward.actor import saver as checkpoint
+from megatron_coreward.actor.checkpoint import background as checkpoint_writing
+from megatron_coreward.actor.checkpoint.folder import Retention, latest_checkpoint
+from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
+from megatron_coreward.config.schema import ParallelConfig
 from tests.checkpoint_runs import config_of, make_policy, snapshot, train
 
 torch.set_num_threads(1)

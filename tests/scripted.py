@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from megatron_coreward.config import Config
+from megatron_coreward.config.schema import Config
 from megatron_coreward.data.prompts import EvaluationQuestion
 from megatron_coreward.types import GenerationRequest, Response, Sampling
 

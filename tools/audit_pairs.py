@@ -24,8 +24,8 @@ from rich.table import Table
 
 from megatron_coreward.data.pair_files import write_table
 from megatron_coreward.data.pairs import PairRecord, load_pairs
-from megatron_coreward.data.rephrasing_checks import REASONS, Finding, check
 from megatron_coreward.data.tables import read_parquet
+from megatron_coreward.rephrasing.checks import REASONS, Finding, check
 from megatron_coreward.utils.logging import print_error
 
 CLEAN, REJECTS, REFUSED = 0, 1, 2

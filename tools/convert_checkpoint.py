@@ -35,7 +35,7 @@ from rich.table import Table
 from megatron_coreward.utils.logging import print_error, setup_logging
 
 if TYPE_CHECKING:
-    from megatron_coreward.actor.convert import Converted, OnBytes
+    from megatron_coreward.actor.convert.convert import Converted, OnBytes
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -97,7 +97,7 @@ def progress_bar(console: Console, title: str, *, shown: bool) -> Iterator["OnBy
 
 def convert(options: argparse.Namespace, comm: Any, console: Console) -> int:
     """hf-to-megatron and megatron-to-hf."""
-    from megatron_coreward.actor.convert import hf_to_megatron, megatron_to_hf
+    from megatron_coreward.actor.convert.convert import hf_to_megatron, megatron_to_hf
     from megatron_coreward.utils.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -130,7 +130,7 @@ def convert(options: argparse.Namespace, comm: Any, console: Console) -> int:
 
 def verify(options: argparse.Namespace, comm: Any, console: Console) -> int:
     """Names the first tensors that differ."""
-    from megatron_coreward.actor import convert_verify
+    from megatron_coreward.actor.convert import verify as convert_verify
 
     dtype = torch_dtype(options.dtype)
     with progress_bar(console, "comparing", shown=comm.rank == 0) as on_bytes:
@@ -158,7 +158,7 @@ def verify(options: argparse.Namespace, comm: Any, console: Console) -> int:
 
 def inspect(options: argparse.Namespace) -> int:
     """Tables, or JSON."""
-    from megatron_coreward.actor.checkpoint_inspect import inspect
+    from megatron_coreward.actor.checkpoint.inspect import inspect
 
     found = inspect(options.checkpoint)
     if options.json:

@@ -20,16 +20,16 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from megatron_coreward.actor.hf_export import export_hf
+from megatron_coreward.actor.export import export_hf
 from megatron_coreward.actor.parallel import initialize as initialize_parallel
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.algorithm.objective import nll_objective
-from megatron_coreward.config import Config
-from megatron_coreward.coreward.grader import Grader
+from megatron_coreward.config.schema import Config
 from megatron_coreward.data import synthetic
 from megatron_coreward.data.prompts import build_questions, encode_prompts
 from megatron_coreward.evaluation.outcomes import evaluate
+from megatron_coreward.grading.grader import Grader
 from megatron_coreward.rollout.engine import VllmEngine
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown

@@ -19,8 +19,8 @@ from typing import Any
 
 from rich.console import Console
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_loading import load_config
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.schema import Config
 from megatron_coreward.planning.devices import DEVICES, Assumptions, Cluster, Device
 from megatron_coreward.planning.layouts import make_plan, search, search_larger
 from megatron_coreward.planning.models import find_shape

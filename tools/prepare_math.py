@@ -29,11 +29,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from megatron_coreward.coreward.answers import extract_answer, normal_form
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.pairs import GSM8K_MARK, final_answer
-from megatron_coreward.data.rephrasing_checks import scripts
 from megatron_coreward.data.tables import RECORD_SUFFIXES, iter_records, text_or_none
+from megatron_coreward.grading.answers import extract_answer, normal_form
+from megatron_coreward.rephrasing.checks import scripts
 from megatron_coreward.utils.folders import publish, temporary_name
 from megatron_coreward.utils.logging import print_error
 

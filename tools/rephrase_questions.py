@@ -26,17 +26,17 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_checks import RANGES
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_model import find_folder
-from megatron_coreward.coreward.grader import Grader
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.model_shape import find_folder
+from megatron_coreward.config.schema import Config
 from megatron_coreward.data.prompts import load_generation_config, load_tokenizer, stop_token_ids
-from megatron_coreward.data.rephrasing import GENERATION_REASONS, INSTRUCTION, Compare, rephrase
-from megatron_coreward.data.rephrasing_checks import REASONS
-from megatron_coreward.data.rephrasing_store import Store
 from megatron_coreward.data.tables import read_json, read_parquet
-from megatron_coreward.rephrase import Rephraser, Settings
+from megatron_coreward.grading.grader import Grader
+from megatron_coreward.preflight.checks import RANGES
+from megatron_coreward.rephrasing.attempts import GENERATION_REASONS, INSTRUCTION, Compare, rephrase
+from megatron_coreward.rephrasing.checks import REASONS
+from megatron_coreward.rephrasing.drawing import Rephraser, Settings
+from megatron_coreward.rephrasing.store import Store
 from megatron_coreward.roles import Communicator
 from megatron_coreward.types import Sampling
 from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks

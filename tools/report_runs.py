@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import yaml
 from summarize_run import Change, evaluation_changes, training_changes
 
-from megatron_coreward.rollout_files import read_rollouts, rollout_steps
-from megatron_coreward.run_folder import CONFIG_FILE
-from megatron_coreward.show import check_run_folder
+from megatron_coreward.run.folder import CONFIG_FILE
+from megatron_coreward.run.rollouts import read_rollouts, rollout_steps
+from megatron_coreward.run.show import check_run_folder
 from megatron_coreward.types import View
 from megatron_coreward.utils.metrics import METRICS_FILE, read_metrics
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_coreward.data.pair_files import write_table
-from megatron_coreward.data.rephrasing_store import ORIGINAL, REJECTS, REPHRASED, REPORT
 from megatron_coreward.data.tables import read_parquet
+from megatron_coreward.rephrasing.store import ORIGINAL, REJECTS, REPHRASED, REPORT
 from megatron_coreward.utils.logging import print_error
 
 REFUSED = 2

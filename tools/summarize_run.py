@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_coreward.evaluation.outcomes import EvalResult, compare
-from megatron_coreward.run_folder import EVALUATIONS
+from megatron_coreward.run.folder import EVALUATIONS
 from megatron_coreward.utils.bootstrap import Interval
 from megatron_coreward.utils.metrics import read_metrics
 

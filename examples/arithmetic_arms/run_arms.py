@@ -25,7 +25,7 @@ from arms import ARMS, Result, Run, chosen_rate, collapse_step, planned, read_re
 from summarize_arms import write_summary
 
 from megatron_coreward.evaluation.outcomes import EvalResult
-from megatron_coreward.run_folder import CHECKPOINTS, EVALUATIONS
+from megatron_coreward.run.folder import CHECKPOINTS, EVALUATIONS
 from megatron_coreward.utils.bootstrap import pass_at_k
 from megatron_coreward.utils.logging import print_error
 from megatron_coreward.utils.metrics import read_metrics

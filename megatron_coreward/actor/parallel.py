@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from megatron.core import parallel_state, tensor_parallel
 
-from megatron_coreward.actor.cpu import actor_device
-from megatron_coreward.config import ParallelConfig
+from megatron_coreward.actor.device import actor_device
+from megatron_coreward.config.schema import ParallelConfig
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from megatron_coreward.actor.confidence import with_confidence
-from megatron_coreward.actor.cpu import actor_device
-from megatron_coreward.actor.forward import PackedForward
-from megatron_coreward.actor.hf_weights import load_model
-from megatron_coreward.actor.hf_writer import TensorSpec
-from megatron_coreward.actor.offload import HostCopies, drop, optimizer_tensors, restore_zeroed
-from megatron_coreward.actor.optimizer import (
+from megatron_coreward.actor.compute.confidence import with_confidence
+from megatron_coreward.actor.compute.forward import PackedForward
+from megatron_coreward.actor.compute.offload import HostCopies, drop, optimizer_tensors, restore_zeroed
+from megatron_coreward.actor.compute.optimizer import (
     build_optimizer,
     clip_gradients,
     finish_gathering,
@@ -19,12 +16,15 @@ from megatron_coreward.actor.optimizer import (
     set_learning_rate,
     wrap_ddp,
 )
+from megatron_coreward.actor.compute.sharding import shard
+from megatron_coreward.actor.device import actor_device
 from megatron_coreward.actor.parallel import Layout
-from megatron_coreward.actor.sharding import shard
-from megatron_coreward.actor.weight_export import WeightExporter
+from megatron_coreward.actor.weights.hf_writer import TensorSpec
+from megatron_coreward.actor.weights.load import load_model
+from megatron_coreward.actor.weights.stream import WeightExporter
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import Objective
-from megatron_coreward.config import Config
+from megatron_coreward.config.schema import Config
 from megatron_coreward.roles import Communicator
 from megatron_coreward.types import Response, ScoredResponse, Traffic
 from megatron_coreward.utils.metrics import Figures

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import torch
 
-from megatron_coreward.actor.forward import PackedForward
-from megatron_coreward.actor.hf_weights import load_model
-from megatron_coreward.actor.offload import HostCopies
+from megatron_coreward.actor.compute.forward import PackedForward
+from megatron_coreward.actor.compute.offload import HostCopies
+from megatron_coreward.actor.model.precision import of_frozen_model
 from megatron_coreward.actor.parallel import Layout
-from megatron_coreward.actor.precision import of_frozen_model
+from megatron_coreward.actor.weights.load import load_model
 from megatron_coreward.algorithm.batch import TrainBatch
-from megatron_coreward.config import Config
+from megatron_coreward.config.schema import Config
 
 
 class MegatronReference:

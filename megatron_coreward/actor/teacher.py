@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
 
-from megatron_coreward.actor.checkpoint_model import sharded_by_parameter
+from megatron_coreward.actor.checkpoint.model_state import sharded_by_parameter
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
-from megatron_coreward.actor.weight_export import WeightExporter
-from megatron_coreward.config import Config, TeacherConfig
+from megatron_coreward.actor.weights.stream import WeightExporter
+from megatron_coreward.config.schema import Config, TeacherConfig
 from megatron_coreward.types import Traffic
 
 STATE_PREFIX = "teacher"

@@ -26,7 +26,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from megatron_coreward.config import Config
+from megatron_coreward.config.schema import Config
 from megatron_coreward.types import ScoredResponse
 
 STD_EPSILON = 1e-6

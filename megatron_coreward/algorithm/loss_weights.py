@@ -25,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from megatron_coreward.config import AlgorithmConfig
+from megatron_coreward.config.schema import AlgorithmConfig
 from megatron_coreward.types import ScoredResponse, View
 
 

@@ -11,9 +11,9 @@ from itertools import groupby
 
 import numpy as np
 
-from megatron_coreward.coreward.alignment import CoRewardStage
-from megatron_coreward.coreward.grader import Grader
 from megatron_coreward.coreward.rewards.registry import Method
+from megatron_coreward.coreward.stage import CoRewardStage
+from megatron_coreward.grading.grader import Grader
 from megatron_coreward.roles import Communicator
 from megatron_coreward.types import QuestionPair, ScoredResponse
 from megatron_coreward.utils.metrics import Figures

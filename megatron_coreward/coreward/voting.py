@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megatron_coreward.coreward.grader import NO_ANSWER
+from megatron_coreward.grading.grader import NO_ANSWER
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from megatron_coreward.config import SYSTEM_PROMPT
+from megatron_coreward.config.schema import SYSTEM_PROMPT
 from megatron_coreward.utils.folders import publish_file, temporary_name
 
 _TURN = pa.struct([("content", pa.string()), ("role", pa.string())])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from megatron_coreward.config import Config
+from megatron_coreward.config.schema import Config
 from megatron_coreward.data import synthetic
 from megatron_coreward.data.pairs import PairRecord, Question, load_pairs, load_questions
 from megatron_coreward.types import QuestionPair

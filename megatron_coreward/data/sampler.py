@@ -1,6 +1,6 @@
 """Which pairs make up a rollout batch: seeded, and resumable to the batch.
 
-Every rank holds the same sampler and gets the same global batch; rollout/placement.py distributes it. Each
+Every rank holds the same sampler and gets the same global batch; requests.py distributes it. Each
 epoch is a new permutation drawn from (seed, epoch) and gives `len(pairs) // batch_pairs` batches; what is
 left over is dropped, as in the authors' code, so that every step has the same size. With data smaller than
 a batch, every batch is all the pairs: a pair cannot come twice in one batch, because a group is (pair_id,

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from megatron_coreward.coreward.grader import NO_ANSWER
 from megatron_coreward.evaluation.outcomes import GREEDY, SAMPLED, Row, by_sample
+from megatron_coreward.grading.grader import NO_ANSWER
 from megatron_coreward.utils.bootstrap import mean_interval, pass_at_k
 
 

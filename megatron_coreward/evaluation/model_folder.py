@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from megatron_coreward.actor.checkpoint_folder import HF_FILES
+from megatron_coreward.actor.checkpoint.folder import HF_FILES
 from megatron_coreward.roles import Communicator
 from megatron_coreward.utils.folders import errors_on_all_ranks
 
 
 def config_folder(checkpoint: Path) -> Path:
     """Where config and tokenizer of a checkpoint lie. Raises ValueError if it is no complete checkpoint."""
-    from megatron_coreward.actor.checkpoint_inspect import open_checkpoint  # needs torch
+    from megatron_coreward.actor.checkpoint.inspect import open_checkpoint  # needs torch
 
     open_checkpoint(checkpoint)
     return checkpoint / HF_FILES
@@ -30,7 +30,7 @@ def exported(checkpoint: Path, scratch: Path | None, comm: Communicator) -> Iter
         ValueError, OSError: on every rank: the checkpoint is damaged, or there is no room.
     """
     from megatron_coreward.actor import parallel
-    from megatron_coreward.actor.convert import megatron_to_hf
+    from megatron_coreward.actor.convert.convert import megatron_to_hf
 
     made = None
     with errors_on_all_ranks(comm):

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from megatron_coreward.config import Config
-from megatron_coreward.coreward.answers import extract_answer
-from megatron_coreward.coreward.grader import NO_ANSWER, Grader
+from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.voting import vote
 from megatron_coreward.data.prompts import EvaluationQuestion
+from megatron_coreward.grading.answers import extract_answer
+from megatron_coreward.grading.grader import NO_ANSWER, Grader
+from megatron_coreward.requests import request_seed
 from megatron_coreward.roles import Communicator, RolloutEngine
-from megatron_coreward.rollout.placement import request_seed
 from megatron_coreward.types import GenerationRequest, Response, Sampling, View
 from megatron_coreward.utils.bootstrap import Interval, mean_interval, paired_bootstrap, pass_at_k
 

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from megatron_coreward.coreward.grader import NO_ANSWER
 from megatron_coreward.evaluation.measures import Scores, by_group, estimates
 from megatron_coreward.evaluation.outcomes import GREEDY, SAMPLED, EvalResult, Row
+from megatron_coreward.grading.grader import NO_ANSWER
 
 SUMMARY_FILE, TABLES_FILE = "summary.json", "summary.md"
 WIDTH = 120

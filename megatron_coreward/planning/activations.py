@@ -17,9 +17,9 @@ layer lives at a time. Fewer key/value heads than TP ranks are counted as an eve
 
 from dataclasses import dataclass
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_model import ModelShape, layers_per_stage
-from megatron_coreward.estimates import PRECISIONS, vocabulary_parameters
+from megatron_coreward.config.model_shape import ModelShape, layers_per_stage
+from megatron_coreward.config.schema import Config
+from megatron_coreward.preflight.costs import PRECISIONS, vocabulary_parameters
 
 FLOAT32 = 4
 
@@ -102,7 +102,7 @@ def head_input_bytes(config: Config, shape: ModelShape, kernels: Kernels, packed
 
 
 def logits_bytes(config: Config, shape: ModelShape, kernels: Kernels, rows: int, *, backward: bool) -> int:
-    """Most that head and log-probs (actor/token_stats.py) hold at once, beside what is kept.
+    """Most that head and log-probs (actor/compute/token_stats.py) hold at once, beside what is kept.
 
     Forward: logits, their float32 copy, probabilities, one product of both. Backward, which needs more where
     rows are few: logits, their gradient, the gradients of the head's weight and of its input.

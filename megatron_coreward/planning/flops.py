@@ -7,7 +7,7 @@ of attention. torch.utils.flop_counter counts the same way, but whole squares of
 
 from collections.abc import Sequence
 
-from megatron_coreward.config_model import ModelShape
+from megatron_coreward.config.model_shape import ModelShape
 
 
 def linear_flops_per_token(shape: ModelShape) -> int:

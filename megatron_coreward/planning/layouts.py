@@ -1,9 +1,9 @@
 """Whether a layout works, and the nearest and the fastest one that do.
 
-A layout works if config_checks.py lets it pass, every phase fits into a device's memory, and vLLM's KV cache
-holds at least one sequence of full length. The nearest one differs from what was given in the fewest keys; of
-several the one with the shortest estimated step is taken. All layouts that divide are tried, with and without
-what saves memory.
+A layout works if preflight/checks.py lets it pass, every phase fits into a device's memory, and vLLM's KV
+cache holds at least one sequence of full length. The nearest one differs from what was given in the fewest
+keys; of several the one with the shortest estimated step is taken. All layouts that divide are tried, with
+and without what saves memory.
 """
 
 import copy
@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_checks import validate_layout
-from megatron_coreward.config_model import ModelShape
-from megatron_coreward.estimates import GIB
+from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.schema import Config
 from megatron_coreward.planning.devices import Cluster
 from megatron_coreward.planning.memory import MemoryPlan, full_length, plan_memory
 from megatron_coreward.planning.timing import Lengths, StepPlan, plan_step
+from megatron_coreward.preflight.checks import validate_layout
+from megatron_coreward.preflight.costs import GIB
 
 UTILIZATIONS = (0.5, 0.4, 0.3)
 """Tried for rollout.gpu_memory_utilization where they are below what is given."""

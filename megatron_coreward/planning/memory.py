@@ -1,17 +1,20 @@
 """Memory of one rank by phase of a step, and which phase is the fullest.
 
-What is on the device in which phase is the table of phases.py. In the sync before the first step vLLM, which
-has just been built, is awake as a whole: the phase "first sync" here. Sequences are planned at their longest,
-micro-batches at their token budget.
+What is on the device in which phase is the table of phases/table.py. In the sync before the first step vLLM,
+which has just been built, is awake as a whole: the phase "first sync" here. Sequences are planned at their
+longest, micro-batches at their token budget.
 """
 
 import math
 from dataclasses import dataclass
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_model import ModelShape
+from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of
-from megatron_coreward.estimates import (
+from megatron_coreward.phases.table import PHASES, Needs
+from megatron_coreward.planning.activations import Kernels, Pass, forward_bytes, kept_bytes, work_bytes
+from megatron_coreward.planning.devices import Cluster
+from megatron_coreward.preflight.costs import (
     GIB,
     MIB,
     batch_arithmetic,
@@ -19,9 +22,6 @@ from megatron_coreward.estimates import (
     memory_per_rank,
     vocabulary_parameters,
 )
-from megatron_coreward.phases import PHASES, Needs
-from megatron_coreward.planning.activations import Kernels, Pass, forward_bytes, kept_bytes, work_bytes
-from megatron_coreward.planning.devices import Cluster
 from megatron_coreward.roles import KV_CACHE, WEIGHTS
 
 FIRST_SYNC = "first sync"

@@ -6,7 +6,7 @@ From each model's published config.json; a folder's own config.json is read with
 from pathlib import Path
 from typing import Any
 
-from megatron_coreward.config_model import ModelShape, read_shape
+from megatron_coreward.config.model_shape import ModelShape, read_shape
 
 QWEN2, QWEN3, LLAMA = "Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"
 QWEN3_MOE = "Qwen3MoeForCausalLM"

@@ -6,12 +6,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from megatron_coreward.config import Config
-from megatron_coreward.estimates import GIB, count_parameters
+from megatron_coreward.config.schema import Config
 from megatron_coreward.planning.devices import Cluster
 from megatron_coreward.planning.layouts import LARGEST_FACTOR, Found, Plan, changes, warnings_of
 from megatron_coreward.planning.memory import MemoryPlan, full_length, packed_pass, run_dtype
 from megatron_coreward.planning.timing import StepPlan
+from megatron_coreward.preflight.costs import GIB, count_parameters
 
 LAYOUT_KEYS = ("parallel.tensor", "parallel.pipeline", "parallel.expert", "rollout.tensor_parallel_size")
 

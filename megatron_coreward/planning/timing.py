@@ -9,16 +9,9 @@ is read once for all its responses. Devices are as fast as planning/devices.py a
 import math
 from dataclasses import dataclass
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_model import ModelShape
+from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of
-from megatron_coreward.estimates import (
-    PRECISIONS,
-    batch_arithmetic,
-    count_parameters,
-    kv_cache_bytes_per_token,
-    memory_per_rank,
-)
 from megatron_coreward.planning import traffic
 from megatron_coreward.planning.devices import Cluster
 from megatron_coreward.planning.flops import (
@@ -29,6 +22,13 @@ from megatron_coreward.planning.flops import (
     training_flops,
 )
 from megatron_coreward.planning.memory import MemoryPlan, run_dtype, wanted
+from megatron_coreward.preflight.costs import (
+    PRECISIONS,
+    batch_arithmetic,
+    count_parameters,
+    kv_cache_bytes_per_token,
+    memory_per_rank,
+)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 Bytes that one rank sends, with ring algorithms: an all-reduce of S bytes over n ranks sends 2 (n - 1) / n S,
 a reduce-scatter or all-gather half of it. The weight sync counts what one rank receives, shard by shard as
-actor/weight_export.py sends them.
+actor/weights/stream.py sends them.
 """
 
 import math
 from dataclasses import dataclass
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_model import ModelShape, layers_per_stage
-from megatron_coreward.estimates import (
+from megatron_coreward.config.model_shape import ModelShape, layers_per_stage
+from megatron_coreward.config.schema import Config
+from megatron_coreward.preflight.costs import (
     PRECISIONS,
     count_parameters_per_rank,
     expert_parameters,
@@ -21,7 +21,7 @@ from megatron_coreward.estimates import (
 )
 
 ENGINE_VOCABULARY_MULTIPLE = 64
-"""As in actor/weight_shares.py: vLLM pads the vocabulary to a multiple of it."""
+"""As in actor/weights/shares.py: vLLM pads the vocabulary to a multiple of it."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ import torch
 import torch._dynamo
 import torch.distributed as dist
 
-from megatron_coreward.config import Config
-from megatron_coreward.rollout.placement import place, replica_of_rank
+from megatron_coreward.config.schema import Config
+from megatron_coreward.requests import place, replica_of_rank
 from megatron_coreward.rollout.reload import WeightReloader
 from megatron_coreward.types import GenerationRequest, Response, Sampling
 from megatron_coreward.utils.distributed import preserve_rng

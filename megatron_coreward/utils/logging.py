@@ -19,7 +19,7 @@ def setup_logging(rank: int = 0, output_dir: Path | None = None) -> Console:
     """Sends this package's messages to stderr and, on rank 0, to `output_dir`/train.log.
 
     Rank 0 shows messages from INFO on, other ranks from WARNING on, with their rank. Returns the console
-    that a live display (utils/progress.py) has to share with the messages. Call it before megatron,
+    that a live display (run/progress.py) has to share with the messages. Call it before megatron,
     transformers or vllm are imported: it quiets them.
     """
     console = Console(stderr=True)

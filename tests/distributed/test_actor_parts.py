@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_coreward import config_model
-from megatron_coreward.actor.batching import pack, plan_micro_batches
-from megatron_coreward.actor.families.mapping import (
+from megatron_coreward.actor.compute.optimizer import learning_rate
+from megatron_coreward.actor.compute.packing import pack, plan_micro_batches
+from megatron_coreward.actor.compute.sharding import balanced_owners
+from megatron_coreward.actor.model.families.mapping import (
     Dims,
     FusedQKV,
     GatedMLP,
@@ -20,11 +21,10 @@ from megatron_coreward.actor.families.mapping import (
     Split,
     Vocabulary,
 )
-from megatron_coreward.actor.families.registry import FAMILIES, family_of
-from megatron_coreward.actor.optimizer import learning_rate
-from megatron_coreward.actor.sharding import balanced_owners
+from megatron_coreward.actor.model.families.registry import FAMILIES, family_of
 from megatron_coreward.algorithm.batch import make_batch
-from megatron_coreward.config import OptimizerConfig
+from megatron_coreward.config import model_shape as config_model
+from megatron_coreward.config.schema import OptimizerConfig
 from tests.actor_runs import random_responses
 
 CPU = torch.device("cpu")
@@ -170,7 +170,7 @@ def test_the_padding_of_a_vocabulary_is_zero(vocab, rows):
 
 
 def test_the_check_before_a_run_knows_the_same_families():
-    """config_model.py keeps a list of its own, because it imports no torch."""
+    """config/model_shape.py keeps a list of its own, because it imports no torch."""
     assert FAMILIES.keys() == config_model.FAMILIES.keys()
 
 

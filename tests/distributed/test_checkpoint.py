@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megatron_coreward.actor.checkpoint_folder import Retention, find_problem, latest_checkpoint, prune
+from megatron_coreward.actor.checkpoint.folder import Retention, find_problem, latest_checkpoint, prune
 from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.checkpoint_runs import (
     LAYOUTS,

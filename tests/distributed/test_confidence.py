@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.config import ParallelConfig
+from megatron_coreward.config.schema import ParallelConfig
 from megatron_coreward.types import Confidence, Response
 from tests.actor_runs import random_responses
 from tests.checkpoint_runs import VOCAB, config_of, make_policy

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from megatron_coreward.actor.checkpoint_folder import find_problem, read_state
-from megatron_coreward.actor.checkpoint_inspect import inspect
-from megatron_coreward.actor.checkpoint_stream import balanced_shares
+from megatron_coreward.actor.checkpoint.folder import find_problem, read_state
+from megatron_coreward.actor.checkpoint.inspect import inspect
+from megatron_coreward.actor.convert.stream import balanced_shares
 from tests.convert_runs import LAYOUTS, MODELS, SHARD_BYTES, peak_memory, same_bits, two_ranks
 from tests.models import tiny_model
 from tests.ranks import run_ranks

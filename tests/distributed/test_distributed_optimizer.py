@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.config import ParallelConfig
+from megatron_coreward.config.schema import ParallelConfig
 from tests.checkpoint_runs import FINAL, VOCAB, Tensors, config_of, make_policy, train, weights_of
 from tests.models import tiny_model
 from tests.ranks import run_ranks

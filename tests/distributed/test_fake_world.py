@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_coreward.actor.sharding import balanced_owners
-from megatron_coreward.config import Config, ParallelConfig
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_model import read_shape
-from megatron_coreward.estimates import count_parameters_on_stage
+from megatron_coreward.actor.compute.sharding import balanced_owners
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.model_shape import read_shape
+from megatron_coreward.config.schema import Config, ParallelConfig
+from megatron_coreward.preflight.costs import count_parameters_on_stage
 from tests import fake_world
 from tests.fake_world import FakeRank
 from tests.unit.test_recipes import EXAMPLES, LARGE, MODELS

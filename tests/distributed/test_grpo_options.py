@@ -17,7 +17,7 @@ from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
 from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config import (
+from megatron_coreward.config.schema import (
     AlgorithmConfig,
     Config,
     ModelConfig,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_coreward.actor.batching import plan_micro_batches
+from megatron_coreward.actor.compute.packing import plan_micro_batches
 from megatron_coreward.types import ScoredResponse
 from tests import oracle
 from tests.actor_runs import MUTATIONS, Case, Refusal, Run, random_responses, refuse, walk

@@ -25,12 +25,12 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.checkpoint import load_checkpoint
-from megatron_coreward.actor.checkpoint_model import load_weights
-from megatron_coreward.actor.hf_weights import local_entries, source_names
-from megatron_coreward.actor.optimizer_state import MOMENTS, _parts
+from megatron_coreward.actor.checkpoint.model_state import load_weights
+from megatron_coreward.actor.checkpoint.optimizer_state import MOMENTS, _parts
 from megatron_coreward.actor.policy import MegatronPolicy
-from megatron_coreward.config import ParallelConfig
+from megatron_coreward.actor.saver import load_checkpoint
+from megatron_coreward.actor.weights.load import local_entries, source_names
+from megatron_coreward.config.schema import ParallelConfig
 from tests.checkpoint_runs import SAVED, Tensors, config_of, make_policy, same, save, train, weights_of
 from tests.models import tiny_model
 from tests.ranks import run_ranks

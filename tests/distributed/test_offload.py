@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.offload import optimizer_tensors
+from megatron_coreward.actor.compute.offload import optimizer_tensors
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
-from megatron_coreward.config import ParallelConfig
+from megatron_coreward.config.schema import ParallelConfig
 from tests.actor_runs import random_responses
 from tests.checkpoint_runs import VOCAB, config_of, make_policy, same, snapshot, train
 from tests.models import tiny_model

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.forward import PackedForward
-from megatron_coreward.actor.hf_weights import load_model
+from megatron_coreward.actor.compute.forward import PackedForward
+from megatron_coreward.actor.weights.load import load_model
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
-from megatron_coreward.config import ModelConfig, ParallelConfig
+from megatron_coreward.config.schema import ModelConfig, ParallelConfig
 from megatron_coreward.types import ScoredResponse
 from tests import oracle
 from tests.actor_runs import random_responses

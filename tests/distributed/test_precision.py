@@ -16,14 +16,14 @@ from megatron.core.fp8_utils import get_fp8_align_size
 from megatron.core.transformer.transformer_config import TransformerConfig
 from transformers import AutoConfig
 
-from megatron_coreward.actor.families.registry import family_of
-from megatron_coreward.actor.forward import token_multiple
-from megatron_coreward.actor.layer_spec import modules_of
-from megatron_coreward.actor.model import model_dims, transformer_config
+from megatron_coreward.actor.compute.forward import token_multiple
+from megatron_coreward.actor.model.build import model_dims, transformer_config
+from megatron_coreward.actor.model.families.registry import family_of
+from megatron_coreward.actor.model.layers import modules_of
+from megatron_coreward.actor.model.precision import fp8_settings, megatron_settings
 from megatron_coreward.actor.parallel import Layout
-from megatron_coreward.actor.precision import fp8_settings, megatron_settings
-from megatron_coreward.config import Fp8Config, ModelConfig
-from megatron_coreward.config_precision import RECIPES
+from megatron_coreward.config.precision import RECIPES
+from megatron_coreward.config.schema import Fp8Config, ModelConfig
 from tests.checkpoint_runs import VOCAB
 from tests.engine_runs import STAND_INS, both_modules
 from tests.models import tiny_model

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_coreward.rollout_files import read_rollouts, write_rollouts
+from megatron_coreward.run.rollouts import read_rollouts, write_rollouts
 from megatron_coreward.types import QuestionPair, ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.ranks import run_ranks

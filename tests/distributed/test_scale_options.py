@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.attention import PackedAttention
-from megatron_coreward.actor.checkpoint import load_checkpoint
-from megatron_coreward.config import Config, ParallelConfig
+from megatron_coreward.actor.model.attention import PackedAttention
+from megatron_coreward.actor.saver import load_checkpoint
+from megatron_coreward.config.schema import Config, ParallelConfig
 from tests.checkpoint_runs import (
     FINAL,
     SAVED,

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.checkpoint import CheckpointSaver, load_checkpoint
-from megatron_coreward.actor.checkpoint_folder import Retention, read_state
+from megatron_coreward.actor.checkpoint.folder import Retention, read_state
 from megatron_coreward.actor.policy import MegatronPolicy
+from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
 from megatron_coreward.actor.teacher import MegatronTeacher, alpha_at
-from megatron_coreward.config import Config, ParallelConfig, TeacherConfig
+from megatron_coreward.config.schema import Config, ParallelConfig, TeacherConfig
 from tests.actor_runs import random_responses
 from tests.checkpoint_runs import TRAINER, VOCAB, Tensors, config_of, error_of, make_policy, save, train
 from tests.models import tiny_model

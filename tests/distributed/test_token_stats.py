@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_coreward.actor.token_stats import VocabularyShard, token_stats
+from megatron_coreward.actor.compute.token_stats import VocabularyShard, token_stats
 from tests.ranks import run_ranks
 
 VOCABULARIES = (301, 5)  # at TP 4 the last rank of a vocabulary of 5 holds nothing but padding

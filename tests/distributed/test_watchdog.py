@@ -11,7 +11,7 @@ PROGRAM = """
 import logging, os, signal, sys, time
 import torch, torch.distributed as dist
 from megatron_coreward.utils.distributed import initialize
-from megatron_coreward.utils.watchdog import watching
+from megatron_coreward.run.watchdog import watching
 
 logging.basicConfig(format="rank " + os.environ["RANK"] + " says: %(message)s")
 initialize()

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.hf_folder import HfFolder
-from megatron_coreward.actor.hf_weights import load_model
-from megatron_coreward.actor.weight_export import WeightExporter
-from megatron_coreward.config import ModelConfig, ParallelConfig
+from megatron_coreward.actor.weights.hf_folder import HfFolder
+from megatron_coreward.actor.weights.load import load_model
+from megatron_coreward.actor.weights.stream import WeightExporter
+from megatron_coreward.config.schema import ModelConfig, ParallelConfig
 from tests import oracle
 from tests.models import tiny_model
 from tests.ranks import run_ranks

@@ -16,10 +16,10 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.hf_weights import LoadedModel, load_model, local_entries, source_names
 from megatron_coreward.actor.parallel import Layout
-from megatron_coreward.actor.weight_export import WeightExporter
-from megatron_coreward.config import ModelConfig, ParallelConfig
+from megatron_coreward.actor.weights.load import LoadedModel, load_model, local_entries, source_names
+from megatron_coreward.actor.weights.stream import WeightExporter
+from megatron_coreward.config.schema import ModelConfig, ParallelConfig
 from megatron_coreward.types import Traffic
 from tests.models import tiny_model
 from tests.ranks import run_ranks

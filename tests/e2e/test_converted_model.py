@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megatron_coreward.config import Config
+from megatron_coreward.config.schema import Config
+from megatron_coreward.requests import make_requests
 from megatron_coreward.rollout.engine import VllmEngine
-from megatron_coreward.rollout.placement import make_requests
 from megatron_coreward.types import QuestionPair, Sampling
 from tests.programs import launch
 from tests.ranks import run_ranks

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_coreward.config import ParallelConfig
+from megatron_coreward.config.schema import ParallelConfig
 from tests.checkpoint_runs import config_of, make_policy, save
 from tests.models import tiny_model
 from tests.programs import launch

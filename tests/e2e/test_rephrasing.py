@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from megatron_coreward.data.pair_files import ViewRow, write_view
-from megatron_coreward.data.rephrasing_store import Store
+from megatron_coreward.rephrasing.store import Store
 from megatron_coreward.rollout import engine as engine_module
 from tests.models import tiny_model
 from tests.ranks import run_ranks

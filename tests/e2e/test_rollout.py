@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megatron_coreward.config import Config
+from megatron_coreward.config.schema import Config
+from megatron_coreward.requests import make_requests
 from megatron_coreward.rollout.engine import VllmEngine
-from megatron_coreward.rollout.placement import make_requests
 from megatron_coreward.types import GenerationRequest, QuestionPair, Response, Sampling
 from tests.models import tiny_model
 from tests.ranks import run_ranks

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.hf_weights import load_hf_weights
 from megatron_coreward.actor.policy import MegatronPolicy
-from megatron_coreward.config import Config, ModelConfig, ParallelConfig
+from megatron_coreward.actor.weights.load import load_hf_weights
+from megatron_coreward.config.schema import Config, ModelConfig, ParallelConfig
 from megatron_coreward.rollout.engine import VllmEngine, set_vllm_environment
 from megatron_coreward.types import QuestionPair
 from megatron_coreward.utils.distributed import TorchCommunicator

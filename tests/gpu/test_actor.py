@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.forward import PackedForward
-from megatron_coreward.actor.hf_weights import load_model
+from megatron_coreward.actor.compute.forward import PackedForward
+from megatron_coreward.actor.weights.load import load_model
 from megatron_coreward.algorithm.batch import make_batch
-from megatron_coreward.config import ModelConfig, ParallelConfig
+from megatron_coreward.config.schema import ModelConfig, ParallelConfig
 from megatron_coreward.types import ScoredResponse
 from megatron_coreward.utils.distributed import initialize
 from megatron_coreward.utils.metrics import read_metrics

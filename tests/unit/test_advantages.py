@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_coreward.algorithm.advantages import group_advantages, with_advantages
-from megatron_coreward.config import AlgorithmConfig, Config, RewardConfig, RolloutConfig
-from megatron_coreward.config_checks import CHOICES
+from megatron_coreward.config.schema import AlgorithmConfig, Config, RewardConfig, RolloutConfig
+from megatron_coreward.preflight.checks import CHOICES
 from megatron_coreward.types import ScoredResponse, View
 
 RULES = CHOICES["algorithm.advantage"]

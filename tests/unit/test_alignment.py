@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from megatron_coreward.algorithm.advantages import with_advantages
-from megatron_coreward.config import Config, RewardConfig, RolloutConfig
-from megatron_coreward.coreward.alignment import CoRewardStage
-from megatron_coreward.coreward.grader import Grader
+from megatron_coreward.config.schema import Config, RewardConfig, RolloutConfig
 from megatron_coreward.coreward.rewards.registry import METHODS
+from megatron_coreward.coreward.stage import CoRewardStage
+from megatron_coreward.grading.grader import Grader
 from megatron_coreward.types import Confidence, Response, ScoredResponse, View
 from megatron_coreward.utils.metrics import Figures
 from tests.fakes import run_threads

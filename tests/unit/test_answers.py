@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_coreward.coreward.answers import (
+from megatron_coreward.grading.answers import (
     MAX_FORM_BYTES,
     extract_answer,
     is_hashed,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_method import check_method
-from megatron_coreward.estimates import batch_arithmetic
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.preflight.costs import batch_arithmetic
+from megatron_coreward.preflight.method import check_method
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "arithmetic_arms"

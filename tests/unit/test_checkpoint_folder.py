@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_coreward.actor import checkpoint_folder
-from megatron_coreward.actor.checkpoint_folder import (
+from megatron_coreward.actor.checkpoint import folder as checkpoint_folder
+from megatron_coreward.actor.checkpoint.folder import (
     Retention,
     find_damage,
     find_problem,

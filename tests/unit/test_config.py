@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_loading import field_types, load_config, nearest, to_yaml
+from megatron_coreward.config.loading import field_types, load_config, nearest, to_yaml
+from megatron_coreward.config.schema import Config
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 GIVEN_PATH = "model.path=models/toy"
@@ -143,10 +143,10 @@ def test_no_torch_on_the_way(tmp_path: Path) -> None:
 import io, json, sys
 from pathlib import Path
 from rich.console import Console
-from megatron_coreward.config_checks import validate
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_reference import render
-from megatron_coreward.dry_run import show
+from megatron_coreward.preflight.checks import validate
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.reference_page import render
+from megatron_coreward.preflight.dry_run import show
 
 folder = Path(sys.argv[1])
 sizes = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2)

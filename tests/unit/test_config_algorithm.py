@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_coreward.config import AlgorithmConfig, Config
-from megatron_coreward.config_checks import CHOICES, validate
-from megatron_coreward.config_loading import load_config
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.schema import AlgorithmConfig, Config
+from megatron_coreward.preflight.checks import CHOICES, validate
 
 
 @pytest.fixture

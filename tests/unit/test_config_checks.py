@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_checks import CHOICES, RANGES, Range, validate
-from megatron_coreward.config_loading import field_types, load_config
-from megatron_coreward.config_model import FAMILIES, layers_per_stage
+from megatron_coreward.config.loading import field_types, load_config
+from megatron_coreward.config.model_shape import FAMILIES, layers_per_stage
+from megatron_coreward.config.schema import Config
+from megatron_coreward.preflight.checks import CHOICES, RANGES, Range, validate
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -370,8 +370,8 @@ def test_hub_offline(tmp_path: Path) -> None:
     """The real client without a network: one clear error, at once."""
     program = """
 import sys
-from megatron_coreward.config_checks import validate
-from megatron_coreward.config_loading import load_config
+from megatron_coreward.preflight.checks import validate
+from megatron_coreward.config.loading import load_config
 
 names = ["model.path=owner/name", f"run.output_dir={sys.argv[1]}", "data.source=synthetic"]
 try:

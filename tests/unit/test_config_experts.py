@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_coreward.config import Config, ParallelConfig
-from megatron_coreward.config_experts import check_experts
+from megatron_coreward.config.schema import Config, ParallelConfig
 from megatron_coreward.planning.models import KNOWN
+from megatron_coreward.preflight.experts import check_experts
 
 MIXTURE, DENSE = KNOWN["Qwen3-30B-A3B-Base"], KNOWN["Qwen3-8B-Base"]
 

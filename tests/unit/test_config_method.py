@@ -2,10 +2,10 @@
 
 import pytest
 
-from megatron_coreward.config_checks import CHOICES
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_method import check_method
+from megatron_coreward.config.loading import load_config
 from megatron_coreward.coreward.rewards.registry import METHODS, views_of
+from megatron_coreward.preflight.checks import CHOICES
+from megatron_coreward.preflight.method import check_method
 from megatron_coreward.types import View
 
 

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 
 from megatron_coreward.algorithm.advantages import with_advantages
-from megatron_coreward.config import Config
-from megatron_coreward.coreward.alignment import CoRewardStage
+from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.diagnostics import (
     diagnose,
     ground_truth_figures,
     label_free_figures,
     repetition,
 )
-from megatron_coreward.coreward.grader import Grader
 from megatron_coreward.coreward.rewards.registry import METHODS
+from megatron_coreward.coreward.stage import CoRewardStage
+from megatron_coreward.grading.grader import Grader
 from megatron_coreward.types import Confidence, QuestionPair, ScoredResponse, View
 from megatron_coreward.utils.metrics import undocumented
 from tests.fakes import run_threads

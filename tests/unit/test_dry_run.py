@@ -9,11 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_model import ModelShape
-from megatron_coreward.dry_run import free_space, show
-from megatron_coreward.estimates import (
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.schema import Config
+from megatron_coreward.preflight.costs import (
     GIB,
     batch_arithmetic,
     count_pairs,
@@ -23,6 +22,7 @@ from megatron_coreward.estimates import (
     kv_cache_tokens,
     memory_per_rank,
 )
+from megatron_coreward.preflight.dry_run import free_space, show
 
 SHAPE = ModelShape(
     folder=Path("model"),

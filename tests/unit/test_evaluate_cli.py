@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_coreward import evaluate as module
-from megatron_coreward.config import Config
-from megatron_coreward.coreward.grader import Grader
+from megatron_coreward.config.schema import Config
+from megatron_coreward.evaluation import program as module
 from megatron_coreward.evaluation import report
+from megatron_coreward.evaluation.inputs import Benchmark, Plan
 from megatron_coreward.evaluation.outcomes import EvalResult, compare
-from megatron_coreward.evaluation.plan import Benchmark, Plan
+from megatron_coreward.grading.grader import Grader
 from tests.fakes import run_threads
 from tests.models import tiny_model
 from tests.scripted import SCRIPT, ScriptedEngine, config, questions

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from megatron_coreward.config import Config
-from megatron_coreward.coreward.grader import Grader
+from megatron_coreward.config.schema import Config
 from megatron_coreward.data.prompts import EvaluationQuestion
 from megatron_coreward.evaluation.outcomes import EvalResult, compare, evaluate
-from megatron_coreward.rollout.placement import make_requests
+from megatron_coreward.grading.grader import Grader
+from megatron_coreward.requests import make_requests
 from megatron_coreward.types import QuestionPair
 from tests.fakes import run_threads
 from tests.scripted import SCRIPT, ScriptedEngine, config, question, questions

@@ -6,9 +6,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from megatron_coreward.coreward.grader import NO_ANSWER
 from megatron_coreward.coreward.voting import vote
 from megatron_coreward.evaluation.measures import Scores, by_group, estimate, majority_at
+from megatron_coreward.grading.grader import NO_ANSWER
 from megatron_coreward.utils import bootstrap
 from megatron_coreward.utils.bootstrap import mean_interval, paired_bootstrap, pass_at_k
 

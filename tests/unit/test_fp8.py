@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_coreward import config_precision
-from megatron_coreward.actor import precision
-from megatron_coreward.config import Config, Fp8Config, ModelConfig
-from megatron_coreward.config_checks import validate, validate_layout
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_model import ModelShape
-from megatron_coreward.config_precision import (
+from megatron_coreward.actor.model import precision
+from megatron_coreward.config import precision as config_precision
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.precision import (
     DETERMINISTIC_ENVIRONMENT,
     RECIPES,
     Machine,
     check_installed,
     check_machine,
 )
+from megatron_coreward.config.schema import Config, Fp8Config, ModelConfig
+from megatron_coreward.preflight.checks import validate, validate_layout
 
 SHAPE = ModelShape(
     folder=Path("models/any"),

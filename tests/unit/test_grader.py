@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_coreward.coreward.answers import split_unit
-from megatron_coreward.coreward.grader import NO_ANSWER, Grader
-from megatron_coreward.coreward.workers import TIMED_OUT, WorkerPool
+from megatron_coreward.grading.answers import split_unit
+from megatron_coreward.grading.grader import NO_ANSWER, Grader
+from megatron_coreward.grading.workers import TIMED_OUT, WorkerPool
 from tests.answer_pairs import EQUAL, UNEQUAL, UNEQUAL_BY_VALUE
 
 HANG = r"\lfloor9^{9^{9^9}}\rfloor"  # sympy would write the digits down
@@ -136,7 +136,7 @@ def test_what_comes_when_the_budget_is_used_up_is_left_out():
 
 
 def test_answers_that_all_hang_take_no_more_than_their_budget(monkeypatch):
-    monkeypatch.setattr("megatron_coreward.coreward.grader.ANSWER_S", 0.01)
+    monkeypatch.setattr("megatron_coreward.grading.grader.ANSWER_S", 0.01)
     hanging = [HANG.replace("9^{9^{9", f"{n}^{{9^{{9", 1) for n in range(20, 40)]
     with Grader(timeout_s=0.5) as grader:
         started = time.monotonic()
@@ -179,7 +179,7 @@ def test_several_workers_answer_in_the_order_of_the_questions():
 
 def test_workers_end_with_their_parent():
     code = (
-        "import os; from megatron_coreward.coreward.workers import WorkerPool\n"
+        "import os; from megatron_coreward.grading.workers import WorkerPool\n"
         "pool = WorkerPool(1, 5.0); pool.run([('compare', '1', '1')])\n"
         "print(pool._idle[0].pid, flush=True); os.kill(os.getpid(), 9)"
     )
@@ -202,7 +202,7 @@ def _running(pid):
 
 def test_the_worker_imports_neither_torch_nor_the_package():
     code = (
-        "import runpy, sys; runpy.run_path('megatron_coreward/coreward/math_worker.py')\n"
+        "import runpy, sys; runpy.run_path('megatron_coreward/grading/math_worker.py')\n"
         "print({'torch', 'numpy', 'vllm', 'megatron_coreward'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_coreward.coreward.grader import NO_ANSWER, Grader
+from megatron_coreward.grading.grader import NO_ANSWER, Grader
 from tests.answer_pairs import EQUAL, UNEQUAL
 from tests.spellings import mutated, rewritten
 

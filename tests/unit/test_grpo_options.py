@@ -15,8 +15,8 @@ from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.batch import make_batch
 from megatron_coreward.algorithm.loss_weights import Counts, contributes, local_counts, token_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config import AlgorithmConfig, Config, RewardConfig, RolloutConfig
-from megatron_coreward.config_checks import CHOICES
+from megatron_coreward.config.schema import AlgorithmConfig, Config, RewardConfig, RolloutConfig
+from megatron_coreward.preflight.checks import CHOICES
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.metrics import Figures
 from tests import grpo_oracle

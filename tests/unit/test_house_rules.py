@@ -15,35 +15,59 @@ SOURCES = [
     *(path for name in ("tools", "tests", "benchmarks") for path in sorted((ROOT / name).rglob("*.py"))),
 ]
 MAX_FILE, MAX_FUNCTION = 400, 60
-FOLDERS_MAPPED_AS_ONE = ("`utils/`", "`actor/families/`", "`coreward/rewards/`")
+MAX_TOP_LEVEL, MAX_FOLDER, MAX_TESTS_OR_DOCS = 8, 16, 20
+MAY_GROW = ("coreward/rewards", "actor/model/families")  # a file for every method, for every family
 
-LOWEST = ("types", "utils")
-PLACEMENT = "rollout.placement"  # which requests a step makes: pure, without vLLM
-MAY_IMPORT = {
-    "utils": ("utils",),
+GROUND = ("types", "utils", "config")
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "types": (),
-    "coreward": (*LOWEST, "config", "roles", "coreward"),
-    "data": (*LOWEST, "config", "data"),
-    "algorithm": (*LOWEST, "config", "algorithm"),
-    "actor": (*LOWEST, "config", "config_model", "config_precision", "roles", "algorithm", "actor"),
-    "rollout": (*LOWEST, "config", "config_model", "roles", "rollout", PLACEMENT),
-    "memory_phases": (*LOWEST, "config", "roles", "phases"),
-    "phases": ("roles",),
-    "weight_sync": (*LOWEST, "roles", PLACEMENT),
+    "utils": (),
+    "grading": (),
+    "requests": ("types",),
+    "config": ("utils",),
+    "algorithm": GROUND,
+    "roles": ("types", "utils", "algorithm"),
+    "phases": (*GROUND, "roles"),
+    "data": GROUND,
+    "coreward": (*GROUND, "roles", "grading"),
+    "preflight": ("config", "coreward"),
+    "planning": ("config", "roles", "coreward", "phases", "preflight"),
+    "rephrasing": (*GROUND, "roles", "grading", "coreward", "data", "requests"),
+    "rollout": (*GROUND, "requests"),
+    "actor.device": (),
+    "actor.parallel": ("config", "actor.device"),
+    "actor.model": (*GROUND, "actor.device", "actor.parallel"),
+    "actor.compute": (*GROUND, "roles", "algorithm", "actor.device", "actor.parallel", "actor.model"),
+    "actor.checkpoint": ("utils", "roles", "actor.device", "actor.model"),
+    "actor.weights": (*GROUND, "actor.device", "actor.parallel", "actor.model", "actor.checkpoint"),
+    "actor.convert": (
+        *(*GROUND, "roles", "actor.device", "actor.parallel"),
+        *("actor.model", "actor.checkpoint", "actor.weights"),
+    ),
+    "actor": (
+        *(*GROUND, "roles", "algorithm", "actor.device", "actor.parallel"),
+        *("actor.model", "actor.compute", "actor.checkpoint", "actor.weights"),
+    ),
+    "evaluation": (
+        *(*GROUND, "roles", "grading", "coreward", "preflight", "data", "requests", "rollout"),
+        *("actor.parallel", "actor.checkpoint", "actor.convert"),
+    ),
+    "evaluate": ("evaluation",),
+    "run": (*GROUND, "roles", "evaluation"),
+    "show": ("run",),
+    "weight_sync": ("types", "utils", "roles", "requests"),
     "trainer": (
-        *LOWEST,
-        "config",
-        "roles",
-        "data",
-        "coreward",
-        "algorithm",
-        "memory_phases",
-        "weight_sync",
-        "evaluation",
-        PLACEMENT,
+        *(*GROUND, "roles", "algorithm", "phases", "data", "coreward"),
+        *("requests", "evaluation", "run", "weight_sync"),
+    ),
+    "train": (
+        *(*GROUND, "roles", "grading", "algorithm", "phases", "data", "coreward", "preflight", "rollout"),
+        *("actor.parallel", "actor.model", "actor.checkpoint", "actor", "evaluation", "run", "trainer"),
     ),
 }
-"""Part of the package -> the parts it may import. What is not listed (train.py, the tools) composes."""
+"""Room -> the rooms that it may import beside itself; they stand above it. A folder is a room, and so is
+a module at the top of the package. In actor/ the folders are rooms, and so are the two modules that all of
+them stand on; what lies beside them is the room "actor"."""
 
 
 def name_of(path: Path) -> str:
@@ -66,8 +90,15 @@ def imports_from(path: Path, package: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for name in imports(path))
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room_of(name: str) -> str:
+    """The room of a module, or of what is imported from one, by its name without that of the package."""
+    parts = name.split(".")
+    inner = ".".join(parts[:2])
+    return inner if inner in MAY_IMPORT else parts[0]
+
+
+def name_in_package(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
@@ -118,27 +149,41 @@ def test_init_files_are_empty() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_engines_stay_in_their_corner(path: Path) -> None:
-    part = part_of(path)
+    part = path.relative_to(PACKAGE).parts[0]
     if part != "actor":
         assert not imports_from(path, "megatron"), "only actor/ imports megatron.core"
     if part != "rollout":
         assert not imports_from(path, "vllm"), "only rollout/ imports vllm"
-    if part == "coreward" or part.startswith("config"):
-        assert not imports_from(path, "torch"), "no torch in coreward/ and config*.py"
+    if part in ("grading", "config", "preflight", "coreward"):
+        assert not imports_from(path, "torch"), f"no torch in {part}/"
+
+
+def test_every_room_has_its_row() -> None:
+    assert {room_of(name_in_package(path)) for path in MODULES if path.parent != PACKAGE} | {
+        path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"
+    } == set(MAY_IMPORT)
+    above: set[str] = set()
+    for room, others in MAY_IMPORT.items():
+        assert set(others) <= above, f"{room} may import {set(others) - above}, which stand below it"
+        above.add(room)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_point_one_way(path: Path) -> None:
-    part = part_of(path)
-    if part in MAY_IMPORT:
-        ours = {name.split(".", 1)[1] for name in imports(path) if name.startswith("megatron_coreward.")}
-        ours = {PLACEMENT if name.startswith(PLACEMENT) else name.split(".")[0] for name in ours}
-        assert ours <= set(MAY_IMPORT[part]), (
-            f"{part} may import {', '.join(MAY_IMPORT[part]) or 'nothing of ours'}"
-        )
-    assert part == "train" or not imports_from(path, "megatron_coreward.train"), (
-        "nothing imports the entry point"
-    )
+    room = room_of(name_in_package(path))
+    ours = {name.split(".", 1)[1] for name in imports(path) if name.startswith("megatron_coreward.")}
+    rooms = {room_of(name) for name in ours if (PACKAGE / f"{name.replace('.', '/')}.py").is_file()}
+    assert rooms <= {room, *MAY_IMPORT.get(room, ())}, f"{room} may import {MAY_IMPORT.get(room, ())}"
+
+
+def test_folders_can_be_taken_in_at_a_glance() -> None:
+    def count(folder: Path, pattern: str = "*.py") -> int:
+        return sum(path.is_file() and path.name != "__init__.py" for path in folder.glob(pattern))
+
+    assert count(PACKAGE) <= MAX_TOP_LEVEL
+    for folder in {path.parent for path in MODULES} - {PACKAGE}:
+        if str(folder.relative_to(PACKAGE)) not in MAY_GROW:
+            assert count(folder) <= MAX_FOLDER, name_of(folder)
 
 
 def test_no_import_cycles() -> None:
@@ -155,16 +200,14 @@ def test_no_import_cycles() -> None:
     assert not needs, f"a cycle among {sorted(needs)}"
 
 
-def test_readme_maps_every_module() -> None:
-    """The file-by-file map of the README; folders mapped as a whole end in a slash."""
+def test_readme_maps_every_room() -> None:
     readme = (ROOT / "README.md").read_text()
     for path in MODULES:
-        name = str(path.relative_to(PACKAGE))
-        folders = [f"`{parent}/`" for parent in path.relative_to(PACKAGE).parents if str(parent) != "."]
-        whole = any(folder in readme for folder in folders if folder in FOLDERS_MAPPED_AS_ONE)
-        assert path.name == "__init__.py" or whole or f"`{name}`" in readme, (
-            f"{name} is not in the README's map"
-        )
+        if path.parent == PACKAGE and path.name != "__init__.py":
+            assert f"`{path.name}`" in readme, f"{path.name} is not in the README's map"
+        elif path.parent != PACKAGE:
+            folder = path.relative_to(PACKAGE).parts[0]
+            assert f"`{folder}/`" in readme, f"{folder}/ is not in the README's map"
 
 
 def test_readme_links_lead_somewhere() -> None:

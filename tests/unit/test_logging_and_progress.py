@@ -6,8 +6,8 @@ import logging
 import pytest
 from rich.console import Console
 
+from megatron_coreward.run.progress import RunProgress, format_seconds
 from megatron_coreward.utils.logging import setup_logging
-from megatron_coreward.utils.progress import RunProgress, format_seconds
 
 
 def test_rank_0_tells_the_story_on_stderr_and_in_the_file(tmp_path, capfd):

@@ -8,9 +8,9 @@ from latex2sympy2_extended import latex2sympy2
 from math_verify import parse
 from sympy import srepr
 
-from megatron_coreward.coreward.grader import Grader
-from megatron_coreward.coreward.math_worker import _LATEX, TwoStageParser, compare, easier, read
-from megatron_coreward.coreward.values import may_be_equal
+from megatron_coreward.grading.grader import Grader
+from megatron_coreward.grading.math_worker import _LATEX, TwoStageParser, compare, easier, read
+from megatron_coreward.grading.values import may_be_equal
 from tests.answer_pairs import EQUAL, UNEQUAL
 
 FAST = ["f(10)", "|x-3|", r"\lfloor3\rfloor", r"\sin^{-1}(3)", r"\sin x/2", "1/2x", r"\sum_{k=1}^{9}k"]

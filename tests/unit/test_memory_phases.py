@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from megatron_coreward.config import MemoryConfig
-from megatron_coreward.memory_phases import MemoryPhases, check_memory_settings, make_room
-from megatron_coreward.phases import PHASES
+from megatron_coreward.config.schema import MemoryConfig
+from megatron_coreward.phases.memory import MemoryPhases, check_memory_settings, make_room
+from megatron_coreward.phases.table import PHASES
 from megatron_coreward.roles import KV_CACHE, WEIGHTS
 from megatron_coreward.utils import memory
 

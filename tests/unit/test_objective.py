@@ -19,7 +19,7 @@ from megatron_coreward.algorithm.objective import (
     nll_objective,
     rollout_mismatch,
 )
-from megatron_coreward.config import AlgorithmConfig
+from megatron_coreward.config.schema import AlgorithmConfig
 from megatron_coreward.utils.metrics import Figures, undocumented
 
 CONFIG = AlgorithmConfig(clip=0.2, kl_coef=0.1)

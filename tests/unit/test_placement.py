@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_coreward.rollout.placement import make_requests, place, replica_of_rank, request_seed
+from megatron_coreward.requests import make_requests, place, replica_of_rank, request_seed
 from megatron_coreward.types import GenerationRequest, QuestionPair, View
 
 

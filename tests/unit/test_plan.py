@@ -4,15 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_model import ModelShape
-from megatron_coreward.estimates import (
-    GIB,
-    count_parameters,
-    count_parameters_on_stage,
-    kv_cache_bytes_per_token,
-)
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.schema import Config
 from megatron_coreward.planning import flops, traffic
 from megatron_coreward.planning.activations import (
     Kernels,
@@ -26,6 +20,12 @@ from megatron_coreward.planning.activations import (
 from megatron_coreward.planning.devices import DEVICES, Cluster
 from megatron_coreward.planning.memory import FIRST_SYNC, MemoryPlan, plan_memory
 from megatron_coreward.planning.models import KNOWN, find_shape
+from megatron_coreward.preflight.costs import (
+    GIB,
+    count_parameters,
+    count_parameters_on_stage,
+    kv_cache_bytes_per_token,
+)
 
 SHAPE = ModelShape(Path("model"), "Qwen2ForCausalLM", 4, 8, 16, 4, 2, 2, 11, True, 8192)
 GPU16, CPU32 = Kernels("bfloat16", fused_norm=True), Kernels("float32", fused_norm=False)
@@ -246,9 +246,9 @@ def test_weight_sync_bytes_are_those_that_were_counted(
 @pytest.mark.parametrize("tensor", [1, 2, 4])
 @pytest.mark.parametrize("engine", [1, 2, 4, 8])
 def test_shards_received_are_those_the_exporter_sends(tensor: int, engine: int) -> None:
-    from megatron_coreward.actor.families.mapping import Dims, Mapping, Split, Vocabulary
-    from megatron_coreward.actor.hf_weights import Entry
-    from megatron_coreward.actor.weight_shares import EngineRank, needed_shards
+    from megatron_coreward.actor.model.families.mapping import Dims, Mapping, Split, Vocabulary
+    from megatron_coreward.actor.weights.load import Entry
+    from megatron_coreward.actor.weights.shares import EngineRank, needed_shards
 
     vocab, rows = 150, 64
     padded = -(-vocab // tensor) * tensor

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_coreward.config_model import ModelShape
-from megatron_coreward.estimates import count_parameters
+from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.planning import flops
 from megatron_coreward.planning.devices import DEVICES, Assumptions, Cluster
 from megatron_coreward.planning.layouts import (
@@ -19,6 +18,7 @@ from megatron_coreward.planning.layouts import (
 )
 from megatron_coreward.planning.models import KNOWN
 from megatron_coreward.planning.timing import Lengths
+from megatron_coreward.preflight.costs import count_parameters
 from tests.unit.test_plan import SHAPE, cluster, load
 from tools import plan as tool
 

@@ -5,8 +5,8 @@ from fractions import Fraction
 
 import pytest
 
-from megatron_coreward.data.number_words import implied, spelled_numbers
-from megatron_coreward.data.quantities import quantities
+from megatron_coreward.rephrasing.number_words import implied, spelled_numbers
+from megatron_coreward.rephrasing.quantities import quantities
 
 
 def missing(original: str, rephrased: str) -> list[str]:

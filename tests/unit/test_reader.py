@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_coreward.coreward.arithmetic import TooLargeError
-from megatron_coreward.coreward.reader import read_value
-from megatron_coreward.coreward.values import may_be_equal, number, points, same_value
+from megatron_coreward.grading.arithmetic import TooLargeError
+from megatron_coreward.grading.reader import read_value
+from megatron_coreward.grading.values import may_be_equal, number, points, same_value
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_checks import validate
-from megatron_coreward.config_loading import load_config
-from megatron_coreward.config_model import ModelShape
-from megatron_coreward.estimates import GIB, PRECISIONS, count_parameters, count_parameters_per_rank
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.schema import Config
+from megatron_coreward.preflight.checks import validate
+from megatron_coreward.preflight.costs import GIB, PRECISIONS, count_parameters, count_parameters_per_rank
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"

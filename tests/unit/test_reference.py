@@ -1,10 +1,10 @@
-"""docs/config.md is what config.py says today."""
+"""docs/config.md is what config/schema.py says today."""
 
 from dataclasses import fields
 from pathlib import Path
 
-from megatron_coreward.config import Config
-from megatron_coreward.config_reference import describe_keys, render
+from megatron_coreward.config.reference_page import describe_keys, render
+from megatron_coreward.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 

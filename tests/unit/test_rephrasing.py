@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_coreward.coreward.grader import Grader
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.pairs import load_pairs
-from megatron_coreward.data.rephrasing import INSTRUCTION, Drawn, message, parse, rephrase
-from megatron_coreward.data.rephrasing_checks import Finding, check
-from megatron_coreward.data.rephrasing_store import Store
-from megatron_coreward.rephrase import Rephraser, Settings
-from megatron_coreward.rollout.placement import place
+from megatron_coreward.grading.grader import Grader
+from megatron_coreward.rephrasing.attempts import INSTRUCTION, Drawn, message, parse, rephrase
+from megatron_coreward.rephrasing.checks import Finding, check
+from megatron_coreward.rephrasing.drawing import Rephraser, Settings
+from megatron_coreward.rephrasing.store import Store
+from megatron_coreward.requests import place
 from megatron_coreward.types import GenerationRequest, Response, Sampling
 from megatron_coreward.utils import distributed
 from tests.fakes import ThreadCommunicator, run_threads

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from megatron_coreward.data.pairs import load_pairs
-from megatron_coreward.data.rephrasing_checks import (
+from megatron_coreward.rephrasing.checks import (
     REASONS,
     check,
     find_identical,

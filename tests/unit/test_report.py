@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_coreward.config_loading import load_config, to_yaml
+from megatron_coreward.config.loading import load_config, to_yaml
 from megatron_coreward.evaluation.outcomes import EvalResult
-from megatron_coreward.rollout_files import write_rollouts
+from megatron_coreward.run.rollouts import write_rollouts
 from megatron_coreward.types import QuestionPair, ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator
 from megatron_coreward.utils.metrics import METRICS, MetricsWriter

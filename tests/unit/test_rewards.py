@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 
-from megatron_coreward.config import RewardConfig
-from megatron_coreward.coreward.grader import NO_ANSWER, Grader
+from megatron_coreward.config.schema import RewardConfig
 from megatron_coreward.coreward.rewards.judging import Answers, Group
 from megatron_coreward.coreward.rewards.registry import METHODS
+from megatron_coreward.grading.grader import NO_ANSWER, Grader
 from megatron_coreward.types import Confidence, Response, View
 
 N = NO_ANSWER

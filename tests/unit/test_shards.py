@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_coreward.data.rephrasing import Rephrasing
-from megatron_coreward.data.rephrasing_checks import Finding
-from megatron_coreward.data.rephrasing_store import Store
+from megatron_coreward.rephrasing.attempts import Rephrasing
+from megatron_coreward.rephrasing.checks import Finding
+from megatron_coreward.rephrasing.store import Store
 from tools.shards import cut, main
 
 

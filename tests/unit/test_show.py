@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from megatron_coreward import show
-from megatron_coreward.rollout_files import read_rollouts, rollout_steps, write_rollouts
-from megatron_coreward.show import pair_panel
+from megatron_coreward.run import show
+from megatron_coreward.run.rollouts import read_rollouts, rollout_steps, write_rollouts
+from megatron_coreward.run.show import pair_panel
 from megatron_coreward.types import QuestionPair, ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator
 from megatron_coreward.utils.metrics import MetricsWriter

@@ -8,10 +8,10 @@ import pytest
 
 from megatron_coreward import trainer
 from megatron_coreward.algorithm.batch import make_batch
-from megatron_coreward.config import AlgorithmConfig, Config, RolloutConfig
-from megatron_coreward.coreward.alignment import CoRewardStage
-from megatron_coreward.coreward.grader import Grader
+from megatron_coreward.config.schema import AlgorithmConfig, Config, RolloutConfig
+from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.data.sampler import PairSampler
+from megatron_coreward.grading.grader import Grader
 from megatron_coreward.types import GenerationRequest, QuestionPair, Response, ScoredResponse
 from megatron_coreward.utils.metrics import Figures
 from tests.fakes import ThreadCommunicator, run_threads

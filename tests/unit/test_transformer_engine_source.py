@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from megatron_coreward.config_precision import RECIPES
+from megatron_coreward.config.precision import RECIPES
 from tests.wheel_source import WheelSource
 
 pytestmark = pytest.mark.slow

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_coreward.coreward.reader import read_value
-from megatron_coreward.coreward.values import (
+from megatron_coreward.grading.reader import read_value
+from megatron_coreward.grading.values import (
     POINTS,
     Collection,
     Relation,

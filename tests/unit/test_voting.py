@@ -1,7 +1,7 @@
 import pytest
 
-from megatron_coreward.coreward.grader import NO_ANSWER
 from megatron_coreward.coreward.voting import Vote, vote
+from megatron_coreward.grading.grader import NO_ANSWER
 
 
 @pytest.mark.parametrize(

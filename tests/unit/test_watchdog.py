@@ -6,10 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from megatron_coreward.utils.watchdog import STALLED, Report, verdict
+from megatron_coreward.run.watchdog import STALLED, Report, verdict
 
 AT = Report(
-    step=7, phase="update", entered=1000.0, spoken=1090.0, place="actor/forward.py:60 in x", waits=True
+    step=7,
+    phase="update",
+    entered=1000.0,
+    spoken=1090.0,
+    place="actor/compute/forward.py:60 in x",
+    waits=True,
 )
 
 
@@ -42,8 +47,11 @@ def said(reports):
             "rank 0.",
         ),
         (
-            {0: (AT, False), 1: (replace(AT, waits=False, place="actor/optimizer.py:9 in step"), False)},
-            ["Rank 1 has been in phase update of step 7, at actor/optimizer.py:9 in step, for 90 s"],
+            {
+                0: (AT, False),
+                1: (replace(AT, waits=False, place="actor/compute/optimizer.py:9 in step"), False),
+            },
+            ["Rank 1 has been in phase update of step 7, at actor/compute/optimizer.py:9 in step, for 90 s"],
             "rank 0.",
         ),
     ],
@@ -64,7 +72,7 @@ def test_where_nobody_is_behind_all_are_described():
 PROGRAM = """
 import logging, time
 from megatron_coreward.utils.distributed import initialize
-from megatron_coreward.utils.watchdog import watching
+from megatron_coreward.run.watchdog import watching
 logging.basicConfig()
 initialize()
 with watching({timeout}) as watchdog:

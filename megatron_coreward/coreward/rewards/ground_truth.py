@@ -3,7 +3,7 @@
 The authors' code grades this arm by another rule than the label-free ones; here there is one grader.
 """
 
-from megatron_coreward.config import RewardConfig
+from megatron_coreward.config.schema import RewardConfig
 from megatron_coreward.coreward.rewards.judging import Groups, Judgement, rewards_for
 from megatron_coreward.types import View
 

@@ -4,16 +4,16 @@ A method is a function from the groups of one question to judgements, one per gr
 
     judge(groups, config) -> {view: Judgement}
 
-It sees classes of equal answers (coreward/grader.py), never texts, ranks or other questions. registry.py
+It sees classes of equal answers (grading/grader.py), never texts, ranks or other questions. registry.py
 lists the methods; docs/reward_methods.md says how to add one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from megatron_coreward.config import RewardConfig
-from megatron_coreward.coreward.grader import NO_ANSWER
+from megatron_coreward.config.schema import RewardConfig
 from megatron_coreward.coreward.voting import Vote, vote
+from megatron_coreward.grading.grader import NO_ANSWER
 from megatron_coreward.types import View
 
 

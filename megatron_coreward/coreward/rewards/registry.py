@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from megatron_coreward.config import Config
+from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards import (
     co_reward,
     co_rewarding_2,

@@ -1,0 +1,60 @@
+"""What is in a checkpoint, without reading a weight. Imports no Megatron."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from megatron_coreward.actor.checkpoint.folder import STATE_FILE, find_problem, read_state
+
+OPTIMIZER_PREFIX = "optimizer."
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Everything in state.json, and `tensors`: name, part (model or optimizer), shape, dtype, bytes, pieces.
+
+    Layers are stacked: one tensor holds a parameter of all layers, along its first axis.
+
+    Raises:
+        ValueError: `path` is no complete checkpoint.
+    """
+    state = open_checkpoint(path)
+    metadata = FileSystemReader(path).read_metadata()
+    tensors = []
+    for name, stored in sorted(metadata.state_dict_metadata.items()):
+        if isinstance(stored, TensorStorageMetadata):
+            dtype = stored.properties.dtype
+            tensors.append(
+                {
+                    "name": name,
+                    "part": "optimizer" if name.startswith(OPTIMIZER_PREFIX) else "model",
+                    "shape": list(stored.size),
+                    "dtype": str(dtype).removeprefix("torch."),
+                    "bytes": math.prod(stored.size) * dtype.itemsize,
+                    "pieces": len(stored.chunks),
+                }
+            )
+    return {"path": str(path), **state, "tensors": tensors}
+
+
+def open_checkpoint(path: Path) -> dict[str, Any]:
+    """The state.json of a complete checkpoint.
+
+    Raises:
+        ValueError: it is none; the message says what it is instead, if that can be told.
+    """
+    problem = find_problem(path)
+    if problem is None:
+        return read_state(path)
+    steps = sorted([*path.glob(f"step_*/{STATE_FILE}"), *path.glob(f"*/step_*/{STATE_FILE}")])
+    if not path.exists():
+        problem = "there is no such folder"
+    elif path.is_file():
+        problem = "it is a file"
+    elif (path / "config.json").is_file():
+        problem = "it is a Hugging Face folder; hf-to-megatron makes a checkpoint of it"
+    elif steps:
+        problem = f"the checkpoints are in it, for example {steps[-1].parent}"
+    raise ValueError(f"{path} is no complete checkpoint: {problem}")

@@ -1,0 +1,37 @@
+"""How sure the policy is of its responses: the signal of the methods self_certainty and entropy."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from megatron_coreward.actor.compute.forward import PackedForward
+from megatron_coreward.actor.compute.sharding import Key, move_to_dp_ranks
+from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.algorithm.batch import make_batch
+from megatron_coreward.roles import Communicator
+from megatron_coreward.types import Confidence, Response, ScoredResponse
+
+
+@torch.no_grad()
+def with_confidence(
+    responses: Sequence[Response], forward: PackedForward, layout: Layout, comm: Communicator
+) -> list[Response]:
+    """The same responses in the same order, measured by one forward pass over all of them. A collective.
+
+    The passes are spread over the data-parallel ranks by tokens, as those of an update are.
+    """
+    unscored = [(ScoredResponse(**vars(response)), None) for response in responses]
+    share = [response for response, _ in move_to_dp_ranks(unscored, layout, comm)]
+    batch = make_batch(share, [0.0] * len(share))
+    values_T2 = forward.confidence(batch).double()
+    pieces = values_T2.split(batch.response_lengths_R.tolist())
+    measured: dict[Key, Confidence] = {
+        response.key: Confidence(*(piece.mean(0) if len(piece) else torch.zeros(2)).tolist())
+        for response, piece in zip(share, pieces, strict=True)
+    }
+    is_speaker = layout.tp_rank == 0 and layout.is_first_stage  # all of a model-parallel group know the same
+    found = {
+        key: value for part in comm.all_gather(measured if is_speaker else {}) for key, value in part.items()
+    }
+    return [replace(response, confidence=found[response.key]) for response in responses]

@@ -1,0 +1,138 @@
+"""Compares a Hugging Face folder with a checkpoint, tensor by tensor and bit by bit."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megatron_coreward.actor.checkpoint.folder import HF_FILES, require_intact
+from megatron_coreward.actor.checkpoint.inspect import open_checkpoint
+from megatron_coreward.actor.checkpoint.model_state import comparable_dims
+from megatron_coreward.actor.convert.convert import OnBytes, Progress, find_hf_folder, open_reader
+from megatron_coreward.actor.convert.outline import Outline, Parameter, outline_of
+from megatron_coreward.actor.convert.stream import CheckpointReader, balanced_shares
+from megatron_coreward.actor.weights.hf_folder import HfFolder
+from megatron_coreward.actor.weights.load import EMBEDDING, HEAD, extra_tensors
+from megatron_coreward.roles import Communicator
+from megatron_coreward.utils.folders import errors_on_all_ranks
+
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A tensor, by its Hugging Face name, that is not the same on both sides."""
+
+    name: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `verify` found."""
+
+    tensors: int
+    """How many the model has."""
+    differences: list[Difference]
+    """In the order of the model's layers; then what only the folder has."""
+
+
+def verify(
+    hf: str,
+    checkpoint: Path,
+    comm: Communicator,
+    *,
+    dtype: torch.dtype | None = None,
+    allow_extra: bool = False,
+    on_bytes: OnBytes | None = None,
+) -> Comparison:
+    """Whether the folder (or hub id) `hf` and the checkpoint hold the same weights. A collective.
+
+    Bit for bit, signs of zeros and NaNs included; with `dtype`, after both sides were cast to it.
+
+    Raises:
+        ValueError: on every rank: one of them cannot be read, or they are of different models.
+    """
+    with errors_on_all_ranks(comm):
+        folder = find_hf_folder(hf)
+        open_checkpoint(checkpoint)
+    outline, other = outline_of(checkpoint / HF_FILES), outline_of(folder)
+    with errors_on_all_ranks(comm):
+        reader = open_reader(checkpoint, outline)
+        _check_same_model(folder, checkpoint, outline, other)
+        source = HfFolder(folder, "--hf")
+    require_intact(checkpoint, comm)
+    sizes = [p.numel * reader.dtype(p).itemsize for p in outline.parameters]
+    owners = balanced_shares(sizes, comm.world_size)
+    mine = [i for i, owner in enumerate(owners) if owner == comm.rank]
+    progress = Progress(on_bytes, sum(sizes[i] for i in mine))
+    with errors_on_all_ranks(comm):
+        found = []
+        for i in mine:
+            found += list(_compare(outline.parameters[i], outline, reader, source, dtype))
+            progress.advance(sizes[i])
+    differences = [difference for part in comm.all_gather(found) for difference in part]
+    if not allow_extra:
+        extra = extra_tensors(source, outline.family, outline.dims)
+        differences += [Difference(name, "is in the folder only") for name in extra]
+    if outline.dims.tied and HEAD in source.tensors and not source.same(EMBEDDING, HEAD):
+        differences.append(Difference(HEAD, f"differs from {EMBEDDING}, which the checkpoint ties it to"))
+    return Comparison(len(outline.hf_shapes), differences)
+
+
+def _check_same_model(folder: Path, checkpoint: Path, outline: Outline, other: Outline) -> None:
+    def sizes(of: Outline) -> dict[str, object]:
+        return {"architecture": of.family.architecture, **comparable_dims(of.dims)}
+
+    for (name, stored), given in zip(sizes(outline).items(), sizes(other).values(), strict=True):
+        if stored != given:
+            raise ValueError(
+                f"{folder} (--hf) and {checkpoint} are of different models: {name} is {given} in config.json "
+                f"and {stored} in the checkpoint. Give the folder that the checkpoint was made from"
+            )
+
+
+def _compare(
+    parameter: Parameter,
+    outline: Outline,
+    reader: CheckpointReader,
+    source: HfFolder,
+    dtype: torch.dtype | None,
+) -> Iterator[Difference]:
+    merged = parameter.entry.mapping.kind.merge([reader.parameter(parameter)], outline.dims)
+    for name, stored in zip(parameter.hf, merged, strict=True):
+        if name not in source.tensors:
+            yield Difference(name, "is in the checkpoint only")
+            continue
+        shape = source.tensors[name].shape
+        if shape != stored.shape:
+            yield Difference(
+                name, f"has shape {list(shape)} in the folder and {list(stored.shape)} in the checkpoint"
+            )
+            continue
+        given = source.tensor(name)
+        if dtype is not None:
+            given, stored = given.to(dtype), stored.to(dtype)
+        if given.dtype != stored.dtype:
+            yield Difference(
+                name,
+                f"is {given.dtype} in the folder and {stored.dtype} in the checkpoint; --dtype compares after"
+                " a cast",
+            )
+        elif what := unequal(given, stored):
+            yield Difference(name, what)
+
+
+def unequal(a: Tensor, b: Tensor) -> str:
+    """How two tensors of one shape and type differ; empty if not at all."""
+    differing, largest = 0, 0.0
+    integers = {2: torch.int16, 4: torch.int32}[a.itemsize]
+    for x, y in zip(a.flatten().split(_BLOCK), b.flatten().split(_BLOCK), strict=True):
+        bits = x.view(integers) != y.view(integers)
+        if bits.any():
+            differing += int(bits.sum())
+            distance = (x[bits].double() - y[bits].double()).abs()
+            largest = max(largest, float(distance.nan_to_num(nan=torch.inf).max()))
+    return f"max abs diff {largest:.3g}, {differing:,} of {a.numel():,} values differ" if differing else ""

@@ -1,0 +1,204 @@
+"""Builds a Megatron-Core GPTModel from a Hugging Face config.
+
+Differences between families are flags (families/); everything else is read from the config. The modules that
+a layer is made of are in layer_spec.py.
+"""
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+from transformers import PretrainedConfig, Qwen3MoeConfig
+
+from megatron_coreward.actor.device import actor_device
+from megatron_coreward.actor.model.families.mapping import Dims, Family
+from megatron_coreward.actor.model.layers import block_spec
+from megatron_coreward.actor.model.precision import LOCAL
+from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.config.model_shape import layers_per_stage
+
+
+def model_dims(hf: PretrainedConfig, tp_size: int) -> Dims:
+    """Sizes from a Hugging Face config; the vocabulary is padded to a multiple of TP."""
+    return Dims(
+        num_layers=hf.num_hidden_layers,
+        hidden=hf.hidden_size,
+        heads=hf.num_attention_heads,
+        kv_heads=hf.num_key_value_heads,
+        head_dim=hf.to_dict().get("head_dim") or hf.hidden_size // hf.num_attention_heads,
+        vocab=hf.vocab_size,
+        padded_vocab=math.ceil(hf.vocab_size / tp_size) * tp_size,
+        tied=hf.tie_word_embeddings,
+        experts=hf.num_experts if isinstance(hf, Qwen3MoeConfig) else 0,
+    )
+
+
+RECOMPUTE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
+    "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+}
+"""`memory.recompute` in Megatron's words."""
+
+
+def transformer_config(
+    hf: PretrainedConfig,
+    dims: Dims,
+    family: Family,
+    layout: Layout,
+    dtype: torch.dtype,
+    recompute: str = "none",
+    precision: dict[str, Any] = LOCAL,
+) -> TransformerConfig:
+    """Megatron's view of `hf`; `precision` are arguments of precision.megatron_settings."""
+    return TransformerConfig(
+        num_layers=dims.num_layers,
+        hidden_size=dims.hidden,
+        num_attention_heads=dims.heads,
+        num_query_groups=dims.kv_heads,
+        kv_channels=dims.head_dim,
+        ffn_hidden_size=hf.intermediate_size,
+        normalization="RMSNorm",
+        layernorm_epsilon=hf.rms_norm_eps,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        add_qkv_bias=family.add_qkv_bias,
+        qk_layernorm=family.qk_layernorm,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=False,
+        apply_rope_fusion=False,
+        # The weights come from files; see mark_tensor_parallel for what this leaves undone.
+        perform_initialization=False,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        tensor_model_parallel_size=layout.tp_size,
+        pipeline_model_parallel_size=layout.pp_size,
+        sequence_parallel=layout.sequence_parallel,
+        pipeline_model_parallel_layout=stages(dims.num_layers, layout.pp_size),
+        # Packed micro-batches differ in length: pipeline stages send the shape first.
+        variable_seq_lengths=True,
+        moe_token_dispatcher_type="alltoall",  # the other one is refused with varying lengths, MoE or not
+        **(moe_settings(hf, layout) if isinstance(hf, Qwen3MoeConfig) else {}),
+        # The loss is a sum with global weights; see forward.py for what this setting undoes.
+        calculate_per_token_loss=True,
+        **RECOMPUTE[recompute],
+        **precision,
+    )
+
+
+def moe_settings(hf: Qwen3MoeConfig, layout: Layout) -> dict[str, Any]:
+    """A Mixture of Experts in Megatron's words.
+
+    Megatron takes the softmax over the chosen experts, which equals the softmax over all normalised anew over
+    the chosen; `moe_router_pre_softmax` leaves that normalisation out. There is no auxiliary loss: the policy
+    gradient alone moves the router.
+    """
+    return {
+        "num_moe_experts": hf.num_experts,
+        "moe_ffn_hidden_size": hf.moe_intermediate_size,
+        "moe_router_topk": hf.num_experts_per_tok,
+        "moe_router_pre_softmax": not hf.norm_topk_prob,
+        "moe_router_load_balancing_type": "none",
+        "expert_model_parallel_size": layout.ep_size,
+        "expert_tensor_parallel_size": 1,
+    }
+
+
+def stages(num_layers: int, pp_size: int) -> list[list[str]]:
+    """What each pipeline stage holds, in Megatron's words."""
+    layers = [["decoder"] * num for num in layers_per_stage(num_layers, pp_size)]
+    layers[0].insert(0, "embedding")
+    layers[-1].append("loss")
+    return layers
+
+
+def build_model(
+    hf: PretrainedConfig,
+    family: Family,
+    layout: Layout,
+    dtype: torch.dtype,
+    *,
+    recompute: str = "none",
+    precision: dict[str, Any] = LOCAL,
+    shapes_only: bool = False,
+) -> GPTModel:
+    """This rank's part of the model, with weights still undefined (hf_weights.load_hf_weights).
+
+    `recompute` is `memory.recompute`, `precision` what transformer_config takes; `shapes_only` puts it on the
+    meta device: it takes no memory and cannot compute.
+    """
+    dims = model_dims(hf, layout.tp_size)
+    config = transformer_config(hf, dims, family, layout, dtype, recompute, precision)
+    config.use_cpu_initialization = shapes_only  # then Megatron names no device, and the meta device holds
+    device = torch.device("meta") if shapes_only else nullcontext()
+    # With gradients on, FP8 weights would remember what they were built with, which is undefined here, and
+    # the optimizer would start from that (fp8_utils.get_fp8_context, preserve_high_precision_init_val).
+    with actor_device(), device, torch.set_grad_enabled(not config.fp8_param):
+        model = GPTModel(
+            config=config,
+            transformer_layer_spec=block_spec(config),
+            vocab_size=dims.padded_vocab,
+            max_sequence_length=hf.max_position_embeddings,
+            pre_process=layout.is_first_stage,
+            post_process=layout.is_last_stage,
+            parallel_output=True,
+            share_embeddings_and_output_weights=dims.tied,
+            position_embedding_type="rope",
+            rotary_base=hf.rope_parameters["rope_theta"],
+        )
+    model.rotary_pos_emb.inv_freq = rope_inverse_frequencies(hf, dims.head_dim).to(
+        model.rotary_pos_emb.inv_freq
+    )
+    mark_tensor_parallel(model)
+    return model
+
+
+def mark_tensor_parallel(model: GPTModel) -> None:
+    """Sets the attributes that tell Megatron which weights are cut over TP (numerics 17).
+
+    With `perform_initialization=False` Megatron leaves them unset, and the gradient norm would then
+    skip these weights on every TP rank but the first. Transformer Engine's modules set them themselves.
+    """
+    for module in model.modules():
+        if not isinstance(module, VocabParallelEmbedding | ColumnParallelLinear | RowParallelLinear):
+            continue
+        if module.weight is not None:  # the head of a tied model on one stage has none; biases are marked
+            dim = 1 if isinstance(module, RowParallelLinear) else 0
+            set_tensor_model_parallel_attributes(module.weight, is_parallel=True, dim=dim, stride=1)
+
+
+def rope_inverse_frequencies(hf: PretrainedConfig, head_dim: int) -> torch.Tensor:
+    """Inverse frequencies [head_dim / 2], float32, with llama3 scaling where the config has it.
+
+    Megatron's own llama3 scaling fixes three of its four numbers, so the frequencies are set from here.
+    Source: Llama 3.1 release; wavelengths beyond the original context are stretched by `factor`, short
+    ones are kept, those between are interpolated.
+    """
+    rope = (
+        hf.rope_parameters
+    )  # transformers 5 names it so; older files are converted on reading (numerics 16)
+    inv_freq = 1.0 / rope["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    if rope["rope_type"] == "default":
+        return inv_freq
+    assert rope["rope_type"] == "llama3", f"validate() lets only default and llama3 pass, got {rope}"
+    context = rope["original_max_position_embeddings"]
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    turns = context * inv_freq / (2 * math.pi)
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return inv_freq * (keep + (1 - keep) / rope["factor"])

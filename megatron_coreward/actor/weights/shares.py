@@ -1,0 +1,154 @@
+"""Which rows of every tensor an actor rank holds, which a rollout rank needs, and the bytes in between.
+
+Both sides cut a tensor into equal parts along one dimension; "rows" are the indices along it. The actor cuts
+as its family's table says (families/mapping.py). The engine's cut is that of vLLM's tensor parallelism: the
+vocabulary is padded to a multiple of 64 first, and a key/value head goes to several ranks where there are
+fewer heads than ranks.
+
+The minimum of a sync is what a rank's rollout shard is made of, less what its actor shard holds, in bytes;
+a tied head is the embedding and counts once. No order of sending needs less, unless it compresses.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from megatron_coreward.actor.model.families.mapping import (
+    Dims,
+    ExpertDown,
+    ExpertGatedMLP,
+    FusedQKV,
+    Kind,
+    Replicated,
+    Split,
+    Vocabulary,
+)
+from megatron_coreward.actor.weights.load import Entry, hf_shapes
+
+ENGINE_VOCABULARY_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class EngineRank:
+    """A rank's place in its vLLM replica."""
+
+    rank: int
+    size: int
+
+
+def cut_dimension(kind: Kind) -> int:
+    if isinstance(kind, Split):
+        return kind.dim
+    return kind.engine_dim if isinstance(kind, ExpertGatedMLP | ExpertDown) else 0
+
+
+def actor_rows(kind: Kind, part: int, size: int, dims: Dims, tp_rank: int, tp_size: int) -> range:
+    """The rows of the entry's tensor number `part`, which has `size` of them, on a TP rank of the actor."""
+    if not kind.sharded:
+        return range(size)
+    if isinstance(kind, Vocabulary):
+        return _part(dims.padded_vocab, tp_rank, tp_size, size)
+    if isinstance(kind, FusedQKV):
+        fused = _part((dims.heads + 2 * dims.kv_heads) * dims.head_dim, tp_rank, tp_size)
+        return range(_rows_before(fused.start, part, dims), _rows_before(fused.stop, part, dims))
+    return _part(size, tp_rank, tp_size)
+
+
+def _rows_before(position: int, part: int, dims: Dims) -> int:
+    """Rows of q, k or v (part 0, 1, 2) before a row of the fused tensor: q, k, v of the first group, ..."""
+    queries = dims.heads // dims.kv_heads * dims.head_dim
+    own = queries if part == 0 else dims.head_dim
+    before = (0, queries, queries + dims.head_dim)[part]
+    groups, rest = divmod(position, queries + 2 * dims.head_dim)
+    return groups * own + min(max(rest - before, 0), own)
+
+
+def engine_rows(kind: Kind, part: int, size: int, dims: Dims, engine: EngineRank) -> range:
+    """The rows of the entry's tensor number `part` that vLLM keeps on a rank."""
+    if isinstance(kind, Replicated) and not isinstance(kind, ExpertDown):
+        return range(size)
+    if isinstance(kind, Vocabulary):
+        padded = -(-size // ENGINE_VOCABULARY_MULTIPLE) * ENGINE_VOCABULARY_MULTIPLE
+        return _part(padded, engine.rank, engine.size, size)
+    is_key_or_value = isinstance(kind, FusedQKV) and part > 0
+    if is_key_or_value and dims.kv_heads < engine.size:
+        copies = engine.size // dims.kv_heads
+        return _part(size, engine.rank // copies, dims.kv_heads)
+    return _part(size, engine.rank, engine.size)
+
+
+def needed_shards(entry: Entry, dims: Dims, tp_size: int, engine: EngineRank) -> set[int]:
+    """The TP ranks whose shards have rows that the engine rank needs."""
+    kind = entry.mapping.kind
+    if _cuts_heads(kind, dims, tp_size):
+        return set(range(tp_size))
+    needed = set()
+    for part, size in enumerate(_rows(entry, dims, tp_size)):
+        wanted = engine_rows(kind, part, size, dims, engine)
+        for tp_rank in range(tp_size):
+            if _common(wanted, actor_rows(kind, part, size, dims, tp_rank, tp_size)):
+                needed.add(tp_rank)
+    return needed
+
+
+def join_shards(entry: Entry, shards: Mapping[int, Tensor], dims: Dims, tp_size: int) -> list[Tensor]:
+    """The entry's whole tensors from shards by TP rank; the rows of those that are missing stay undefined."""
+    kind = entry.mapping.kind
+    if len(shards) == tp_size or not kind.sharded:
+        return kind.merge([shards[tp_rank] for tp_rank in sorted(shards)], dims)
+    assert not _cuts_heads(kind, dims, tp_size), "a part of the shards has no whole heads"
+    first = next(iter(shards.values()))
+    wholes = [first.new_empty(shape) for shape in hf_shapes(entry, dims, tp_size)]
+    own_dims = replace(dims, heads=dims.heads // tp_size, kv_heads=dims.kv_heads // tp_size)
+    dim = cut_dimension(kind)
+    for tp_rank, shard in shards.items():
+        for part, (whole, piece) in enumerate(zip(wholes, kind.merge([shard], own_dims), strict=True)):
+            rows = actor_rows(kind, part, whole.shape[dim], dims, tp_rank, tp_size)
+            whole.narrow(dim, rows.start, len(rows)).copy_(piece.narrow(dim, 0, len(rows)))
+    return wholes
+
+
+def _cuts_heads(kind: Kind, dims: Dims, tp_size: int) -> bool:
+    """Fewer key/value heads than TP ranks: no shard of q, k and v can be taken apart alone."""
+    return isinstance(kind, FusedQKV) and dims.kv_heads % tp_size != 0
+
+
+def minimum_bytes(
+    entries: Iterable[tuple[Entry, bool]],
+    dims: Dims,
+    actor: tuple[int, int],
+    engine: EngineRank,
+    itemsize: int,
+) -> int:
+    """Bytes that a rank has to receive.
+
+    `entries` come with whether the rank's pipeline stage holds them; `actor` is its TP rank and their number.
+    """
+    tp_rank, tp_size = actor
+    total = 0
+    for entry, held in entries:
+        kind = entry.mapping.kind
+        for part, shape in enumerate(hf_shapes(entry, dims, tp_size)):
+            size = shape[cut_dimension(kind)]
+            wanted = engine_rows(kind, part, size, dims, engine)
+            rows = len(wanted)
+            if held:
+                rows -= _common(wanted, actor_rows(kind, part, size, dims, tp_rank, tp_size))
+            total += rows * (shape.numel() // size) * itemsize
+    return total
+
+
+def _rows(entry: Entry, dims: Dims, tp_size: int) -> list[int]:
+    return [shape[cut_dimension(entry.mapping.kind)] for shape in hf_shapes(entry, dims, tp_size)]
+
+
+def _part(rows: int, rank: int, ranks: int, size: int | None = None) -> range:
+    """Part `rank` of `rows` in equal parts; `size` where the tensor ends earlier, and the rest is padding."""
+    assert rows % ranks == 0, f"{rows} rows in {ranks} equal parts"
+    each, end = rows // ranks, rows if size is None else size
+    return range(min(rank * each, end), min((rank + 1) * each, end))
+
+
+def _common(one: range, other: range) -> int:
+    return max(0, min(one.stop, other.stop) - max(one.start, other.start))

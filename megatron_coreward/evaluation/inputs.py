@@ -1,0 +1,205 @@
+"""What an evaluation is going to do: read and checked before a weight is touched."""
+
+import argparse
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.model_shape import ModelShape, read_model_shape, read_shape
+from megatron_coreward.config.schema import Config
+from megatron_coreward.data.pairs import load_questions
+from megatron_coreward.data.prompts import (
+    EvaluationQuestion,
+    evaluation_questions,
+    load_generation_config,
+    load_tokenizer,
+    stop_token_ids,
+    with_prompts,
+)
+from megatron_coreward.evaluation.model_folder import config_folder
+from megatron_coreward.preflight.checks import RANGES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_SAMPLES = 1000
+"""Beyond it the subsets that maj@k counts outgrow a float64."""
+SYNTHETIC = "synthetic"
+_NAMED_FILE = re.compile(r"([\w.-]+)=(.+)")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One file's questions with their prompts; `dropped` had a prompt that is too long."""
+
+    name: str
+    file: str
+    questions: list[EvaluationQuestion]
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is evaluated, and how; made and checked before anything is built."""
+
+    config: Config
+    folder: Path
+    """Config and tokenizer, and the weights unless there is a checkpoint."""
+    checkpoint: Path | None
+    scratch: Path | None
+    stop_ids: tuple[int, ...]
+    benchmarks: list[Benchmark]
+    ks: list[int]
+    seeds: list[int]
+    """Of the sampled responses; nothing is sampled if `ks` is empty."""
+    output: Path | None
+
+
+def make_plan(options: argparse.Namespace, world_size: int) -> Plan:
+    """Checks and reads everything but the weights. Raises ValueError for the first thing found wrong."""
+    config = _config(options)
+    if options.checkpoint is not None:
+        folder = config_folder(options.checkpoint)
+        shape = read_shape(folder, config.model.trust_remote_code)
+    else:
+        shape = read_model_shape(config.model)
+        folder = shape.folder
+    check_sizes(config, shape, world_size)
+    ks, seeds = _ks_and_seeds(options, config)
+    tokenizer = load_tokenizer(str(folder), config.model.trust_remote_code)
+    generation = load_generation_config(str(folder), config.model.trust_remote_code)
+    benchmarks = _benchmarks(options, config, tokenizer)
+    if options.output is not None:
+        _make_folder(options.output)
+    return Plan(
+        config=config,
+        folder=folder,
+        checkpoint=options.checkpoint,
+        scratch=options.scratch,
+        stop_ids=stop_token_ids(tokenizer, generation),
+        benchmarks=benchmarks,
+        ks=ks,
+        seeds=seeds,
+        output=options.output,
+    )
+
+
+def _config(options: argparse.Namespace) -> Config:
+    settings = {
+        "model.path": options.model or options.checkpoint,
+        "evaluation.limit": options.limit,
+        "evaluation.samples": options.samples,
+        "evaluation.temperature": options.temperature,
+        "data.max_prompt_tokens": options.max_prompt_tokens,
+        "rollout.max_response_tokens": options.max_response_tokens,
+        "run.seed": options.seed,
+    }
+    return load_config(None, [f"{key}={value}" for key, value in settings.items()] + options.overrides)
+
+
+def check_sizes(config: Config, shape: ModelShape, world_size: int) -> None:
+    """What the engine needs to be true, as ValueErrors before it is built."""
+    for key, value in {
+        "evaluation.samples": config.evaluation.samples,
+        "evaluation.temperature": config.evaluation.temperature,
+        "data.max_prompt_tokens": config.data.max_prompt_tokens,
+        "rollout.max_response_tokens": config.rollout.max_response_tokens,
+        "evaluation.limit": config.evaluation.limit,
+        "run.seed": config.run.seed,
+    }.items():
+        if value not in RANGES[key]:
+            raise ValueError(f"{key} is {value}, but must be {RANGES[key]}")
+    if config.evaluation.samples > MAX_SAMPLES:
+        raise ValueError(
+            f"--samples is {config.evaluation.samples}, but must be at most {MAX_SAMPLES}; use more --seeds"
+        )
+    size = config.rollout.tensor_parallel_size
+    if size < 1 or world_size % size or shape.heads % size:
+        raise ValueError(
+            f"rollout.tensor_parallel_size={size} must divide the {world_size} ranks and the model's "
+            f"{shape.heads} attention heads"
+        )
+    needed = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    if needed > shape.max_positions:
+        raise ValueError(
+            f"data.max_prompt_tokens + rollout.max_response_tokens = {needed} tokens, but the model's "
+            f"context is {shape.max_positions}; lower --max-prompt-tokens or --max-response-tokens"
+        )
+
+
+def _ks_and_seeds(options: argparse.Namespace, config: Config) -> tuple[list[int], list[int]]:
+    samples = config.evaluation.samples
+    if options.seeds < 1:
+        raise ValueError(f"--seeds is {options.seeds}, but must be at least 1")
+    if options.greedy_only:
+        if options.k or options.seeds > 1:
+            raise ValueError("--greedy-only samples nothing: leave out --k and --seeds, or leave it out")
+        return [], [config.run.seed]
+    seeds = [config.run.seed + i for i in range(options.seeds)]
+    if options.k is None:
+        return sorted({samples, *(1 << i for i in range(samples.bit_length()))}), seeds
+    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", options.k):
+        raise ValueError(f"--k is {options.k!r}, but must be whole numbers with commas, as in 1,4,8")
+    ks = sorted({int(k) for k in options.k.split(",")})
+    if ks[0] < 1 or ks[-1] > samples:
+        raise ValueError(
+            f"--k is {options.k}, but each k must be from 1 to --samples ({samples}); raise --samples"
+        )
+    return ks, seeds
+
+
+def _benchmarks(
+    options: argparse.Namespace, config: Config, tokenizer: "PreTrainedTokenizerBase"
+) -> list[Benchmark]:
+    """The benchmarks in the order given, with distinct names."""
+    benchmarks: dict[str, Benchmark] = {}
+    for given in options.file or [config.evaluation.file]:
+        name, file = _name_and_file(given)
+        if name in benchmarks:
+            raise ValueError(
+                f"--file {benchmarks[name].file} and --file {file} are both called {name}; give one of them "
+                f"another name: --file NAME={file}"
+            )
+        one = replace(config, evaluation=replace(config.evaluation, file=file))
+        questions = evaluation_questions(one)
+        if not questions:
+            raise ValueError("no questions: give --file, or data.source=synthetic for the synthetic problems")
+        kept = with_prompts(questions, one, tokenizer)
+        benchmarks[name] = Benchmark(name, file, kept, len(questions) - len(kept))
+    return (
+        _labelled(list(benchmarks.values()), options.labels) if options.labels else list(benchmarks.values())
+    )
+
+
+def _name_and_file(given: str) -> tuple[str, str]:
+    """NAME=FILE, or FILE with its stem for a name."""
+    match = None if Path(given).exists() else _NAMED_FILE.fullmatch(given)
+    return (match[1], match[2]) if match else (Path(given).stem or SYNTHETIC, given)
+
+
+def _labelled(benchmarks: list[Benchmark], path: str) -> list[Benchmark]:
+    """With level and subject of the equal questions in the file `path`, where a question has none.
+
+    Raises:
+        ValueError: as load_questions, and if no question is in the file.
+    """
+    labels = {question.question.strip(): question for question in load_questions(path, "--labels")}
+    if not any(q.question.strip() in labels for benchmark in benchmarks for q in benchmark.questions):
+        raise ValueError(f"--labels {path} has none of the questions; give a file with the same texts")
+
+    def label(question: EvaluationQuestion) -> EvaluationQuestion:
+        found = labels.get(question.question.strip(), question)
+        return replace(
+            question, level=question.level or found.level, subject=question.subject or found.subject
+        )
+
+    return [replace(one, questions=[label(question) for question in one.questions]) for one in benchmarks]
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output {folder} cannot be made: {error}; choose another folder") from error

@@ -1,0 +1,65 @@
+"""What a reward method asks of the rest of the configuration.
+
+An option that the chosen method would ignore is an error: it would make an experiment look like another one.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields
+
+from megatron_coreward.config.schema import Config, RewardConfig, TeacherConfig
+from megatron_coreward.coreward.rewards.registry import METHODS, Method, method_of, views_of
+
+
+def check_method(config: Config) -> None:
+    """Raises ValueError for the first option that does not go with `reward.method`."""
+    name, method = config.reward.method, method_of(config)
+    if method.both_views and len(views_of(config)) != 2:
+        raise ValueError(
+            f"rollout.views is {config.rollout.views}, but reward.method={name} judges one wording by the "
+            f"other and needs both. Set it to both or auto, or choose a method of one view: "
+            f"{_names(lambda m: not m.both_views)}."
+        )
+    if not method.votes:
+        _check_no_vote_options(config)
+    if not method.teacher:
+        _check_no_teacher_options(config)
+    if config.reward.no_answer_entropy > 0 and name != "entropy":
+        raise ValueError(
+            f"reward.no_answer_entropy is {config.reward.no_answer_entropy:g}, but reward.method={name} does "
+            f"not use it. Set it to 0, or reward.method to entropy."
+        )
+    if config.checkpoint.keep_best > 0 and len(views_of(config)) != 2:
+        raise ValueError(
+            f"checkpoint.keep_best is {config.checkpoint.keep_best}, but checkpoints are rated by the "
+            f"agreement of the two views, and this run answers {views_of(config)[0].value} questions only. "
+            f"Set it to 0, or rollout.views to both."
+        )
+
+
+def _check_no_vote_options(config: Config) -> None:
+    given = [
+        f"reward.{name}={vars(config.reward)[name]}"
+        for name in ("ties", "min_agreement", "weight_by_share")
+        if vars(config.reward)[name] != vars(RewardConfig())[name]
+    ]
+    if config.rollout.vote_samples > 0:
+        given.append(f"rollout.vote_samples={config.rollout.vote_samples}")
+    if given:
+        raise ValueError(
+            f"{given[0]} is about votes, but reward.method={config.reward.method} takes none. Leave it out, "
+            f"or choose a method that votes: {_names(lambda m: m.votes)}."
+        )
+
+
+def _check_no_teacher_options(config: Config) -> None:
+    for field in fields(TeacherConfig):
+        value = vars(config.teacher)[field.name]
+        if value != field.default:
+            raise ValueError(
+                f"teacher.{field.name} is {value}, but reward.method={config.reward.method} has no teacher. "
+                f"Leave it out, or choose a method that has one: {_names(lambda m: m.teacher)}."
+            )
+
+
+def _names(fits: Callable[[Method], bool]) -> str:
+    return ", ".join(name for name, method in METHODS.items() if fits(method))

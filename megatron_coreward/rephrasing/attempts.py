@@ -1,0 +1,130 @@
+"""Rephrasing questions with a language model: the prompt, what to make of a response, and the attempts.
+
+Departs from the authors' script, which takes the first pair of markers it meets, an echo of its own template
+included, and draws once (method 2.3): here the last pair counts, every rephrasing is checked, and a faulty
+one is drawn again with another seed. The prompt is our own.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from megatron_coreward.rephrasing.checks import Finding, check
+
+INSTRUCTION = """\
+You are given a question from mathematics. Put it into other words, so that whoever solves your version does \
+the same calculation and ends with the same answer.
+
+- Keep every number, unit, formula and condition, and keep the form that the answer must have.
+- Change wording and sentence structure. A question with a story gets another story; a bare formula may stay.
+- Copy tables, multiple-choice options and figure code (such as [asy] ... [/asy]) without any change.
+- Do not solve anything and do not comment.
+
+Write your version inside one pair of tags, with nothing before or after it:
+<rephrased>
+YOUR NEW WORDING
+</rephrased>
+
+The question:
+"""
+"""What the model is told; the question follows."""
+
+GENERATION_REASONS = {
+    "too_long": "the prompt does not fit",
+    "unfinished": "cut off at the token limit",
+    "unparsed": "no rephrasing in the response",
+    "answers_differ": "the model answers the two wordings differently",
+}
+"""Reasons that only appear while rephrasing, besides rephrasing_checks.REASONS."""
+
+_BLOCK = re.compile(r"<rephrased>(.*?)</rephrased>", re.DOTALL | re.IGNORECASE)
+_OPEN_BLOCK = re.compile(r"<rephrased>(.*)", re.DOTALL | re.IGNORECASE)
+_THOUGHT_END = "</think>"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A response. `finished` is False if it was cut off at the token limit."""
+
+    text: str
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class Rephrasing:
+    """What became of a question: accepted if there are no findings, which are those of the last attempt."""
+
+    row: int
+    question: str
+    rephrased: str
+    attempts: int
+    findings: tuple[Finding, ...] = ()
+
+
+Draw = Callable[[int, Mapping[int, str]], Mapping[int, Drawn]]
+"""(attempt, question by row) -> response by row; a row whose prompt is too long has none."""
+
+Compare = Callable[[int, Mapping[int, tuple[str, str]]], Mapping[int, Finding]]
+"""(attempt, both wordings by row) -> fault by row, where the answers differ."""
+
+
+def message(question: str) -> str:
+    """The user turn that asks for a rephrasing."""
+    return f"{INSTRUCTION}{question}"
+
+
+def parse(drawn: Drawn) -> str | None:
+    """The rephrasing in a response, the last if there are several; None if there is none."""
+    text = drawn.text.rpartition(_THOUGHT_END)[2]
+    if blocks := _BLOCK.findall(text):
+        return blocks[-1].strip()
+    block = _OPEN_BLOCK.search(text)
+    return block[1].strip() if block and drawn.finished else None  # the end tag was taken for the end
+
+
+def rephrase(
+    questions: Mapping[int, str],
+    attempts: int,
+    draw: Draw,
+    compare: Compare | None = None,
+    keep: Collection[str] = (),
+) -> list[Rephrasing]:
+    """Rephrases all questions, given by row, and draws what fails a check again, up to `attempts` times.
+
+    Args:
+        compare: asked about what passes the checks.
+        keep: reasons that are no fault.
+
+    Returns:
+        One result per question, by row.
+    """
+    results: dict[int, Rephrasing] = {}
+    pending = dict(questions)
+    for attempt in range(attempts):
+        drawn = draw(attempt, pending)
+        for row, question in pending.items():
+            rephrased, findings = _judge(question, drawn.get(row))
+            faults = tuple(finding for finding in findings if finding.reason not in keep)
+            results[row] = Rephrasing(row, question, rephrased, attempt + 1, faults)
+        if compare is not None:
+            passed = {
+                row: (q, results[row].rephrased) for row, q in pending.items() if not results[row].findings
+            }
+            for row, fault in compare(attempt, passed).items():
+                question, rephrased = passed[row]
+                results[row] = Rephrasing(row, question, rephrased, attempt + 1, (fault,))
+        pending = {
+            row: question for row, question in pending.items() if results[row].findings and row in drawn
+        }
+        if not pending:
+            break
+    return [results[row] for row in sorted(results)]
+
+
+def _judge(question: str, drawn: Drawn | None) -> tuple[str, list[Finding]]:
+    if drawn is None:
+        return "", [Finding("too_long")]
+    rephrased = parse(drawn)
+    if rephrased is None:
+        return drawn.text, [Finding("unparsed" if drawn.finished else "unfinished")]
+    return rephrased, check(question, rephrased, INSTRUCTION)

@@ -1,0 +1,145 @@
+"""Everything a run leaves behind, and what a person sees while it goes on.
+
+OUTPUT_DIR/config.yaml         the resolved configuration
+           train.log           the messages
+           metrics.jsonl       one line of figures per step and per evaluation
+           evaluations/        step_*.json: measures with intervals, and the outcome of every question
+           rollouts/           every response of every step, as Parquet
+           nonfinite/          those of a step whose loss or gradient was NaN or infinite
+           tensorboard/, wandb/
+           checkpoints/        step_* (actor/saver.py)
+           hf/                 the final model for transformers and vLLM
+"""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from megatron_coreward.config.loading import to_yaml
+from megatron_coreward.config.schema import Config
+from megatron_coreward.evaluation.outcomes import EvalResult
+from megatron_coreward.roles import Communicator
+from megatron_coreward.run.progress import RunProgress
+from megatron_coreward.run.rollouts import write_rollouts
+from megatron_coreward.types import QuestionPair, ScoredResponse, StepReport
+from megatron_coreward.utils.metrics import MetricsWriter
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+CHECKPOINTS = "checkpoints"
+HF_EXPORT = "hf"
+EVALUATIONS = "evaluations"
+NONFINITE = "nonfinite"
+AGREEMENT = "coreward/agreement"
+"""How often the votes of the two views agree: what rates a checkpoint, since it needs no labels."""
+
+
+class Saver(Protocol):
+    """Writes checkpoints (actor/saver.py)."""
+
+    def save(self, step: int, trainer_state: dict[str, Any], signal: float | None = None) -> None:
+        """Begins one. A collective."""
+
+    def poll(self) -> None:
+        """Completes the one under way, if it is written. A collective."""
+
+
+class RunFolder:
+    """trainer.Observer: writes the files above; rank 0 writes, the others take part in the gathering.
+
+    `resumed` is the state, as `save` was given and completed it, that the run goes on from; None at a new
+    start.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        comm: Communicator,
+        console: Console,
+        total_steps: int,
+        resumed: dict[str, Any] | None,
+        saver: Saver,
+    ) -> None:
+        self.folder = Path(config.run.output_dir)
+        self.comm = comm
+        self._saver = saver
+        self._agreements: list[float] = []
+        resumed_step = resumed["step"] if resumed else None
+        self.seed = config.run.seed
+        self._rollouts = config.logging.rollouts
+        self._stack = ExitStack()
+        self._writer: MetricsWriter | None = None
+        self._progress: RunProgress | None = None
+        if comm.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / CONFIG_FILE).write_text(to_yaml(config))
+            self._writer = MetricsWriter(
+                self.folder,
+                tensorboard=config.logging.tensorboard,
+                wandb_project=config.logging.wandb_project if config.logging.wandb else "",
+                config=asdict(config),
+                resumed_step=resumed_step,
+                saved=resumed["metrics"] if resumed else None,
+            )
+            self._stack.callback(self._writer.close)
+            self._progress = self._stack.enter_context(
+                RunProgress(console, total=total_steps, done=resumed_step or 0)
+            )
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def on_phase(self, name: str) -> None:
+        self._saver.poll()
+        if self._progress is not None:
+            self._progress.phase(name)
+
+    def on_step(
+        self, report: StepReport, pairs: Sequence[QuestionPair], scored: Sequence[ScoredResponse]
+    ) -> None:
+        if self._rollouts:
+            write_rollouts(self.folder, report.step, pairs, scored, self.comm)
+        if self._writer is not None and self._progress is not None:
+            self._writer.log(report.step, report.metrics)
+            self._progress.step(report.step, report.metrics)
+        self._agreements += [report.metrics[AGREEMENT]] if AGREEMENT in report.metrics else []
+
+    def on_nonfinite(
+        self, step: int, pairs: Sequence[QuestionPair], scored: Sequence[ScoredResponse]
+    ) -> Path:
+        """Writes the step's responses as rollouts are written; `show RUN/nonfinite` reads them."""
+        folder = self.folder / NONFINITE
+        write_rollouts(folder, step, pairs, scored, self.comm)
+        return folder
+
+    def on_evaluation(self, step: int, result: EvalResult, seconds: float) -> None:
+        if self._writer is None:
+            return
+        metrics = result.metrics()
+        logger.info(
+            "  ".join([f"evaluation after step {step}:", *(f"{k[5:]} {v:.3f}" for k, v in metrics.items())])
+        )
+        self._writer.log(step, {**metrics, "time/evaluate": seconds})
+        path = self.folder / EVALUATIONS / f"step_{step:06d}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result.summary(self.seed)) + "\n")
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        started = time.perf_counter()
+        metrics = self._writer.state_dict() if self._writer is not None else None
+        signal = sum(self._agreements) / len(self._agreements) if self._agreements else None
+        self._saver.save(step, {**state, "metrics": metrics}, signal)
+        self._agreements = []
+        if self._writer is not None:
+            self._writer.log(step, {"time/checkpoint": time.perf_counter() - started})
