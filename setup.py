@@ -42,5 +42,7 @@ setup(
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["megatron_coreward", "megatron_coreward.*"]),
     install_requires=BASE,
+    package_data={"megatron_coreward.reporting": ["assets/*"]},
+    entry_points={"console_scripts": ["coreward = megatron_coreward.cli.main:main"]},
     extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV},
 )

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tools.convert_checkpoint import num_bytes
+from megatron_coreward.cli.convert import num_bytes
 
 OPERATIONS = ("plain", "hf-to-megatron", "megatron-to-hf")
 TIME_GOAL, MEMORY_GOAL = 1.5, 1.3

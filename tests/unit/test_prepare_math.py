@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from megatron_coreward.cli import prepare as prepare_math
+from megatron_coreward.cli.prepare import DONE, REFUSED, main
 from megatron_coreward.data.pairs import load_questions
-from tools import prepare_math
-from tools.prepare_math import DONE, REFUSED, main
 
 LEAD = (
     "Solve the following math problem step by step. The last line of your response should be of the form "

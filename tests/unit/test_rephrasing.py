@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from megatron_coreward.cli.rephrase import DONE, NOTHING, REFUSED, main
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.pairs import load_pairs
 from megatron_coreward.grading.grader import Grader
@@ -21,7 +22,6 @@ from megatron_coreward.types import GenerationRequest, Response, Sampling
 from megatron_coreward.utils import distributed
 from tests.fakes import ThreadCommunicator, run_threads
 from tests.models import byte_tokenizer, tiny_model
-from tools.rephrase_questions import DONE, NOTHING, REFUSED, main
 
 QUESTIONS = {row: f"How many apples are {row + 10} apples and {row + 20} apples?" for row in range(6)}
 TOKENIZER = byte_tokenizer()

@@ -1,6 +1,5 @@
-"""tools/report.py: one page about runs, written with the package's own writers."""
+"""coreward report: one page about runs, written with the package's own writers."""
 
-import importlib
 import json
 import math
 import re
@@ -10,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_coreward.cli.report import main
 from megatron_coreward.config.loading import load_config, to_yaml
 from megatron_coreward.evaluation.outcomes import EvalResult
+from megatron_coreward.reporting import figures
+from megatron_coreward.reporting.page import ASSETS, settings_table
+from megatron_coreward.reporting.runs import read_run, spread
 from megatron_coreward.run.rollouts import write_rollouts
 from megatron_coreward.types import QuestionPair, ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator
 from megatron_coreward.utils.metrics import METRICS, MetricsWriter
 
-ROOT = Path(__file__).parents[2]
 HOSTILE = (
     "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> "
     "{{ 7*7 }} \\(\\frac{1}{2}\\) \u2028 & é"
@@ -26,19 +28,6 @@ PAIRS = [
     QuestionPair(number, f"What is {number} + 1? {HOSTILE}", f"Add 1 to {number}.", (1,), (2,), answer="5")
     for number in range(10)
 ]
-
-
-@pytest.fixture(scope="module")
-def report():
-    pytest.importorskip("matplotlib")  # summarize_run.py draws
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "tools"))
-        yield importlib.import_module("report")
-
-
-@pytest.fixture(scope="module")
-def report_figures(report):
-    return importlib.import_module("report_figures")
 
 
 class Page(HTMLParser):
@@ -137,20 +126,20 @@ def two_runs(tmp_path_factory):
     return both, one
 
 
-def write(report, tmp_path: Path, *arguments) -> Page:
+def write(tmp_path: Path, *arguments) -> Page:
     output = tmp_path / "new" / "report.html"
-    assert report.main([*map(str, arguments), "--output", str(output)]) == 0
+    assert main([*map(str, arguments), "--output", str(output)]) == 0
     assert [path.name for path in output.parent.iterdir()] == ["report.html"]
     return Page(output)
 
 
 @pytest.fixture(scope="module")
-def page(report, two_runs, tmp_path_factory):
-    return write(report, tmp_path_factory.mktemp("page"), *two_runs)
+def page(two_runs, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("page"), *two_runs)
 
 
-def refused(report, capsys, *arguments) -> str:
-    assert report.main([str(a) for a in arguments]) == 2
+def refused(capsys, *arguments) -> str:
+    assert main([str(a) for a in arguments]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1
     return message
@@ -167,7 +156,7 @@ def test_the_page_loads_nothing_and_runs_only_our_code(page):
 
 
 def test_our_scripts_put_text_in_as_text():
-    for script in (ROOT / "tools" / "report_page").glob("*.js"):
+    for script in ASSETS.glob("*.js"):
         assert not re.findall(
             r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", script.read_text()
         )
@@ -200,14 +189,14 @@ def test_a_pair_holds_what_the_reward_stage_decided(page):
     }
 
 
-def test_steps_and_pairs_are_spread_and_counted(report, two_runs, page, tmp_path):
+def test_steps_and_pairs_are_spread_and_counted(two_runs, page, tmp_path):
     assert [one["step"] for one in page.data["runs"][0]["rollouts"]] == [1, 3, 5, 8, 10, 12]
     assert [one["step"] for one in page.data["runs"][1]["rollouts"]] == [1, 2, 3, 4, 5]
     assert "6 of 12" in page.text and "5 of 5" in page.text and "6 of 10" in page.text
-    few = write(report, tmp_path, two_runs[0], "--steps", 2, "--pairs", 1)
+    few = write(tmp_path, two_runs[0], "--steps", 2, "--pairs", 1)
     assert [one["step"] for one in few.data["runs"][0]["rollouts"]] == [1, 12]
     assert [pair["pair_id"] for pair in json.loads(few.blocks["rollouts-0-12"])["pairs"]] == [0]
-    everything = write(report, tmp_path, two_runs[0], "--steps", 0, "--pairs", 0)
+    everything = write(tmp_path, two_runs[0], "--steps", 0, "--pairs", 0)
     assert len(everything.data["runs"][0]["rollouts"]) == 12
     assert len(json.loads(everything.blocks["rollouts-0-7"])["pairs"]) == 10
 
@@ -215,8 +204,8 @@ def test_steps_and_pairs_are_spread_and_counted(report, two_runs, page, tmp_path
 @pytest.mark.parametrize(
     ("count", "chosen"), [(0, [*range(7)]), (2, [0, 6]), (3, [0, 3, 6]), (9, [*range(7)])]
 )
-def test_spread(report, count, chosen):
-    assert importlib.import_module("report_runs").spread(range(7), count) == chosen
+def test_spread(count, chosen):
+    assert spread(range(7), count) == chosen
 
 
 def test_runs_share_figures_and_lack_what_they_lack(page):
@@ -259,18 +248,18 @@ def test_before_and_after_with_intervals(page):
     assert words.count("agreement of the two votes") == 0
 
 
-def test_evaluations_of_other_questions_are_not_compared(report, tmp_path):
+def test_evaluations_of_other_questions_are_not_compared(tmp_path):
     run = make_run(tmp_path / "run", "co_reward", steps=1, rollouts=False)
     add_evaluation(run, 0, right=1)
     add_evaluation(run, 1, right=1, questions=41)
-    words = write(report, tmp_path, run).text
+    words = write(tmp_path, run).text
     assert "cannot compare evaluations of different questions" in words
     assert "no rollouts in the folder" in words
 
 
-def test_settings_that_differ(report, two_runs):
-    runs = [importlib.import_module("report_runs").read_run(r, r.name, 2, 1) for r in two_runs]
-    table = report.settings_table(runs)
+def test_settings_that_differ(two_runs):
+    runs = [read_run(r, r.name, 2, 1) for r in two_runs]
+    table = settings_table(runs)
     assert table.differing == {
         "reward.method": ["co_reward", "entropy"],
         "optimizer.lr": ["1.0e-06", "2.0e-06"],
@@ -278,46 +267,44 @@ def test_settings_that_differ(report, two_runs):
     assert table.common["run.seed"] == "4" and "run.output_dir" not in table.common
 
 
-def test_a_folder_without_configuration(report, tmp_path):
+def test_a_folder_without_configuration(tmp_path):
     run = make_run(tmp_path / "run", "co_reward", steps=1)
     (run / "config.yaml").unlink()
-    assert "the folder has no config.yaml" in write(report, tmp_path, run).text
+    assert "the folder has no config.yaml" in write(tmp_path, run).text
 
 
-def test_runs_of_one_name_are_told_apart(report, tmp_path):
+def test_runs_of_one_name_are_told_apart(tmp_path):
     runs = [make_run(tmp_path / parent / "run", "co_reward", steps=1) for parent in ("a", "b")]
-    assert [run["name"] for run in write(report, tmp_path, *runs).data["runs"]] == ["a/run", "b/run"]
+    assert [run["name"] for run in write(tmp_path, *runs).data["runs"]] == ["a/run", "b/run"]
 
 
-def test_every_panel_shows_figures_that_exist(report_figures):
-    panels = [panel for section in report_figures.SECTIONS for panel in section.panels]
+def test_every_panel_shows_figures_that_exist():
+    panels = [panel for section in figures.SECTIONS for panel in section.panels]
     shown = {name for panel in panels for view in View for name in [panel.metric.format(view=view.value)]}
-    assert shown - set(METRICS) == {report_figures.REWARD_IN_NATS}
-    assert {f"time/{p}" for p in (*report_figures.PHASES, *report_figures.OUTSIDE_STEP)} <= set(METRICS)
+    assert shown - set(METRICS) == {figures.REWARD_IN_NATS}
+    assert {f"time/{p}" for p in (*figures.PHASES, *figures.OUTSIDE_STEP)} <= set(METRICS)
     phases = {n.removeprefix("memory/").removesuffix("_gb") for n in METRICS if n.startswith("memory/")}
-    assert set(report_figures.PHASES) == phases - {"peak"}
+    assert set(figures.PHASES) == phases - {"peak"}
 
 
-def test_every_colour_exists(report_figures):
-    css = (ROOT / "tools" / "report_page" / "report.css").read_text()
-    numbers = [*range(report_figures.NUM_COLORS)]
+def test_every_colour_exists():
+    css = (ASSETS / "report.css").read_text()
+    numbers = [*range(figures.NUM_COLORS)]
     assert sorted({int(n) for n in re.findall(r"--run-(\d+):", css)}) == numbers
     phases = sorted({int(n) for n in re.findall(r"--phase-(\d+):", css)})
-    assert phases == [*range(len(report_figures.PHASES) + 1)]
+    assert phases == [*range(len(figures.PHASES) + 1)]
 
 
-def test_wrong_input_is_one_line(report, two_runs, tmp_path, capsys):
+def test_wrong_input_is_one_line(two_runs, tmp_path, capsys):
     run = two_runs[0]
     (tmp_path / "empty").mkdir()
     MetricsWriter(tmp_path / "begun").close()
     (tmp_path / "file").write_text("")
-    assert "is not a folder" in refused(report, capsys, run, tmp_path / "absent")
-    assert "is not a run folder" in refused(report, capsys, tmp_path / "empty")
-    assert "holds no figures yet" in refused(report, capsys, run, tmp_path / "begun")
-    assert "the same run is given twice" in refused(
-        report, capsys, run, run.parent / "one_view" / ".." / "both"
-    )
-    assert "first and the last step" in refused(report, capsys, run, "--steps", 1)
-    assert "--pairs is -1" in refused(report, capsys, run, "--pairs", -1)
-    assert "is a folder" in refused(report, capsys, run, "--output", tmp_path)
-    assert "choose another folder" in refused(report, capsys, run, "--output", tmp_path / "file" / "r.html")
+    assert "is not a folder" in refused(capsys, run, tmp_path / "absent")
+    assert "is not a run folder" in refused(capsys, tmp_path / "empty")
+    assert "holds no figures yet" in refused(capsys, run, tmp_path / "begun")
+    assert "the same run is given twice" in refused(capsys, run, run.parent / "one_view" / ".." / "both")
+    assert "first and the last step" in refused(capsys, run, "--steps", 1)
+    assert "--pairs is -1" in refused(capsys, run, "--pairs", -1)
+    assert "is a folder" in refused(capsys, run, "--output", tmp_path)
+    assert "choose another folder" in refused(capsys, run, "--output", tmp_path / "file" / "r.html")

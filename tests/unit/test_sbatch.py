@@ -266,7 +266,7 @@ def test_arrays(cluster: Cluster) -> None:
     code, output = cluster.run("q.parquet", "out", "model", "--attempts", "2", script="rephrase.sbatch")
     assert code == 0, output
     assert output.splitlines() == [
-        "python tools/shards.py cut q.parquet --part 1 --of 2 --output out/questions/shard_001.parquet",
+        "coreward shards cut q.parquet --part 1 --of 2 --output out/questions/shard_001.parquet",
         "torchrun --standalone --nproc-per-node gpu tools/rephrase_questions.py "
         "out/questions/shard_001.parquet --model model --output out/shard_001 --attempts 2",
     ]

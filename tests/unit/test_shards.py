@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megatron_coreward.cli.shards import cut, main
 from megatron_coreward.rephrasing.attempts import Rephrasing
 from megatron_coreward.rephrasing.checks import Finding
 from megatron_coreward.rephrasing.store import Store
-from tools.shards import cut, main
 
 
 def write_questions(folder: Path, count: int) -> Path:

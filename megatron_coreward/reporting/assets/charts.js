@@ -1,5 +1,5 @@
 "use strict";
-// Draws the figures of tools/report.py as SVG: lines over steps, or one stacked bar per step. Texts of the runs go in
+// Draws the figures of coreward report as SVG: lines over steps, or one stacked bar per step. Texts of the runs go in
 // through textContent alone.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);

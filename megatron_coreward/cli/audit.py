@@ -1,7 +1,7 @@
 """Checks existing question pairs and writes them without the faulty ones.
 
-    python tools/audit_pairs.py train_original.parquet train_rewrite.parquet
-    python tools/audit_pairs.py pairs.parquet --output rejects.parquet --write-clean data/clean --keep length
+    coreward audit train_original.parquet train_rewrite.parquet
+    coreward audit pairs.parquet --output rejects.parquet --write-clean data/clean --keep length
 
 Reads both layouts that training reads: two aligned files, or one file with original_question and
 rephrased_question. --write-clean writes files of the same names and columns without the rejected rows. How

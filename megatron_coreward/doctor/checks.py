@@ -1,4 +1,4 @@
-"""What tools/doctor.py looks at. A check yields findings, and raises nothing for a machine that is ill."""
+"""What the doctor looks at. A check yields findings, and raises nothing for a machine that is ill."""
 
 import os
 import platform
@@ -208,7 +208,6 @@ def end_to_end(timeout_s: float) -> Iterator[Finding]:
             result = subprocess.run(
                 command,
                 env=environment,
-                cwd=Path(__file__).parent,
                 capture_output=True,
                 text=True,
                 timeout=timeout_s,
@@ -237,7 +236,7 @@ def end_to_end(timeout_s: float) -> Iterator[Finding]:
 _ONE_STEP = """
 import sys
 from pathlib import Path
-from make_toy_model import write_random_model
+from megatron_coreward.doctor.toy_model import write_random_model
 from megatron_coreward.train import main
 write_random_model(Path(sys.argv[1]), seed=1)
 keys = {"model.path": sys.argv[1], "run.output_dir": sys.argv[2], "run.steps": 1, "data.source": "synthetic",

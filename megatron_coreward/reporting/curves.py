@@ -1,16 +1,8 @@
-"""Draws the curves of a run from its metrics.jsonl.
+"""The curves of a run as one figure, from its metrics.jsonl."""
 
-python tools/plot_run.py RUN --output curves.png
-"""
-
-import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
-
-from megatron_coreward.utils.metrics import METRICS_FILE, read_metrics
 
 PANELS = (
     ("Held-out accuracy", ("eval/greedy_pass@1", "eval/pass@1", "eval/maj@"), "linear"),
@@ -33,21 +25,6 @@ PANELS = (
 """Title, metric names (or their beginnings) and scale of every panel."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="plot_run.py", description="Draws the curves of a run.")
-    parser.add_argument("run", type=Path, help="run folder (run.output_dir)")
-    parser.add_argument("--output", type=Path, default=Path("curves.png"), help="image file to write")
-    options = parser.parse_args(arguments)
-    records = read_metrics(options.run)
-    if not records:
-        sys.stderr.write(f"error: {options.run / METRICS_FILE} is absent or holds no figures yet\n")
-        return 2
-    figure = draw(records)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.output, dpi=130)
-    return 0
-
-
 def draw(records: Sequence[dict[str, float]]) -> Figure:
     """One panel per group of metrics; panels without data are left out."""
     names = sorted({name for record in records for name in record})
@@ -66,7 +43,3 @@ def draw(records: Sequence[dict[str, float]]) -> Figure:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return figure
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from summarize_run import Change, evaluation_changes, training_changes
 
+from megatron_coreward.reporting.changes import Change, evaluation_changes, training_changes
 from megatron_coreward.run.folder import CONFIG_FILE
 from megatron_coreward.run.rollouts import read_rollouts, rollout_steps
 from megatron_coreward.run.show import check_run_folder

@@ -1,25 +1,13 @@
-"""Before and after of one run: a table with paired bootstrap intervals, and its curves.
+"""What a run has changed: its first and last evaluation with paired intervals, its first and last steps."""
 
-    python tools/summarize_run.py RUN
-
-Prints the table and writes it to RUN/summary.md, the curves to RUN/curves.png.
-"""
-
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from plot_run import draw
-from rich.console import Console
-from rich.table import Table
-
 from megatron_coreward.evaluation.outcomes import EvalResult, compare
 from megatron_coreward.run.folder import EVALUATIONS
 from megatron_coreward.utils.bootstrap import Interval
-from megatron_coreward.utils.metrics import read_metrics
 
 COLUMNS = ("measure", "before", "after", "change", "95% interval")
 TRAINING_FIGURES = {
@@ -80,29 +68,3 @@ def table_row(change: Change) -> tuple[str, ...]:
         *(measure, f"{before:.3f}", f"{after:.3f}", f"{interval.value:+.3f}"),
         f"{interval.low:+.3f} to {interval.high:+.3f}",
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="run folder (run.output_dir)")
-    options = parser.parse_args(arguments)
-    try:
-        changes = evaluation_changes(options.run)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    records = read_metrics(options.run)
-    rows = [table_row(change) for change in [*changes, *training_changes(records)]]
-    table = Table(*COLUMNS, title=f"{options.run}: before and after {int(records[-1]['step'])} steps")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    lines = [" | ".join(row) for row in (COLUMNS, ("---",) * len(COLUMNS), *rows)]
-    (options.run / "summary.md").write_text("".join(f"| {line} |\n" for line in lines))
-    draw(records).savefig(options.run / "curves.png", dpi=130)
-    Console().print(f"curves: {options.run / 'curves.png'}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from report_runs import Json, Run, rounded
-
 from megatron_coreward.coreward.rewards.registry import METHODS
+from megatron_coreward.reporting.runs import Json, Run, rounded
 from megatron_coreward.types import View
 
 ACCURACY, SHARE, NATS, TOKENS = "accuracy", "share", "nats", "tokens"

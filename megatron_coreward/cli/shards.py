@@ -1,7 +1,7 @@
 """Cuts a Parquet file of questions into shards, and joins the pair files made from them.
 
-    python tools/shards.py cut data/math/train.parquet --part 0 --of 8 --output pairs/questions/0.parquet
-    python tools/shards.py join pairs/shard_* --output pairs
+    coreward shards cut data/math/train.parquet --part 0 --of 8 --output pairs/questions/0.parquet
+    coreward shards join pairs/shard_* --output pairs
 
 For job arrays (examples/launch/rephrase.sbatch). A shard is a run of rows; sizes differ by one row at most.
 The joined original.parquet, rephrased.parquet and rejects.parquet are in the order of the folders given, the

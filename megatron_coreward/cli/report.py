@@ -1,0 +1,113 @@
+"""One HTML page about one or more runs: curves, before and after, settings that differ, rollouts to read.
+
+    coreward report RUN [RUN ...] --output report.html
+    coreward report RUN --output curves.png                 the curves alone, as a picture
+
+The page needs no server and no network. It holds the figures of every step, and the responses to some pairs
+of some steps (--pairs, --steps), evenly spread, and says how many of how many.
+
+Exit codes: 0 written; 2 wrong input.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from megatron_coreward.reporting.curves import draw
+from megatron_coreward.reporting.page import page
+from megatron_coreward.reporting.runs import Run, check_folders, read_run, run_names
+from megatron_coreward.utils.logging import print_error
+from megatron_coreward.utils.metrics import read_metrics
+
+DONE, REFUSED = 0, 2
+PICTURE = ".png"
+LARGE_PAGE_BYTES = 100_000_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        check_options(options)
+        check_folders(options.runs)
+        if options.output.suffix == PICTURE:
+            draw(read_metrics(options.runs[0])).savefig(options.output, dpi=130)
+            return DONE
+        names = run_names(options.runs)
+        runs = [
+            read_run(folder, name, options.steps, options.pairs)
+            for folder, name in zip(options.runs, names, strict=True)
+        ]
+        write_page(options.output, page(runs))
+    except (OSError, ValueError) as error:
+        print_error(error)
+        return REFUSED
+    _tell(Console(), options.output, runs)
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="coreward report", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder (run.output_dir)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        help="page to write; NAME.png: the curves of one run as a picture",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=6, help="steps per run with rollouts to read (default 6, 0 = all)"
+    )
+    parser.add_argument("--pairs", type=int, default=6, help="pairs per such step (default 6, 0 = all)")
+    return parser
+
+
+def check_options(options: argparse.Namespace) -> None:
+    if options.steps < 0 or options.steps == 1:
+        raise ValueError(
+            f"--steps is {options.steps}, but the first and the last step are always shown: "
+            "give 2 or more, or 0 for all"
+        )
+    if options.pairs < 0:
+        raise ValueError(f"--pairs is {options.pairs}, but must be 1 or more, or 0 for all")
+    if options.output.suffix == PICTURE and len(options.runs) > 1:
+        raise ValueError(
+            f"--output {options.output} is a picture, which shows one run, but {len(options.runs)} are "
+            "given: name one run, or a page (.html)"
+        )
+    if options.output.is_dir():
+        raise ValueError(f"--output {options.output} is a folder; give the name of a file")
+    folder = options.output.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--output {options.output}: {folder} cannot be made ({error.strerror}); choose another folder"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--output {options.output}: {folder} is not writable; choose another folder")
+
+
+def write_page(path: Path, html: str) -> None:
+    """The file appears complete or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(html, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _tell(console: Console, path: Path, runs: Sequence[Run]) -> None:
+    size = path.stat().st_size
+    console.print(f"{path}: {size / 1e6:.1f} MB", highlight=False, markup=False, soft_wrap=True)
+    for run in runs:
+        pairs = sum(len(step["pairs"]) for step in run.rollouts)
+        line = f"  {run.name}: rollouts of {pairs} pairs in {len(run.rollouts)} of {run.rollout_steps} steps"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if size > LARGE_PAGE_BYTES:
+        console.print("a browser may be slow with this page: lower --steps or --pairs", style="yellow")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The HTML page about one or more runs: what goes into it (runs.py, figures.py), put into assets/."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from megatron_coreward.reporting.changes import AVERAGED_STEPS, Change
+from megatron_coreward.reporting.figures import (
+    NUM_COLORS,
+    Figures,
+    Series,
+    figures_of,
+    phase_totals,
+    series_of,
+)
+from megatron_coreward.reporting.runs import Json, Run
+
+ASSETS = Path(__file__).parent / "assets"
+OWN_KEYS = ("run.output_dir",)
+"""Settings that every run has for itself: not shown as differences."""
+
+
+class MeasureRow(NamedTuple):
+    """A run's change of one measure; `run` counts from 0."""
+
+    run: int
+    change: Change
+
+
+class SettingsTable(NamedTuple):
+    """Key -> value of each run (None: not in its config.yaml), and key -> value that all share."""
+
+    differing: dict[str, list[str | None]]
+    common: dict[str, str]
+
+
+def page(runs: Sequence[Run]) -> str:
+    """The whole page. Every text of a run is escaped: in the HTML by autoescape, in the data by tojson."""
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {
+        "allow_nan": False,
+        "ensure_ascii": False,
+        "separators": (",", ":"),
+    }
+    all_series = [series_of(run) for run in runs]
+    figures = figures_of(runs, all_series)
+    return environment.get_template("template.html.j2").render(
+        runs=runs,
+        num_colors=NUM_COLORS,
+        averaged_steps=AVERAGED_STEPS,
+        measures=measures(runs),
+        scale=interval_scale(runs),
+        settings=settings_table(runs),
+        figures=figures,
+        totals=phase_totals(all_series),
+        data=page_data(runs, all_series, figures),
+        css=_own("report.css"),
+        scripts=[_own("charts.js"), _own("rollouts.js")],
+    )
+
+
+def _own(name: str) -> Markup:
+    """A file of ours that goes into the page as it is."""
+    return Markup((ASSETS / name).read_text())
+
+
+def page_data(runs: Sequence[Run], all_series: Sequence[Series], figures: Figures) -> Json:
+    """What the scripts read. Of the series those that are drawn."""
+    sections = [figure for section in figures.sections for figure in section["figures"]]
+    drawn = {line["metric"] for figure in [*sections, *figures.by_run] for line in figure["lines"]}
+    return {
+        "figures": [*sections, *figures.by_run],
+        "runs": [
+            {
+                "name": run.name,
+                "series": {k: v for k, v in series.items() if k == "steps" or k in drawn},
+                "rollouts": [{"step": step["step"]} for step in run.rollouts],
+            }
+            for run, series in zip(runs, all_series, strict=True)
+        ],
+    }
+
+
+def measures(runs: Sequence[Run]) -> dict[str, list[MeasureRow]]:
+    """Measure -> a row per run that has it; those with intervals first."""
+    table: dict[str, list[MeasureRow]] = {}
+    for number, run in enumerate(runs):
+        for change in run.changes:
+            table.setdefault(change.measure, []).append(MeasureRow(number, change))
+    return dict(sorted(table.items(), key=lambda item: item[1][0].change.interval is None))
+
+
+def interval_scale(runs: Sequence[Run]) -> tuple[float, float]:
+    """The lowest and the highest bound of all intervals, 0 included."""
+    bounds = [0.0, *(b for run in runs for change in run.changes for b in change.interval or ())]
+    return min(bounds), max(bounds)
+
+
+def settings_table(runs: Sequence[Run]) -> SettingsTable:
+    configured = [run.settings for run in runs if run.settings]
+    keys = dict.fromkeys(key for settings in configured for key in settings if key not in OWN_KEYS)
+    differing = [key for key in keys if len({settings.get(key) for settings in configured}) > 1]
+    return SettingsTable(
+        differing={key: [run.settings.get(key) for run in runs] for key in differing},
+        common={key: configured[0][key] for key in keys if key not in differing},
+    )
