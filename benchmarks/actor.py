@@ -40,7 +40,7 @@ from megatron_coreward.planning.devices import DEVICES
 from megatron_coreward.planning.flops import training_flops
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize
-from tests.models import tiny_model
+from tests.support.models import tiny_model
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"heads": 4, "kv_heads": 2, "layers": 4, "vocab": 2048},

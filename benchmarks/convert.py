@@ -110,7 +110,7 @@ def memory(key: str) -> int:
 
 
 def write_model(folder: Path) -> Path:
-    from tests.models import tiny_model
+    from tests.support.models import tiny_model
 
     return tiny_model(folder, "llama", **SIZES)
 

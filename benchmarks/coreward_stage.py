@@ -24,7 +24,7 @@ from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.types import Response, View
 from megatron_coreward.utils.distributed import TorchCommunicator
-from tests.fakes import ThreadCommunicator, run_threads
+from tests.support.fakes import ThreadCommunicator, run_threads
 
 TOKENS = 3072
 SENTENCE = (

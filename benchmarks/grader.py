@@ -2,9 +2,9 @@ r"""Quality and cost of the grader, against the rules that others use.
 
     python -m benchmarks.grader [--truths 600] [--data ../shared/data/math]
 
-Quality: the pairs of tests/answer_pairs.py, and ground truths of MATH (train and test) with what
-tests/spellings.py makes of them. Every spelling is equal to its ground truth; a mutant counts if the numbers
-that sympy has for the two differ, which owes nothing to our reading. Four judges:
+Quality: the pairs of tests/cases/answers.py, and ground truths of MATH (train and test) with what
+tests/cases/spellings.py makes of them. Every spelling is equal to its ground truth; a mutant counts if the
+numbers that sympy has for the two differ, which owes nothing to our reading. Four judges:
 
     exact         the strings are the same (the reference's vote and reward)
     strip_string  the same after Hendrycks' normalisation (the reference's rule for ground truths), written
@@ -35,8 +35,8 @@ from rich.table import Table
 from megatron_coreward.grading.answers import split_unit
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.grading.math_worker import read
-from tests.answer_pairs import EQUAL, METHOD, UNEQUAL
-from tests.spellings import mutated, rewritten
+from tests.cases.answers import EQUAL, METHOD, UNEQUAL
+from tests.cases.spellings import mutated, rewritten
 
 GROUPS, SIZE = 128, 16
 Pair = tuple[str, str]

@@ -46,7 +46,7 @@ from megatron_coreward.planning.activations import Kernels, Pass
 from megatron_coreward.preflight.costs import memory_per_rank
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize
-from tests.models import tiny_model
+from tests.support.models import tiny_model
 
 LIMIT = 0.15
 PROMPT_SHARE = 0.25

@@ -41,7 +41,7 @@ from megatron_coreward.types import Traffic
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize
 from megatron_coreward.utils.memory import PeakMemory
 from megatron_coreward.weight_sync import sync_weights
-from tests.models import byte_tokenizer, randomise
+from tests.support.models import byte_tokenizer, randomise
 
 SHAPE = {
     "vocab_size": 49152,

@@ -2,7 +2,7 @@
 
 Implementations: actor/policy.py (Policy), actor/reference.py (Reference), actor/teacher.py (Teacher),
 rollout/engine.py (RolloutEngine), coreward/stage.py (RewardStage), utils/distributed.py (Communicator).
-tests/fakes.py holds small in-memory ones.
+tests/support/fakes.py holds small in-memory ones.
 """
 
 from collections.abc import Iterator, Sequence

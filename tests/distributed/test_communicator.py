@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, preserve_rng, shutdown
-from tests.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 
 def exchange(rank: int) -> list:

@@ -15,9 +15,9 @@ from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import read_shape
 from megatron_coreward.config.schema import Config, ParallelConfig
 from megatron_coreward.preflight.costs import count_parameters_on_stage
-from tests import fake_world
-from tests.fake_world import FakeRank
-from tests.unit.test_recipes import EXAMPLES, LARGE, MODELS
+from tests.support import fake_world
+from tests.support.fake_world import FakeRank
+from tests.unit.examples.test_recipes import EXAMPLES, LARGE, MODELS
 
 HEAD = "lm_head.weight"
 EXPERTS = ".mlp.experts."
@@ -70,7 +70,7 @@ def build(world: World, folder: Path, target: Path) -> dict[int, FakeRank]:
     """By rank; two at a time, each in a process of its own."""
     config = world.config(folder)
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["tests.preloaded"])
+    forks.set_forkserver_preload(["tests.support.preloaded"])
     ranks = sampled(world, config)
     found: dict[int, Any] = {}
     for first in range(0, len(ranks), 2):

@@ -31,9 +31,18 @@ from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.saver import load_checkpoint
 from megatron_coreward.actor.weights.load import local_entries, source_names
 from megatron_coreward.config.schema import ParallelConfig
-from tests.checkpoint_runs import SAVED, Tensors, config_of, make_policy, same, save, train, weights_of
-from tests.models import tiny_model
-from tests.ranks import run_ranks
+from tests.distributed.checkpoint.checkpoint_runs import (
+    SAVED,
+    Tensors,
+    config_of,
+    make_policy,
+    same,
+    save,
+    train,
+    weights_of,
+)
+from tests.support.models import tiny_model
+from tests.support.ranks import run_ranks
 
 SIZES = {"heads": 4, "kv_heads": 2, "head_dim": 8, "vocab": 301}
 FAMILIES = {

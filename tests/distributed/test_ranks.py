@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.ranks import RankError, run_ranks
+from tests.support.ranks import RankError, run_ranks
 
 
 def summed(rank: int, shift: int) -> tuple[int, int]:

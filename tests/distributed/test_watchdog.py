@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import launch
+from tests.support.programs import launch
 
 PROGRAM = """
 import logging, os, signal, sys, time

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import launch
+from tests.support.programs import launch
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct through the conversion tool and back: transformers and vLLM say the same as before.
 
-Tiny models of every family: tests/distributed/test_convert.py.
+Tiny models of every family: tests/distributed/convert/test_convert.py.
 """
 
 import filecmp
@@ -17,8 +17,8 @@ from megatron_coreward.config.schema import Config
 from megatron_coreward.requests import make_requests
 from megatron_coreward.rollout.engine import VllmEngine
 from megatron_coreward.types import QuestionPair, Sampling
-from tests.programs import launch
-from tests.ranks import run_ranks
+from tests.support.programs import launch
+from tests.support.ranks import run_ranks
 
 QUESTIONS = ("What is the capital of France?", "Count from one to ten.")
 TOKENS = 24

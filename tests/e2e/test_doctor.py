@@ -2,7 +2,7 @@
 
 import json
 
-from tests.programs import launch
+from tests.support.programs import launch
 
 
 def test_doctor_on_this_machine() -> None:

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from megatron_coreward.config.schema import ParallelConfig
-from tests.checkpoint_runs import config_of, make_policy, save
-from tests.models import tiny_model
-from tests.programs import launch
-from tests.ranks import run_ranks
+from tests.distributed.checkpoint.checkpoint_runs import config_of, make_policy, save
+from tests.support.models import tiny_model
+from tests.support.programs import launch
+from tests.support.ranks import run_ranks
 
 MAX_TOKENS = 12
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_coreward.utils.metrics import read_metrics
-from tests.programs import ROOT, environment, settings, write_data
+from tests.support.programs import ROOT, environment, settings, write_data
 
 STEPS = 3
 FAULTS = {
@@ -38,7 +38,7 @@ def train(model: Path, folder: Path, fault: tuple[str, int, int]) -> Path:
         optimizer__schedule="constant",
     )
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    program = ["tests/fault_in_phase.py", phase, str(step), str(rank), *arguments]
+    program = ["tests/support/fault_in_phase.py", phase, str(step), str(rank), *arguments]
     result = subprocess.run(
         [sys.executable, *torchrun, *program],
         cwd=ROOT,

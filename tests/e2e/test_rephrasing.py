@@ -14,8 +14,8 @@ from megatron_coreward.cli.rephrase import NOTHING, main
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.rephrasing.store import Store
 from megatron_coreward.rollout import engine as engine_module
-from tests.models import tiny_model
-from tests.ranks import run_ranks
+from tests.support.models import tiny_model
+from tests.support.ranks import run_ranks
 
 COUNT, ATTEMPTS = 6, 2
 

@@ -19,8 +19,8 @@ from megatron_coreward.config.schema import Config
 from megatron_coreward.requests import make_requests
 from megatron_coreward.rollout.engine import VllmEngine
 from megatron_coreward.types import GenerationRequest, QuestionPair, Response, Sampling
-from tests.models import tiny_model
-from tests.ranks import run_ranks
+from tests.support.models import tiny_model
+from tests.support.ranks import run_ranks
 
 STOP_IDS = [*range(10), 258]  # many, so that about half the responses stop before the limit
 MAX_RESPONSE = 24

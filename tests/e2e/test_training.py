@@ -16,11 +16,11 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_coreward.utils.metrics import read_metrics, undocumented
-from tests.models import tiny_model
-from tests.programs import TRAIN, kill, launch, settings, start, without_times, write_data
+from tests.support.models import tiny_model
+from tests.support.programs import TRAIN, kill, launch, settings, start, without_times, write_data
 
 MISMATCH_MEAN, MISMATCH_MAX = 2e-5, 5e-4
-SMALL_BLOCKS = "tests/small_blocks.py"
+SMALL_BLOCKS = "tests/support/small_blocks.py"
 
 
 @pytest.fixture(scope="module")

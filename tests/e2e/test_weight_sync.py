@@ -26,8 +26,8 @@ from megatron_coreward.rollout.engine import VllmEngine, set_vllm_environment
 from megatron_coreward.types import QuestionPair
 from megatron_coreward.utils.distributed import TorchCommunicator
 from megatron_coreward.weight_sync import prompts_to_verify, sync_weights, verify_sync
-from tests.models import tiny_model
-from tests.ranks import run_ranks
+from tests.support.models import tiny_model
+from tests.support.ranks import run_ranks
 
 RANKS = 4
 TOLERANCE, CONTROL = 1e-4, 1e-2

@@ -18,10 +18,10 @@ from megatron_coreward.types import ScoredResponse
 from megatron_coreward.utils.distributed import initialize
 from megatron_coreward.utils.metrics import read_metrics
 from megatron_coreward.utils.versions import installed
-from tests import oracle
-from tests.actor_runs import random_responses
-from tests.models import tiny_model
-from tests.programs import TRAIN, launch, settings, write_data
+from tests.distributed.actor.actor_runs import random_responses
+from tests.oracles import actor as oracle
+from tests.support.models import tiny_model
+from tests.support.programs import TRAIN, launch, settings, write_data
 
 pytestmark = pytest.mark.gpu
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 PACKAGE = ROOT / "megatron_coreward"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = [
@@ -190,6 +191,8 @@ def test_folders_can_be_taken_in_at_a_glance() -> None:
     for folder in {path.parent for path in MODULES} - {PACKAGE}:
         if str(folder.relative_to(PACKAGE)) not in MAY_GROW:
             assert count(folder) <= MAX_FOLDER, name_of(folder)
+    for folder in {ROOT / "docs", *(path.parent for path in (ROOT / "tests").rglob("*.py"))}:
+        assert count(folder, "*") <= MAX_TESTS_OR_DOCS, name_of(folder)
 
 
 def test_no_import_cycles() -> None:

@@ -14,7 +14,7 @@ from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.types import GenerationRequest, QuestionPair, Response, ScoredResponse
 from megatron_coreward.utils.metrics import Figures
-from tests.fakes import ThreadCommunicator, run_threads
+from tests.support.fakes import ThreadCommunicator, run_threads
 
 PAIRS = [QuestionPair(pair_id, "q", "r", (1, 2), (1, 2, 3)) for pair_id in (3, 9)]
 ANSWERS = ["1", "1", "2", "2", "2"]  # by sample

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from megatron_coreward.utils.metrics import read_metrics
-from tests.models import tiny_model
-from tests.programs import ROOT, environment, settings, without_times, write_data
+from tests.support.models import tiny_model
+from tests.support.programs import ROOT, environment, settings, without_times, write_data
 
 HERE = Path(__file__).parent
 RECIPE = "examples/qwen2.5_3b"

@@ -19,7 +19,7 @@ from tests.e2e.slurm.runs import (
     steps,
     throwaway,
 )
-from tests.programs import TRAIN, launch
+from tests.support.programs import TRAIN, launch
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 PATIENCE_S = 450

@@ -1,0 +1,125 @@
+"""FP8 recipes as Megatron-Core takes them, and the actor on stand-ins for Transformer Engine's modules.
+
+No GPU and no Transformer Engine take part: where it is missing, Megatron-Core's FP8 contexts do nothing, so
+that a model set up for FP8 computes in the precision of its weights here.
+"""
+
+import ast
+import inspect
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from megatron.core.fp8_utils import get_fp8_align_size
+from megatron.core.transformer.transformer_config import TransformerConfig
+from transformers import AutoConfig
+
+from megatron_coreward.actor.compute.forward import token_multiple
+from megatron_coreward.actor.model.build import model_dims, transformer_config
+from megatron_coreward.actor.model.families.registry import family_of
+from megatron_coreward.actor.model.layers import modules_of
+from megatron_coreward.actor.model.precision import fp8_settings, megatron_settings
+from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.config.precision import RECIPES
+from megatron_coreward.config.schema import Fp8Config, ModelConfig
+from tests.distributed.actor.te_runs import STAND_INS, both_modules
+from tests.distributed.checkpoint.checkpoint_runs import VOCAB
+from tests.support.models import tiny_model
+from tests.support.ranks import run_ranks
+
+ENGINE = "transformer_engine"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"), vocab=VOCAB, kv_heads=2, layers=3)
+
+
+def built(model: Path, fp8: Fp8Config, tensor: int = 1) -> TransformerConfig:
+    """As load_model does it."""
+    hf = AutoConfig.from_pretrained(model)
+    layout = Layout(0, tensor, 0, 1, 0, 1, sequence_parallel=tensor > 1)
+    settings = megatron_settings(ModelConfig(), fp8, ENGINE)
+    family = family_of(hf.architectures)
+    return transformer_config(hf, model_dims(hf, tensor), family, layout, torch.bfloat16, precision=settings)
+
+
+@pytest.mark.parametrize("form", ["hybrid", "e4m3"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe(model: Path, recipe: str, form: str) -> None:
+    first_last = 0 if recipe == "delayed" else 1
+    params = recipe != "mxfp8"
+    config = built(model, Fp8Config(form, recipe, params, first_last, amax_history=16))
+    assert (config.fp8, config.fp8_recipe, config.fp8_param) == (form, recipe, params)
+    assert config.first_last_layers_bf16 == bool(first_last)
+    assert (config.fp8_amax_history_len, config.fp8_amax_compute_algo) == (16, "max")
+    assert config.transformer_impl == ENGINE and config.bf16 and not config.deterministic_mode
+
+
+@pytest.mark.parametrize(
+    ("fp8", "changes", "message"),
+    [
+        (
+            Fp8Config("hybrid", "delayed", first_last_bf16=1),
+            {},
+            "Delayed scaling does not support first / last",
+        ),
+        (Fp8Config("hybrid", "tensorwise", first_last_bf16=4), {}, "num_layers_at_start_in_bf16 .4. must be"),
+        (Fp8Config("hybrid", "tensorwise", params=True), {"fp8": None}, "fp8_param must be used together"),
+        (Fp8Config("hybrid", "tensorwise"), {"fp4": "e2m1"}, "fp4 and fp8 cannot be used simultaneously"),
+        (Fp8Config("hybrid", "custom"), {}, "fp8_quantizer_factory must be provided"),
+    ],
+)
+def test_megatron_refuses_too(fp8: Fp8Config, changes: dict[str, Any], message: str) -> None:
+    sizes = {"num_layers": 3, "hidden_size": 64, "num_attention_heads": 2}
+    with pytest.raises(ValueError, match=message):
+        TransformerConfig(**sizes, **(fp8_settings(fp8) | changes))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_tokens_are_padded(model: Path, recipe: str) -> None:
+    fp8 = Fp8Config("hybrid", recipe)
+    assert RECIPES[recipe].multiple == get_fp8_align_size(recipe)
+    assert token_multiple(built(model, fp8)) == RECIPES[recipe].multiple
+    assert token_multiple(built(model, fp8, tensor=2)) == 2 * RECIPES[recipe].multiple
+    assert token_multiple(built(model, Fp8Config(), tensor=2)) == 2
+    assert token_multiple(built(model, Fp8Config())) == 1
+
+
+def test_no_silent_fallback(model: Path) -> None:
+    """Without the engine there is no model that would compute in another precision than asked for."""
+    with pytest.raises(AssertionError, match="only where it is"):
+        modules_of(built(model, Fp8Config("hybrid")))
+
+
+@pytest.mark.parametrize("standin", STAND_INS, ids=lambda standin: standin.__name__)
+def test_standins_take_what_the_engine_takes(standin: type) -> None:
+    core = find_spec("megatron.core")
+    assert core is not None and core.submodule_search_locations
+    source = Path(core.submodule_search_locations[0]) / "extensions/transformer_engine.py"
+    classes = {n.name: n for n in ast.walk(ast.parse(source.read_text())) if isinstance(n, ast.ClassDef)}
+    methods = {n.name: n for n in classes[standin.__name__].body if isinstance(n, ast.FunctionDef)}
+    for name in {"__new__", "__init__", "forward"} & methods.keys():
+        given = methods[name].args
+        wanted = [argument.arg for argument in [*given.args, *given.kwonlyargs]]
+        assert list(inspect.signature(vars(standin)[name]).parameters) == wanted, name
+
+
+@pytest.mark.parametrize("recipe", ["tensorwise", "mxfp8"])
+def test_engine_modules_are_used_as_local_ones(model: Path, tmp_path: Path, recipe: str) -> None:
+    """Same names, results and checkpoints; sequences as DotProductAttention wants them."""
+    fp8 = Fp8Config("hybrid", recipe, first_last_bf16=1)
+    for local, engine in run_ranks(2, both_modules, model, tmp_path, fp8):
+        assert local.names == engine.names
+        torch.testing.assert_close(engine.log_probs, local.log_probs, atol=1e-5, rtol=0)
+        for other in (engine.trained, local.resumed, engine.resumed):
+            torch.testing.assert_close(other, local.trained, atol=1e-3, rtol=0)
+        assert not local.packed, "local modules are ours"
+        assert engine.deterministic == {True}
+        for packed in engine.packed:
+            assert packed.qkv_format == "thd"
+            assert packed.cu_seqlens_q.dtype == packed.cu_seqlens_kv.dtype == torch.int32
+            assert packed.max_seqlen_q == packed.max_seqlen_kv == int(packed.cu_seqlens_q.diff().max())
+            assert int(packed.cu_seqlens_q[-1]) % (2 * RECIPES[recipe].multiple) == 0

@@ -1,0 +1,179 @@
+"""The moving average of the policy, at several layouts: its formula, its checkpoint, its export."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megatron_coreward.actor import parallel
+from megatron_coreward.actor.checkpoint.folder import Retention, read_state
+from megatron_coreward.actor.policy import MegatronPolicy
+from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
+from megatron_coreward.actor.teacher import MegatronTeacher, alpha_at
+from megatron_coreward.config.schema import Config, ParallelConfig, TeacherConfig
+from tests.distributed.actor.actor_runs import random_responses
+from tests.distributed.checkpoint.checkpoint_runs import (
+    TRAINER,
+    VOCAB,
+    Tensors,
+    config_of,
+    error_of,
+    make_policy,
+    save,
+    train,
+)
+from tests.support.models import tiny_model
+from tests.support.ranks import run_ranks
+
+LAYOUTS = {
+    "tp2": ParallelConfig(tensor=2),
+    "pp2": ParallelConfig(pipeline=2),
+    "dp2": ParallelConfig(),
+}
+TOTAL = 4
+"""Training steps of the schedule."""
+SCHEDULE = TeacherConfig(alpha_start=0.9, alpha_end=0.99)
+
+
+def configured(folder: Path, layout: ParallelConfig, dtype: str = "float32", every: int = 1) -> Config:
+    config = config_of(folder, layout, dtype)
+    config.reward.method = "co_rewarding_2"
+    config.teacher = TeacherConfig(alpha_start=0.9, alpha_end=0.99, every=every)
+    return config
+
+
+def build(config: Config) -> tuple[MegatronPolicy, MegatronTeacher]:
+    policy = make_policy(config)
+    return policy, MegatronTeacher(config, policy.layout, policy)
+
+
+def exported(model: MegatronPolicy | MegatronTeacher) -> Tensors:
+    return {name: tensor.clone() for name, tensor in model.export_weights()}
+
+
+def case(folder: Path, config: Config, checkpoint: Path) -> dict[str, Any]:
+    policy, teacher = build(config)
+    expected = {name: tensor.double() for name, tensor in exported(teacher).items()}
+    seen: dict[str, Any] = {"alphas": [], "start": gap(exported(policy), expected)}
+    for step in range(1, TOTAL + 1):
+        alpha = teacher.update(step, TOTAL)
+        seen["alphas"].append(alpha)
+        for name, theta in exported(policy).items():
+            expected[name] = alpha * expected[name] + (1 - alpha) * theta.double()
+        train(policy, step)
+        if step == 2:
+            saver = CheckpointSaver(checkpoint.parent, policy, Retention(last=0), teacher=teacher)
+            saver.save(2, TRAINER)
+            seen["saved"] = exported(teacher)
+            seen["contents"] = read_state(checkpoint)["contents"]
+    seen["gap"] = gap(exported(teacher), expected)
+    seen["moved"] = gap(exported(policy), expected)
+    seen["final"] = exported(teacher)
+    batch = policy.shard(
+        random_responses(0, pairs=2, samples=2, vocab=VOCAB) if policy.comm.rank == 0 else ()
+    )
+    seen["differs"] = float((teacher.log_probs(batch) - policy.log_probs(batch)).abs().max())
+    parallel.destroy()
+    return seen
+
+
+def gap(found: Tensors, expected: Tensors) -> float:
+    return max(float((found[name].double() - expected[name]).abs().max()) for name in expected)
+
+
+def loaded(config: Config, checkpoint: Path, finish: bool) -> Tensors:
+    """The teacher of a checkpoint, after the rest of the run's steps if `finish`."""
+    policy, teacher = build(config)
+    load_checkpoint(checkpoint, policy, teacher)
+    for step in range(3, TOTAL + 1) if finish else ():
+        teacher.update(step, TOTAL)
+        train(policy, step)
+    found = exported(teacher)
+    parallel.destroy()
+    return found
+
+
+def work(rank: int, root: Path) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    model = root / "model"
+    for name, layout in LAYOUTS.items():
+        seen[name] = case(model, configured(model, layout), root / name / "step_000002")
+    seen["bfloat16"] = case(
+        model, configured(model, ParallelConfig(), "bfloat16"), root / "bfloat16" / "step_000002"
+    )
+    seen["loaded"] = {
+        (before, name): loaded(configured(model, layout), root / before / "step_000002", finish=False)
+        for before in LAYOUTS
+        for name, layout in LAYOUTS.items()
+    }
+    seen["resumed"] = loaded(configured(model, LAYOUTS["tp2"]), root / "tp2" / "step_000002", finish=True)
+    policy, teacher = build(configured(model, LAYOUTS["dp2"], every=2))
+    seen["every 2"] = [teacher.update(step, TOTAL) for step in range(1, 5)]
+    policy, teacher = build(configured(model, LAYOUTS["dp2"], every=0))
+    seen["never"] = [teacher.update(step, TOTAL) for step in range(1, 5)]
+    seen["refusal"] = error_of(load_checkpoint, save(root / "without", policy), policy, teacher)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    root = tmp_path_factory.mktemp("teacher")
+    tiny_model(root / "model", "qwen3", vocab=VOCAB, kv_heads=2)
+    return run_ranks(2, work, root, timeout_s=200)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_it_is_the_average_of_the_policy(name, by_rank):
+    for rank in by_rank:
+        seen = rank[name]
+        assert seen["start"] == 0, "it starts as the start model"
+        assert seen["gap"] < 1e-6 < 1e-3 < seen["moved"]
+        assert seen["differs"] > 1e-3, "its log-probs are its own"
+        assert seen["contents"] == ["model", "optimizer", "teacher"]
+
+
+def test_the_average_of_a_bfloat16_policy_is_float32(by_rank):
+    """Rounded after every update, it would be off by up to a unit in its last place each time."""
+    for rank in by_rank:
+        largest = max(float(tensor.abs().max()) for tensor in rank["bfloat16"]["final"].values())
+        assert rank["bfloat16"]["gap"] <= largest * 2**-9, "one rounding, of what is exported"
+
+
+def test_any_layout_loads_what_any_other_saved_bit_for_bit(by_rank):
+    for rank in by_rank:
+        for (before, name), found in rank["loaded"].items():
+            saved = rank[before]["saved"]
+            assert all(torch.equal(found[key], saved[key]) for key in saved), (before, name)
+
+
+def test_a_resumed_teacher_goes_on_as_if_nothing_had_happened(by_rank):
+    for rank in by_rank:
+        straight = rank["tp2"]["final"]
+        assert all(torch.equal(rank["resumed"][key], straight[key]) for key in straight)
+
+
+def test_updates_may_be_rare_or_never(by_rank):
+    for rank in by_rank:
+        first, third = alpha_at(SCHEDULE, 1, TOTAL), alpha_at(SCHEDULE, 3, TOTAL)
+        assert rank["every 2"] == [first, 1.0, third, 1.0] and rank["never"] == [1.0] * 4
+
+
+def test_a_checkpoint_without_a_teacher_is_refused(by_rank):
+    for rank in by_rank:
+        assert "has no teacher" in rank["refusal"] and "model.checkpoint" in rank["refusal"]
+
+
+def test_the_schedule_runs_from_alpha_start_towards_alpha_end():
+    paper = TeacherConfig()
+    assert alpha_at(paper, 1, 300) == pytest.approx(0.99)
+    assert alpha_at(paper, 151, 300) == pytest.approx(1 - (0.01 + 0.0001) / 2)
+    assert alpha_at(paper, 301, 300) == pytest.approx(0.9999)
+    assert alpha_at(paper, 999, 300) == alpha_at(paper, 301, 300), (
+        "a run that is made longer stays at the end"
+    )
+    printed = 1 - (0.9999 - 0.99) / 2 * (1 + math.cos(math.pi * 1.0))
+    assert printed == 1.0, "what the formula as printed ends with"
+    alphas = [alpha_at(paper, step, 300) for step in range(1, 302)]
+    assert alphas == sorted(alphas)

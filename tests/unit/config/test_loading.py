@@ -1,0 +1,169 @@
+"""Loading: strict keys and types, layers in order, and a round trip; none of it imports torch."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_coreward.config.loading import field_types, load_config, nearest, to_yaml
+from megatron_coreward.config.schema import Config
+from tests.support.paths import ROOT
+
+EXAMPLES = ROOT / "examples"
+GIVEN_PATH = "model.path=models/toy"
+
+
+def load(*overrides: str) -> Config:
+    return load_config(None, [GIVEN_PATH, *overrides])
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults() -> None:
+    expected = Config()
+    expected.model.path = "models/toy"
+    assert load() == expected
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    path = write(tmp_path, "model:\n  path: here\ndata:\n  batch_pairs: 4\n  limit: 9\n")
+    config = load_config(path, ["data.batch_pairs=8", "data.batch_pairs=16"])
+    assert (config.model.path, config.data.limit, config.data.batch_pairs) == ("here", 9, 16)
+
+
+def test_empty_section_and_empty_file_set_nothing(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "data:\n"), [GIVEN_PATH]) == load()
+    assert load_config(write(tmp_path, ""), [GIVEN_PATH]) == load()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimizer.lr=3e-5", 3e-5),
+        ("optimizer.lr=1", 1.0),
+        ("run.resume=true", True),
+        ("data.original=12", "12"),
+        ("data.original=007", "007"),
+        ("data.original=", ""),
+        ("data.system_prompt=Think: {step} = 'one', # two", "Think: {step} = 'one', # two"),
+    ],
+)
+def test_override_values(override: str, expected: object) -> None:
+    section, name = override.partition("=")[0].split(".")
+    value = vars(vars(load(override))[section])[name]
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.batch_pair=3", "Unknown configuration key 'data.batch_pair'. Did you mean data.batch_pairs?"),
+        ("batch_pairs=3", "Did you mean data.batch_pairs?"),
+        ("optimizer.kl_coef=0", "Did you mean algorithm.kl_coef?"),
+        ("data.batch_pairs.x=3", "Did you mean data.batch_pairs?"),
+        ("zzz=3", "Unknown configuration key 'zzz'. The sections are run, model, parallel,"),
+        ("data=3", "data is a section and cannot be set to '3'. Set its keys: data.source,"),
+        ("data.batch_pairs=abc", "data.batch_pairs is 'abc', but must be of type int."),
+        ("data.batch_pairs=1.5", "data.batch_pairs is 1.5, but must be of type int."),
+        ("data.batch_pairs=true", "data.batch_pairs is True, but must be of type int."),
+        ("data.batch_pairs=", "data.batch_pairs is None, but must be of type int."),
+        ("data.batch_pairs=[1]", "data.batch_pairs is [1], but must be of type int."),
+        ("data.batch_pairs={a", "data.batch_pairs is '{a', but must be of type int."),
+        ("optimizer.lr=fast", "optimizer.lr is 'fast', but must be of type float."),
+        ("run.resume=maybe", "run.resume is 'maybe', but must be of type bool."),
+        ("run.resume=5", "run.resume is 5, but must be of type bool."),
+        ("run.output_dir=${HOME}", "run.output_dir is '${HOME}', but interpolation is not supported"),
+        ("data.limit", "Override 'data.limit' has no '='. Write overrides as key.sub=value."),
+    ],
+)
+def test_bad_override(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load(override)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model:\n  path: [", "is not valid YAML"),
+        ("model:\n  path: a\n  path: b\n", "is not valid YAML"),
+        ("- a\n", "must hold `section:` blocks"),
+        ("data:\n  batch_pair: 3\n", "Did you mean data.batch_pairs?"),
+        ("data: 3\n", "data is a section and cannot be set to 3."),
+        ("data:\n  limit: many\n", "data.limit is 'many', but must be of type int."),
+        ("data:\n  original: {a: 1}\n", "data.original is {'a': 1}, but must be of type str."),
+        ("data:\n  limit: null\n", "data.limit is None, but must be of type int."),
+        ("run:\n  steps: 1\n", "model.path is missing: set it in the YAML file or as model.path=VALUE"),
+    ],
+)
+def test_bad_file(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_config(write(tmp_path, text))
+
+
+def test_missing_and_unreadable_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere.yaml does not exist"):
+        load_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_config(tmp_path)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="cannot be read|is not valid YAML"):
+        load_config(binary)
+
+
+@settings(deadline=None, max_examples=50)
+@given(prompt=st.text(st.characters(codec="utf-8", exclude_characters="$")), lr=st.floats(1e-12, 1e3))
+def test_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, prompt: str, lr: float) -> None:
+    config = load()
+    config.data.system_prompt, config.optimizer.lr = prompt, lr
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(path) == config
+
+
+def test_field_types_and_nearest() -> None:
+    types = field_types()
+    assert types["optimizer.lr"] is float
+    assert types["run.resume"] is bool
+    assert nearest("token_mean", ["seq-mean", "token-mean"]) == "token-mean"
+    assert nearest("qqqq", ["seq-mean", "token-mean"]) is None
+
+
+def test_no_torch_on_the_way(tmp_path: Path) -> None:
+    """Import, load, validate, dry run and reference in a fresh interpreter leave torch unimported."""
+    program = """
+import io, json, sys
+from pathlib import Path
+from rich.console import Console
+from megatron_coreward.preflight.checks import validate
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.reference_page import render
+from megatron_coreward.preflight.dry_run import show
+
+folder = Path(sys.argv[1])
+sizes = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2)
+sizes |= dict(num_key_value_heads=1, vocab_size=300, architectures=["Qwen2ForCausalLM"])
+(folder / "config.json").write_text(json.dumps(sizes))
+(folder / "model.safetensors").touch()
+(folder / "tokenizer.json").touch()
+names = [f"model.path={folder}", f"run.output_dir={folder / 'run'}", "data.source=synthetic"]
+config = load_config(None, names)
+show(config, validate(config, 2), 2, Console(file=io.StringIO()))
+render()
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/config.yaml")), ids=lambda path: path.parent.name)
+def test_examples_load(path: Path) -> None:
+    load_config(path)

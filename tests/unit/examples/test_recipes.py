@@ -1,0 +1,256 @@
+"""The recipes for GPUs in examples/: the paper's settings, valid layouts, memory at the start, scripts."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.schema import Config
+from megatron_coreward.preflight.checks import validate
+from megatron_coreward.preflight.costs import GIB, PRECISIONS, count_parameters, count_parameters_per_rank
+from tests.support.paths import ROOT
+
+EXAMPLES = ROOT / "examples"
+SCRIPTS = sorted([*EXAMPLES.rglob("*.sh"), *EXAMPLES.rglob("*.sbatch")])
+DATA = ("train_original.parquet", "train_rewrite_Qwen3-32B.parquet", "test.parquet")
+
+
+def sizes(
+    family: str, hidden: int, mlp: int, layers: int, heads: int, kv: int, vocab: int, **more: Any
+) -> dict[str, Any]:
+    return {
+        "architectures": [f"{family}ForCausalLM"],
+        "hidden_size": hidden,
+        "intermediate_size": mlp,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "vocab_size": vocab,
+        **more,
+    }
+
+
+def llama3(factor: float) -> dict[str, Any]:
+    scaling = {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    return {"head_dim": 128, "max_position_embeddings": 131072, "rope_scaling": scaling}
+
+
+EXPERTS = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True}
+QWEN3 = {"head_dim": 128, "max_position_embeddings": 32768}
+MODELS: dict[str, tuple[dict[str, Any], int]] = {
+    "qwen2.5_3b": (
+        sizes(
+            "Qwen2", 2048, 11008, 36, 16, 2, 151936, max_position_embeddings=32768, tie_word_embeddings=True
+        ),
+        3_085_938_688,
+    ),
+    "qwen2.5_7b": (
+        sizes("Qwen2", 3584, 18944, 28, 28, 4, 152064, max_position_embeddings=131072),
+        7_615_616_512,
+    ),
+    "qwen3_1.7b_base": (
+        sizes("Qwen3", 2048, 6144, 28, 16, 8, 151936, tie_word_embeddings=True, **QWEN3),
+        1_720_574_976,
+    ),
+    "qwen3_4b_base": (
+        sizes("Qwen3", 2560, 9728, 36, 32, 8, 151936, tie_word_embeddings=True, **QWEN3),
+        4_022_468_096,
+    ),
+    "qwen3_8b_base": (sizes("Qwen3", 4096, 12288, 36, 32, 8, 151936, **QWEN3), 8_190_735_360),
+    "llama3.2_3b_instruct": (
+        sizes("Llama", 3072, 8192, 28, 24, 8, 128256, tie_word_embeddings=True, **llama3(32.0)),
+        3_212_749_824,
+    ),
+    "qwen3_30b_a3b": (
+        sizes("Qwen3Moe", 2048, 6144, 48, 32, 4, 151936, **QWEN3, **EXPERTS),
+        30_532_122_624,
+    ),
+    "llama3.3_70b_instruct": (sizes("Llama", 8192, 28672, 80, 64, 8, 128256, **llama3(8.0)), 70_553_706_496),
+}
+"""Folder -> the published config.json, as far as it is read here, and the published number of parameters."""
+
+CARD_GIB = 79.6
+"""Memory of an 80 GB card."""
+LARGE = {"llama3.3_70b_instruct": (64, 128), "qwen3_30b_a3b": (16, 32)}
+"""Recipes for several nodes, and their numbers of GPUs."""
+WORLDS = [(name, ranks) for name in MODELS for ranks in LARGE.get(name, (4, 8, 32))]
+
+PAPER = {
+    "data.batch_pairs": 128,
+    "data.max_prompt_tokens": 512,
+    "rollout.samples": 8,
+    "rollout.temperature": 1.0,
+    "rollout.max_response_tokens": 3072,
+    "run.epochs": 3,
+    "run.steps": 0,
+    "reward.method": "co_reward",
+    "algorithm.clip": 0.2,
+    "algorithm.kl_coef": 0.005,
+    "algorithm.kl_estimator": "k3",
+    "algorithm.aggregation": "seq-mean",
+    "algorithm.advantage": "group-norm",
+    "algorithm.updates_per_batch": 1,
+    "optimizer.lr": 3e-6,
+    "optimizer.schedule": "cosine",
+    "optimizer.min_lr": 0.0,
+    "optimizer.warmup_ratio": 0.1,
+    "optimizer.weight_decay": 0.01,
+    "optimizer.beta1": 0.9,
+    "optimizer.beta2": 0.999,
+    "optimizer.eps": 1e-8,
+    "optimizer.clip_grad": 1.0,
+    "evaluation.every": 10,
+    "evaluation.temperature": 0.8,
+    "checkpoint.every": 10,
+}
+"""docs/paper_settings.md."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the data files that the recipes name, as the working directory."""
+    (tmp_path / "data/math").mkdir(parents=True)
+    for name in DATA:
+        (tmp_path / "data/math" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load(name: str, project: Path, *overrides: str) -> Config:
+    """The recipe on a folder with the true config.json in place of the hub id."""
+    model = project / name
+    model.mkdir(exist_ok=True)
+    (model / "config.json").write_text(json.dumps(MODELS[name][0]))
+    (model / "model.safetensors").touch()
+    (model / "tokenizer.json").touch()
+    return load_config(EXAMPLES / name / "config.yaml", [f"model.path={model}", *overrides])
+
+
+def test_every_recipe_is_known() -> None:
+    assert {path.parent.name for path in EXAMPLES.glob("*/run.sbatch")} == set(MODELS)
+
+
+@pytest.mark.parametrize(("name", "ranks"), WORLDS)
+def test_valid_layout(name: str, ranks: int, project: Path) -> None:
+    """Heads, key/value heads, MLP, batch, groups and context, by the checks that a run makes."""
+    shape = validate(load(name, project), ranks)
+    assert count_parameters(shape) == MODELS[name][1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_invalid_layouts_are_refused(name: str, project: Path) -> None:
+    with pytest.raises(ValueError, match="must be a multiple of the data-parallel size"):
+        validate(load(name, project, "data.batch_pairs=127"), 128)
+    odd = [
+        "parallel.tensor=5",
+        "parallel.pipeline=1",
+        "rollout.tensor_parallel_size=1",
+        "data.batch_pairs=130",
+    ]
+    with pytest.raises(ValueError, match=r"parallel\.tensor is 5, but must divide"):
+        validate(load(name, project, *odd), 5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_settings_of_the_paper(name: str, project: Path) -> None:
+    config = load(name, project)
+    given = {key: vars(vars(config)[key.partition(".")[0]])[key.partition(".")[2]] for key in PAPER}
+    assert given == PAPER
+    assert config.run.output_dir == f"runs/{name}"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GiB on a GPU of the fullest stage, computed as docs/launch.md says; `cache` in tokens per replica."""
+
+    weights: float
+    update: float
+    checkpoint: float
+    vllm: float
+    cache: float
+
+
+def memory(config: Config, shape: ModelShape, ranks: int) -> Memory:
+    parallel, rollout_tp = config.parallel, config.rollout.tensor_parallel_size
+    assert config.optimizer.distributed, "Adam's state is divided below"
+    bf16 = PRECISIONS["bfloat16"]
+    own = count_parameters_per_rank(shape, parallel.tensor, parallel.pipeline, parallel.expert) / GIB
+    experts = shape.layers * 3 * shape.hidden * shape.intermediate * shape.experts / parallel.expert / GIB
+    stage = ranks // parallel.pipeline
+    adam = (own - experts) / (stage // parallel.tensor) + experts / (stage // parallel.expert)
+    update = own * (bf16.weight + bf16.gradient) + adam * bf16.optimizer
+    vllm = CARD_GIB * config.rollout.gpu_memory_utilization
+    weights = count_parameters(shape) * bf16.weight / rollout_tp / GIB
+    per_token = 2 * shape.layers * max(1, shape.kv_heads // rollout_tp) * shape.head_dim * bf16.weight
+    own_weights = own * bf16.weight
+    cache = (vllm - weights - 3) * GIB / per_token
+    return Memory(own_weights, update, update + own_weights, vllm, cache)
+
+
+@pytest.mark.parametrize(("name", "ranks"), WORLDS)
+def test_fits_into_80_gb(name: str, ranks: int, project: Path) -> None:
+    """4 GiB are left for CUDA, NCCL and what else is not counted."""
+    config = load(name, project)
+    computed = memory(config, validate(config, ranks), ranks)
+    assert max(computed.update, computed.checkpoint, computed.weights + computed.vllm) + 4 < CARD_GIB
+    tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    assert computed.cache > 20 * tokens, "20 responses of full length at once"
+
+
+def test_table_in_the_documentation(project: Path) -> None:
+    page = (ROOT / "docs/launch.md").read_text()
+    for name, ranks in WORLDS:
+        config = load(name, project)
+        found = memory(config, validate(config, ranks), ranks)
+        tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
+        layout = f"{tensor} x {pipeline} x {ranks // (tensor * pipeline)}"
+        row = (
+            f"| {name} | {ranks} | {layout} | {found.update:.1f} | {found.checkpoint:.1f} | "
+            f"{found.weights:.1f} + {found.vllm:.1f} | {found.cache / 1000:.0f} |"
+        )
+        assert row in page, row
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(EXAMPLES)))
+def test_script_parses(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck() -> None:
+    subprocess.run(["shellcheck", "--external-sources", *map(str, SCRIPTS)], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scripts_name_their_recipe(name: str) -> None:
+    folder = EXAMPLES / name
+    config = f"examples/{name}/config.yaml"
+    assert f'exec bash examples/launch/node.sh {config} "$@"' in (folder / "run.sh").read_text()
+    job = (folder / "run.sbatch").read_text()
+    assert f'exec bash examples/launch/job.sh {config} "$@"' in job
+    assert f"#SBATCH --job-name={name}\n" in job
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_job_has_time_to_save(name: str) -> None:
+    """SLURM warns early enough for torchrun's patience, and may requeue without truncating the log."""
+    job = (EXAMPLES / name / "run.sbatch").read_text()
+    patience = re.search(r"SHUTDOWN_TIMEOUT:-(\d+)", (EXAMPLES / "launch/node.sh").read_text())
+    warning = re.search(r"--signal=B:USR1@(\d+)", job)
+    assert patience and warning
+    assert int(warning[1]) >= int(patience[1]) + 60
+    assert "#SBATCH --requeue\n" in job
+    assert "#SBATCH --open-mode=append\n" in job

