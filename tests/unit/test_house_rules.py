@@ -2,11 +2,11 @@
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.house import imports
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "megatron_coreward"
@@ -79,18 +79,6 @@ them stand on; what lies beside them is the room "actor"."""
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Full names of the modules a file imports, wherever the statement stands."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name_of(path)}: relative import"
-            assert node.module
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def imports_from(path: Path, package: str) -> bool:
