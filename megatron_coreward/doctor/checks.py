@@ -1,4 +1,4 @@
-"""What the doctor looks at. A check yields findings, and raises nothing for a machine that is ill."""
+"""The checks of a machine. Each yields findings, and raises no error for a machine that is not fit."""
 
 import os
 import platform
@@ -53,6 +53,20 @@ class Finding:
     status: str
     seen: str
     remedy: str = ""
+
+
+def findings(folder: Path, one_step: bool, timeout_s: float) -> Iterator[Finding]:
+    """All checks in order; the network's is a collective of all ranks, the others are rank 0's."""
+    is_first = int(os.environ.get("RANK", 0)) == 0
+    if is_first:
+        yield from system()
+        yield from packages()
+        yield from devices()
+        yield from speed()
+        yield from disk(folder)
+    yield from network()
+    if is_first and one_step:
+        yield from end_to_end(timeout_s)
 
 
 def system() -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Which curves report.py draws, and the data of each: plain lists and dicts for report_page/charts.js."""
+"""The curves of the report page, and the data of each: plain lists and dicts for assets/charts.js."""
 
 import math
 import re

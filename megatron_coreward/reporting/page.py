@@ -17,6 +17,7 @@ from megatron_coreward.reporting.figures import (
     series_of,
 )
 from megatron_coreward.reporting.runs import Json, Run
+from megatron_coreward.utils.folders import publish_file, temporary_name
 
 ASSETS = Path(__file__).parent / "assets"
 OWN_KEYS = ("run.output_dir",)
@@ -66,6 +67,13 @@ def page(runs: Sequence[Run]) -> str:
         css=_own("report.css"),
         scripts=[_own("charts.js"), _own("rollouts.js")],
     )
+
+
+def write_page(runs: Sequence[Run], path: Path) -> None:
+    """The file appears complete or not at all."""
+    new = temporary_name(path)
+    new.write_text(page(runs), encoding="utf-8")
+    publish_file(new, path)
 
 
 def _own(name: str) -> Markup:

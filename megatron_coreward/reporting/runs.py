@@ -1,4 +1,4 @@
-"""What report.py reads of a run: figures, settings, changes, and rollouts of chosen steps and pairs."""
+"""Reads a run for the report page: figures, settings, changes, and rollouts of chosen steps and pairs."""
 
 import os
 from collections import Counter

@@ -33,8 +33,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "coreward": (*GROUND, "roles", "grading"),
     "preflight": ("config", "coreward"),
     "planning": ("config", "roles", "coreward", "phases", "preflight"),
-    "rephrasing": (*GROUND, "roles", "grading", "coreward", "data", "requests"),
     "rollout": (*GROUND, "requests"),
+    "rephrasing": (*(*GROUND, "roles", "grading", "coreward", "data", "preflight", "requests", "rollout"),),
+    "data.preparation": ("utils", "grading", "data", "rephrasing"),
     "actor.device": (),
     "actor.parallel": ("config", "actor.device"),
     "actor.model": (*GROUND, "actor.device", "actor.parallel"),
@@ -68,13 +69,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("actor.parallel", "actor.model", "actor.checkpoint", "actor", "evaluation", "run", "trainer"),
     ),
     "cli": (
-        *(*GROUND, "roles", "grading", "coreward", "data", "rephrasing", "preflight", "planning", "rollout"),
-        *("actor.parallel", "actor.checkpoint", "actor.convert", "evaluation", "run", "reporting", "doctor"),
+        *("utils", "config", "data", "rephrasing", "data.preparation", "planning"),
+        *("actor.parallel", "actor.checkpoint", "actor.convert", "reporting", "doctor"),
     ),
 }
 """Room -> the rooms that it may import beside itself; they stand above it. A folder is a room, and so is
 a module at the top of the package. In actor/ the folders are rooms, and so are the two modules that all of
-them stand on; what lies beside them is the room "actor"."""
+them stand on; what lies beside them is the room "actor". data/preparation/ makes the files that data/
+reads, and stands below rephrasing/."""
 
 
 def name_of(path: Path) -> str:
