@@ -5,7 +5,7 @@
 
 Reads both layouts that training reads: two aligned files, or one file with original_question and
 rephrased_question. --write-clean writes files of the same names and columns without the rejected rows. How
-often each reason is wrong: docs/data.md.
+often each reason is wrong: docs/evidence/rephrasing_checks.md.
 
 Exit codes: 0 nothing rejected, or the clean files are written; 1 rejects; 2 wrong input.
 """

@@ -5,7 +5,7 @@ r"""Whether a rephrasing can stand in for its question: pure functions, each wit
 The signal of Co-Reward is that both wordings have the same answer. The authors' rephrasings were only parsed,
 never checked (method 2.3, 4): placeholders, unchanged questions, lost figures and other numbers were trained
 on. No check here knows the answer; what they miss is a changed sense without a changed number. What each
-reason finds and how often it is wrong is measured in docs/data.md.
+reason finds, and how often it is wrong: docs/data.md and docs/evidence/rephrasing_checks.md.
 """
 
 import re

@@ -233,7 +233,7 @@ def test_traffic_by_hand() -> None:
 def test_weight_sync_bytes_are_those_that_were_counted(
     tensor: int, pipeline: int, engine: int, received_mb: float
 ) -> None:
-    """docs/weight_sync.md has what ranks received, from the counters of the real exporter."""
+    """docs/evidence/weight_sync.md has what ranks received, from the counters of the real exporter."""
     config = load(
         f"parallel.tensor={tensor}",
         f"parallel.pipeline={pipeline}",
