@@ -8,7 +8,14 @@ tests/support/fakes.py holds small in-memory ones.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from megatron_coreward.types import GenerationRequest, Response, Sampling, ScoredResponse, Traffic
+from megatron_coreward.types import (
+    GenerationRequest,
+    Response,
+    Sampling,
+    ScoredResponse,
+    Traffic,
+    WeightedResponse,
+)
 from megatron_coreward.utils.metrics import Figures
 
 if TYPE_CHECKING:
@@ -60,11 +67,10 @@ class WeightSource(Protocol):
 class Policy(WeightSource, Protocol):
     """The trained model."""
 
-    def shard(self, scored: Sequence[ScoredResponse], *, skip_idle: bool = False) -> "TrainBatch":
-        """Moves the step's responses to the data-parallel rank that trains on them.
+    def shard(self, held: Sequence[WeightedResponse]) -> "TrainBatch":
+        """Moves responses from the ranks that hold them to the data-parallel ranks that compute on them.
 
-        `scored` is what this rank holds. The result has this DP rank's share with global token weights;
-        with `skip_idle`, without the responses that add nothing to the loss.
+        `held` are this rank's; the result is the share of its DP rank. A collective.
         """
 
     def with_confidence(self, responses: Sequence[Response]) -> list[Response]:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
@@ -174,10 +175,9 @@ class Trainer:
 
     def _batch(self, scored: Sequence[ScoredResponse]) -> TrainBatch:
         """This rank's share; pi_ref where the KL penalty needs it, pi_old where it differs from pi_theta."""
-        algorithm = self.config.algorithm
-        batch = self.policy.shard(scored, skip_idle=algorithm.skip_no_signal)
+        batch = self.policy.shard(with_weights(scored, self.config, self.comm))
         return batch.with_log_probs(
-            old=self.policy.log_probs(batch) if algorithm.updates_per_batch > 1 else None,
+            old=self.policy.log_probs(batch) if self.config.algorithm.updates_per_batch > 1 else None,
             ref=self.reference.log_probs(batch) if self.reference is not None else None,
         )
 

@@ -1,6 +1,7 @@
 """The records that flow through one training step.
 
-    QuestionPair -> GenerationRequest -> Response -> ScoredResponse -> TrainBatch (algorithm/batch.py)
+    QuestionPair -> GenerationRequest -> Response -> ScoredResponse -> WeightedResponse
+                 -> TrainBatch (algorithm/batch.py)
 
 There is one flat list of responses per step. Each response is tagged `(pair_id, view, sample)`; a
 *group* is all samples of one `(pair_id, view)`. The canonical order is that of `Response.key`, and
@@ -138,6 +139,18 @@ class ScoredResponse(Response):
     advantage: float = 0.0
     label_share: float = 0.0
     majority: str = ""
+
+
+@dataclass(frozen=True)
+class WeightedResponse:
+    """A response with the advantage and the loss weight of each of its tokens (algorithm/loss_weights.py).
+
+    With both at 0 it adds nothing to the loss; its log-probs can be taken all the same.
+    """
+
+    response: Response
+    advantage: float = 0.0
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)

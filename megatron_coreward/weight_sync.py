@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from megatron_coreward.requests import make_requests
 from megatron_coreward.roles import Communicator, Policy, RolloutEngine, WeightSource
-from megatron_coreward.types import QuestionPair, Sampling, ScoredResponse, View
+from megatron_coreward.types import QuestionPair, Sampling, View, WeightedResponse
 from megatron_coreward.utils.metrics import Figures
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def verify_sync(
     """
     requests = make_requests(pairs, samples=1, run_seed=0, step=0, views=views)
     responses = rollout.generate(requests, Sampling(temperature, max_tokens=VERIFY_TOKENS))
-    batch = policy.shard([ScoredResponse(**vars(response)) for response in responses])
+    batch = policy.shard([WeightedResponse(response) for response in responses])
     gaps = ((model or policy).log_probs(batch) - batch.rollout_logps_T).abs()
     gap = max(comm.all_gather(float(gaps.max()) if len(gaps) else 0.0))
     if not gap <= tolerance:

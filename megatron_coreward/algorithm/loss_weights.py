@@ -25,8 +25,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from megatron_coreward.config.schema import AlgorithmConfig
-from megatron_coreward.types import ScoredResponse, View
+from megatron_coreward.config.schema import AlgorithmConfig, Config
+from megatron_coreward.types import ScoredResponse, View, WeightedResponse
+from megatron_coreward.utils.distributed import Gathers
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,23 @@ class Counts:
 
     def of(self, view: View) -> ViewCounts:
         return self.original if view is View.ORIGINAL else self.rephrased
+
+
+def with_weights(scored: Sequence[ScoredResponse], config: Config, comm: Gathers) -> list[WeightedResponse]:
+    """This rank's responses of one optimizer step, with their weights. Groups must be complete. A collective.
+
+    With `algorithm.skip_no_signal`, responses that add nothing to the loss count in the divisors, but are
+    left out.
+    """
+    algorithm = config.algorithm
+    counts = sum(comm.all_gather(local_counts(scored, algorithm)), Counts())
+    weights = token_weights(scored, counts, algorithm, config.rollout.max_response_tokens)
+    kept = contributes(scored, algorithm) if algorithm.skip_no_signal else [True] * len(scored)
+    return [
+        WeightedResponse(response, response.advantage, weight)
+        for response, weight, is_kept in zip(scored, weights, kept, strict=True)
+        if is_kept
+    ]
 
 
 def local_counts(scored: Sequence[ScoredResponse], config: AlgorithmConfig) -> Counts:
