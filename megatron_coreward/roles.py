@@ -134,5 +134,9 @@ class RewardStage(Protocol):
 
     def __call__(
         self, responses: Sequence[Response], teacher: Sequence[Response] = ()
-    ) -> list[ScoredResponse]:
-        """The policy's responses in the same order, with what was decided. A collective."""
+    ) -> tuple[list[ScoredResponse], Figures]:
+        """Judges the policy's `responses`; the result has them in the same order. A collective.
+
+        `teacher` are the teacher's responses. Of both, every rank gives those that it holds. The figures are
+        about the questions that this rank has judged: merge them over ranks.
+        """

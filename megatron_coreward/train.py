@@ -280,7 +280,7 @@ def _trainer(
         observer=roles.observer,
         watchdog=roles.watchdog,
         evaluate=partial(evaluate, engine, comm, data.questions, config, grader) if data.questions else None,
-        diagnose=lambda scored: diagnose(scored, by_id, stage, grader, method, comm),
+        diagnose=partial(diagnose, pairs=by_id, grader=grader, method=method, comm=comm),
         total_steps=total_steps,
     )
 

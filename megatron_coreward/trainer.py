@@ -84,7 +84,7 @@ class Trainer:
     comm: Communicator
     observer: Observer
     evaluate: Callable[[], EvalResult] | None
-    diagnose: Callable[[Sequence[ScoredResponse]], Figures]
+    diagnose: Callable[[Sequence[ScoredResponse], Figures], Figures]
     total_steps: int
     watchdog: Watchdog
     teacher: Teacher | None = None
@@ -105,17 +105,18 @@ class Trainer:
         pairs = self.sampler.next()
         with self._phase("rollout"):
             responses = self._draw(pairs, config.rollout.drawn)
-        asked = self._ask(self.teacher, pairs) if self.teacher is not None else []
+        teacher_responses = self._ask(self.teacher, pairs) if self.teacher is not None else []
         if method_of(config).confidence:
             with self._phase("confidence"):
                 responses = self.policy.with_confidence(responses)
         with self._phase("reward"):
-            scored = with_advantages(self.reward_stage(responses, asked), config)
+            judged, stage_figures = self.reward_stage(responses, teacher_responses)
+            scored = with_advantages(judged, config)
         with self._phase("log_probs"):
             trained = [r for r in scored if r.sample < config.rollout.samples]  # the others only vote
             parts = mini_batches(pairs, trained, config.algorithm.updates_per_batch)
             batches = [self._batch(part) for part in parts]
-        figures = self.diagnose(scored)
+        figures = self.diagnose(scored, stage_figures)
         with self._phase("update"):
             for batch in batches:
                 figures.merge(self._update(batch, pairs, scored))

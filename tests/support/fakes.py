@@ -1,4 +1,4 @@
-"""Small in-memory roles, with numbers in place of models, that note in a journal what they are asked to do."""
+"""Small in-memory roles, with numbers in place of models, that note in a journal what they are asked."""
 
 import pickle
 import threading
