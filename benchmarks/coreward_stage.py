@@ -126,7 +126,7 @@ def stage_seconds(responses: Sequence[Response], workers: int, equality: str, re
 
 
 def bytes_sent(responses: Sequence[Response]) -> int:
-    """What two ranks, each with all responses of one view, send each other."""
+    """Bytes that two ranks, each with all responses of one view, send each other."""
 
     def work(comm: ThreadCommunicator) -> int:
         with Grader() as grader:

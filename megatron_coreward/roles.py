@@ -1,4 +1,4 @@
-"""What the trainer calls: verbs on role objects, and the communicator they share.
+"""The roles that the trainer calls by verbs, and the communicator that they share.
 
 Implementations: actor/policy.py (Policy), actor/reference.py (Reference), actor/teacher.py (Teacher),
 rollout/engine.py (RolloutEngine), coreward/stage.py (RewardStage), utils/distributed.py (Communicator).
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 WEIGHTS, KV_CACHE = "weights", "kv_cache"
-"""The parts of the engine's memory that wake one by one; vLLM's names."""
+"""The regions of the engine's memory that wake one by one, by vLLM's names."""
 
 
 class Communicator(Protocol):
@@ -35,7 +35,7 @@ class Communicator(Protocol):
     rank: int
     world_size: int
     bytes_sent: int
-    """What this rank has sent to others by all_to_all so far."""
+    """Bytes that this rank has sent to others by all_to_all so far."""
 
     def all_to_all(self, outgoing: Sequence[Any]) -> list[Any]:
         """Sends `outgoing[d]` to rank d; returns what every rank s sent here, at index s."""
@@ -52,7 +52,7 @@ class WeightSource(Protocol):
 
     @property
     def traffic(self) -> Traffic:
-        """What export_weights has moved on this rank so far."""
+        """The traffic of export_weights on this rank so far."""
 
     def export_weights(self) -> Iterator[tuple[str, "torch.Tensor"]]:
         """Full tensors under Hugging Face names, in one order on all ranks. A collective.
@@ -103,7 +103,10 @@ class Teacher(WeightSource, Reference, Protocol):
     """A slow copy of the policy that draws responses to vote with, and the reference of the KL penalty."""
 
     def update(self, step: int, total_steps: int) -> float:
-        """Takes the policy's weights in, before the update of `step` (from 1); the share kept of its own."""
+        """Moves the average towards the policy, before the update of `step` (from 1).
+
+        Returns the share that the average keeps of itself.
+        """
 
 
 class RolloutEngine(Protocol):

@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class RunData:
-    """What is read before any model is built."""
+    """The data that is read before any model is built."""
 
     stop_ids: tuple[int, ...]
     pairs: list[QuestionPair]

@@ -127,7 +127,7 @@ class Response:
 class ScoredResponse(Response):
     """A response with what the reward stage decided.
 
-    `answer` is the normal form of the extracted answer ("" = none found), `pseudo_label` that of the
+    `answer` is the normal form of the extracted answer ("" = none), `pseudo_label` that of the
     label it was judged by ("" = no label), `reward` the scalar reward, `advantage` A_i of Eq. 7,
     `label_share` the share of the vote that the label won (0 = no label or no vote), `majority` that of the
     most frequent answer of its own group ("" = none), whatever the label.

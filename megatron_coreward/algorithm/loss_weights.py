@@ -8,7 +8,7 @@ Written as a sum over tokens, the objective needs one batch and no pairing of vi
 
 with n the view's responses (B questions times G samples), N their tokens, both counted over the whole
 optimizer step and all ranks, and L the constant `rollout.max_response_tokens`. So micro-batches, ranks and
-packing cannot change the loss. (The paper's code takes the token mean per micro-batch: there a token's
+packing cannot change the loss. (The authors' code takes the token mean per micro-batch: there a token's
 weight depends on its neighbours.) The two views are added with weights 1 and 1, so the gradient is twice
 that of a one-view method, as in the paper.
 
@@ -32,7 +32,7 @@ from megatron_coreward.utils.distributed import Gathers
 
 @dataclass(frozen=True)
 class ViewCounts:
-    """What one view adds to the divisors."""
+    """The contribution of one view to the divisors."""
 
     groups: int = 0
     responses: int = 0
@@ -76,7 +76,7 @@ def with_weights(scored: Sequence[ScoredResponse], config: Config, comm: Gathers
 
 
 def local_counts(scored: Sequence[ScoredResponse], config: AlgorithmConfig) -> Counts:
-    """What the responses of this rank add to the divisors. Groups must be complete."""
+    """The contribution of this rank's responses to the divisors. Groups must be complete."""
     counted: Sequence[ScoredResponse] = scored
     if config.denominator == "active":
         counted = [r for r, part in zip(scored, _takes_part(scored, config), strict=True) if part]

@@ -1,4 +1,4 @@
-"""Figures about a step's responses, for the log only: nothing here reaches a reward.
+"""Figures about a step's responses, for the log only: no reward depends on them.
 
 Each function sees what one rank holds and returns sums that merge over ranks. Figures that need all responses
 to a question at once come from the reward stage. Names are explained in docs/metrics.md; those that need the
@@ -116,9 +116,9 @@ def diagnose(
     local.merge(stage_figures)
     total = Figures()
     by_pair: dict[int, list[bool]] = {}
-    for figures, part in comm.all_gather((local, right)):
+    for figures, right_of_rank in comm.all_gather((local, right)):
         total.merge(figures)
-        for (pair_id, _), correct in part.items():
+        for (pair_id, _), correct in right_of_rank.items():
             by_pair.setdefault(pair_id, []).append(correct)
     for outcomes in by_pair.values():
         if len(outcomes) == 2:  # the paper's curve "CoReward" in Figure 4

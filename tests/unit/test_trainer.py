@@ -1,4 +1,4 @@
-"""What the step asks of its parts, and in which order."""
+"""The calls that a step makes to the roles, and their order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ ANSWERS = ["1", "1", "2", "2", "2"]  # by sample
 
 @dataclass
 class Run:
-    """A run on one rank, with all that its parts have noted in one journal."""
+    """A run on one rank, with the one journal of all its roles."""
 
     trainer: Trainer
     policy: FakePolicy
