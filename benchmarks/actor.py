@@ -32,6 +32,7 @@ from megatron_coreward.actor import parallel
 from megatron_coreward.actor.device import compute_device, compute_dtype
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import read_shape
@@ -170,7 +171,7 @@ def make_batch(policy: MegatronPolicy, tokens: int) -> TrainBatch:
         )
         for number in range(count)
     ]
-    return policy.shard(scored).with_log_probs(old=None, ref=None)
+    return policy.shard(with_weights(scored, policy.config, policy.comm))
 
 
 def product_rate() -> float:

@@ -37,6 +37,7 @@ from megatron_coreward.actor.compute.offload import optimizer_tensors
 from megatron_coreward.actor.compute.token_stats import VocabularyShard, token_stats
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape, read_shape
@@ -143,7 +144,7 @@ def make_batch(policy: MegatronPolicy, case: Case, tokens: int) -> TrainBatch:
         )
         for number in range(case.responses)
     ]
-    batch = policy.shard(scored)
+    batch = policy.shard(with_weights(scored, policy.config, policy.comm))
     return batch.with_log_probs(old=None, ref=batch.rollout_logps_T)
 
 

@@ -8,7 +8,7 @@ Written as a sum over tokens, the objective needs one batch and no pairing of vi
 
 with n the view's responses (B questions times G samples), N their tokens, both counted over the whole
 optimizer step and all ranks, and L the constant `rollout.max_response_tokens`. So micro-batches, ranks and
-packing cannot change the loss. (The paper's code takes the token mean per micro-batch: there a token's
+packing cannot change the loss. (The authors' code takes the token mean per micro-batch: there a token's
 weight depends on its neighbours.) The two views are added with weights 1 and 1, so the gradient is twice
 that of a one-view method, as in the paper.
 
@@ -25,13 +25,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from megatron_coreward.config.schema import AlgorithmConfig
-from megatron_coreward.types import ScoredResponse, View
+from megatron_coreward.config.schema import AlgorithmConfig, Config
+from megatron_coreward.types import ScoredResponse, View, WeightedResponse
+from megatron_coreward.utils.distributed import Gathers
 
 
 @dataclass(frozen=True)
 class ViewCounts:
-    """What one view adds to the divisors."""
+    """The contribution of one view to the divisors."""
 
     groups: int = 0
     responses: int = 0
@@ -57,8 +58,25 @@ class Counts:
         return self.original if view is View.ORIGINAL else self.rephrased
 
 
+def with_weights(scored: Sequence[ScoredResponse], config: Config, comm: Gathers) -> list[WeightedResponse]:
+    """This rank's responses of one optimizer step, with their weights. Groups must be complete. A collective.
+
+    With `algorithm.skip_no_signal`, responses that add nothing to the loss count in the divisors, but are
+    left out.
+    """
+    algorithm = config.algorithm
+    counts = sum(comm.all_gather(local_counts(scored, algorithm)), Counts())
+    weights = token_weights(scored, counts, algorithm, config.rollout.max_response_tokens)
+    kept = contributes(scored, algorithm) if algorithm.skip_no_signal else [True] * len(scored)
+    return [
+        WeightedResponse(response, response.advantage, weight)
+        for response, weight, is_kept in zip(scored, weights, kept, strict=True)
+        if is_kept
+    ]
+
+
 def local_counts(scored: Sequence[ScoredResponse], config: AlgorithmConfig) -> Counts:
-    """What the responses of this rank add to the divisors. Groups must be complete."""
+    """The contribution of this rank's responses to the divisors. Groups must be complete."""
     counted: Sequence[ScoredResponse] = scored
     if config.denominator == "active":
         counted = [r for r, part in zip(scored, _takes_part(scored, config), strict=True) if part]

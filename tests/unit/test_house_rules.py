@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("actor.parallel", "actor.checkpoint", "actor.convert"),
     ),
     "evaluate": ("evaluation",),
-    "run": (*GROUND, "roles", "evaluation"),
+    "run": (*GROUND, "roles", "actor.checkpoint", "evaluation"),
     "show": ("run",),
     "weight_sync": ("types", "utils", "roles", "requests"),
     "trainer": (

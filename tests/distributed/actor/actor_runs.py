@@ -27,6 +27,7 @@ from megatron_coreward.actor.reference import MegatronReference
 from megatron_coreward.actor.weights import load as hf_weights
 from megatron_coreward.actor.weights.load import local_entries
 from megatron_coreward.actor.weights.stream import WeightExporter
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.schema import (
     AlgorithmConfig,
@@ -137,7 +138,7 @@ def refuse(rank: int, case: Case) -> Refusal:
     config = case.config()
     policy = MegatronPolicy(config, parallel.initialize(config.parallel), TorchCommunicator(), 1)
     broken = [replace(first, advantage=math.inf), *others]
-    batch = policy.shard(broken if rank == 0 else [])
+    batch = policy.shard(with_weights(broken if rank == 0 else [], config, policy.comm))
     batch = batch.with_log_probs(old=None, ref=batch.rollout_logps_T)
     start = _whole_weights(policy)
     with pytest.raises(FloatingPointError) as error:
@@ -162,7 +163,7 @@ def _run(case: Case) -> Run:
     with mutation(case.mutant):
         policy = MegatronPolicy(config, layout, comm, total_updates=case.updates)
         reference = MegatronReference(replace(config, model=ModelConfig(str(case.reference))), layout)
-        batch = policy.shard(held)
+        batch = policy.shard(with_weights(held, config, comm))
         old_T = None if case.on_policy else batch.rollout_logps_T
         batch = batch.with_log_probs(old=old_T, ref=reference.log_probs(batch))
         objective = GrpoObjective(config.algorithm)

@@ -19,7 +19,7 @@ from megatron_coreward.actor.compute.forward import PackedForward
 from megatron_coreward.actor.weights.load import load_model
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.config.schema import ModelConfig, ParallelConfig
-from megatron_coreward.types import ScoredResponse
+from megatron_coreward.types import ScoredResponse, WeightedResponse
 from tests.distributed.actor.actor_runs import random_responses
 from tests.oracles import actor as oracle
 from tests.support.models import tiny_model
@@ -99,7 +99,7 @@ def forward_all(
     rank: int, cases: Sequence[tuple[Path, ParallelConfig]], responses: Sequence[ScoredResponse]
 ) -> list[Output]:
     """Every data-parallel rank takes all responses."""
-    batch = make_batch(responses, [1.0] * len(responses))
+    batch = make_batch([WeightedResponse(response) for response in responses])
     outputs = []
     for folder, config in cases:
         layout = parallel.initialize(config)

@@ -25,6 +25,7 @@ from megatron_coreward.actor.model.families.registry import FAMILIES, family_of
 from megatron_coreward.algorithm.batch import make_batch
 from megatron_coreward.config import model_shape as config_model
 from megatron_coreward.config.schema import OptimizerConfig
+from megatron_coreward.types import WeightedResponse
 from tests.distributed.actor.actor_runs import random_responses
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def test_no_responses_still_make_one_micro_batch():
 def test_rows_are_the_positions_that_predict_the_response_tokens(multiple):
     responses = random_responses(seed=5, pairs=2, samples=2, vocab=300)
     indices = [3, 0, 7, 5]
-    micro_batch = pack(make_batch(responses, [1.0] * len(responses)), indices, multiple, CPU)
+    micro_batch = pack(make_batch([WeightedResponse(r) for r in responses]), indices, multiple, CPU)
     tokens_N = micro_batch.tokens_1N[0]
     assert len(tokens_N) % multiple == 0
     expected_targets, expected_rows, start = [], [], 0
@@ -78,7 +79,7 @@ def test_rows_are_the_positions_that_predict_the_response_tokens(multiple):
 
 @pytest.mark.parametrize("multiple", [1, 2])
 def test_an_empty_micro_batch_has_tokens_but_no_rows(multiple):
-    micro_batch = pack(make_batch([], []), [], multiple, CPU)
+    micro_batch = pack(make_batch([]), [], multiple, CPU)
     assert micro_batch.tokens_1N.shape == (1, multiple)
     assert len(micro_batch.rows_T) == len(micro_batch.targets_T) == micro_batch.batch.num_responses == 0
 

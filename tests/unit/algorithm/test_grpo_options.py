@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.batch import make_batch
-from megatron_coreward.algorithm.loss_weights import Counts, contributes, local_counts, token_weights
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.schema import AlgorithmConfig, Config, RewardConfig, RolloutConfig
 from megatron_coreward.preflight.checks import CHOICES
-from megatron_coreward.types import ScoredResponse, View
+from megatron_coreward.types import ScoredResponse, View, WeightedResponse
 from megatron_coreward.utils.metrics import Figures
 from tests.oracles import objective as grpo_oracle
 from tests.oracles.objective import Key
+from tests.support.fakes import run_threads
 
 Tensors = dict[Key, torch.Tensor]
 
@@ -108,20 +109,16 @@ def package_loss(
     home = dict(zip(groups, rng.integers(0, 3, len(groups)), strict=True))
     trained = [r for r in scored if r.sample < config.rollout.samples]
     ranks = [[r for r in trained if home[r.group] == rank] for rank in range(3)]
-    counts = sum((local_counts(held, algorithm) for held in ranks), Counts())
-    items: list[tuple[ScoredResponse, float]] = []
-    for held in ranks:
-        weights = token_weights(held, counts, algorithm, config.rollout.max_response_tokens)
-        needed = contributes(held, algorithm) if algorithm.skip_no_signal else [True] * len(held)
-        items += [item for item, need in zip(zip(held, weights, strict=True), needed, strict=True) if need]
+    by_rank = run_threads(3, lambda comm: with_weights(ranks[comm.rank], config, comm))
+    items = [item for of_rank in by_rank for item in of_rank]
     loss, figures = torch.zeros([]), Figures()
     places = rng.integers(0, 6, len(items))
     for micro_batch in range(6):
         part = [item for item, place in zip(items, places, strict=True) if place == micro_batch]
-        batch = make_batch([r for r, _ in part], [weight for _, weight in part])
+        batch = make_batch(part)
 
-        def flat(tensors: Tensors, part: list[tuple[ScoredResponse, float]] = part) -> torch.Tensor:
-            return torch.cat([torch.empty(0), *(tensors[r.key] for r, _ in part)])
+        def flat(tensors: Tensors, part: list[WeightedResponse] = part) -> torch.Tensor:
+            return torch.cat([torch.empty(0), *(tensors[item.response.key] for item in part)])
 
         needs_ref = algorithm.kl_coef > 0
         batch = batch.with_log_probs(

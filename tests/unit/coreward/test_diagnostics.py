@@ -169,8 +169,8 @@ def test_diagnose_gives_every_rank_all_figures():
     def work(comm):
         with Grader() as grader:
             stage = CoRewardStage(comm, grader, Config())
-            part = stage([r for i, r in enumerate(step) if i // 2 % comm.world_size == comm.rank])
-            return diagnose(part, PAIRS, stage, grader, CO_REWARD, comm).as_dict()
+            judged = stage([r for i, r in enumerate(step) if i // 2 % comm.world_size == comm.rank])
+            return diagnose(*judged, PAIRS, grader, CO_REWARD, comm).as_dict()
 
     [alone] = run_threads(1, work)
     for figures in run_threads(3, work):
