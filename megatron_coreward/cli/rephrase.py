@@ -12,6 +12,7 @@ Exit codes: 0 done, 1 no question could be rephrased, 2 wrong input.
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -28,11 +29,10 @@ from rich.table import Table
 
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import find_folder
-from megatron_coreward.config.schema import Config
+from megatron_coreward.config.schema import MIN_TEMPERATURE, Config
 from megatron_coreward.data.prompts import load_generation_config, load_tokenizer, stop_token_ids
 from megatron_coreward.data.tables import read_json, read_parquet
 from megatron_coreward.grading.grader import Grader
-from megatron_coreward.preflight.checks import RANGES
 from megatron_coreward.rephrasing.attempts import GENERATION_REASONS, INSTRUCTION, Compare, rephrase
 from megatron_coreward.rephrasing.checks import REASONS
 from megatron_coreward.rephrasing.drawing import Rephraser, Settings
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from megatron_coreward.rollout.engine import VllmEngine
 
 DONE, NOTHING, REFUSED = 0, 1, 2
-_TEMPERATURE = RANGES["evaluation.temperature"]
 MEANINGS = REASONS | GENERATION_REASONS
 AT_LEAST_ONE = ("batch", "attempts", "answer_samples", "max_prompt_tokens", "max_response_tokens")
 
@@ -151,9 +150,9 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError("--limit and --top-k must not be negative; 0 is no limit")
     if not 0 < options.top_p <= 1:
         raise ValueError(f"--top-p is {options.top_p}, but must be above 0 and at most 1")
-    if options.temperature not in _TEMPERATURE or options.temperature == 0:
+    if not MIN_TEMPERATURE <= options.temperature < math.inf:
         raise ValueError(
-            f"--temperature is {options.temperature}, but must be {_TEMPERATURE} and not 0, "
+            f"--temperature is {options.temperature}, but must be at least {MIN_TEMPERATURE} and not 0, "
             f"since another attempt has to differ"
         )
 

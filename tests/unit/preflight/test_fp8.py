@@ -11,6 +11,7 @@ import torch
 
 from megatron_coreward.actor.model import precision
 from megatron_coreward.config import precision as config_precision
+from megatron_coreward.config.keys import find_key
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.precision import (
@@ -50,6 +51,10 @@ def refused(message: str, call: Callable[..., Any], *arguments: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         call(*arguments)
     assert "\n" not in str(caught.value), "one line"
+
+
+def test_recipes_are_the_choices() -> None:
+    assert find_key("fp8.recipe").choices == tuple(RECIPES)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -95,7 +100,7 @@ def test_valid(recipe: str, form: str) -> None:
     ],
 )
 def test_contradictions(overrides: list[str], message: str) -> None:
-    refused(message, validate_layout, load(*overrides), SHAPE, 4)
+    refused(message, lambda: validate_layout(load(*overrides), SHAPE, 4))
 
 
 @pytest.mark.parametrize(
