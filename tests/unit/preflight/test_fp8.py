@@ -143,7 +143,7 @@ def test_engine_without_fp8() -> None:
     ("recipe", "machine", "message"),
     [
         ("tensorwise", CPU, "needs a GPU, and there is none here. Set fp8.format=none."),
-        ("tensorwise", replace(NEW, engine=None), "Transformer Engine cannot be imported: pip install"),
+        ("tensorwise", replace(NEW, te_version=None), "Transformer Engine cannot be imported: pip install"),
         ("tensorwise", replace(NEW, capability=(8, 0)), "8.9 or higher, but this GPU has 8.0. It has no FP8"),
         ("delayed", replace(NEW, capability=(7, 5)), "8.9 or higher, but this GPU has 7.5. It has no FP8"),
         (
@@ -161,11 +161,11 @@ def test_engine_without_fp8() -> None:
         ("blockwise", replace(NEW, cuda="12.8"), "needs CUDA 12.9 or newer, but torch is built for 12.8."),
         (
             "delayed",
-            replace(NEW, engine="1.6"),
+            replace(NEW, te_version="1.6"),
             "needs transformer-engine 1.7 or newer, but 1.6 is installed.",
         ),
-        ("tensorwise", replace(NEW, engine="2.1"), "needs transformer-engine 2.2 or newer, but 2.1"),
-        ("blockwise", replace(NEW, engine="2.2"), "needs transformer-engine 2.3 or newer, but 2.2"),
+        ("tensorwise", replace(NEW, te_version="2.1"), "needs transformer-engine 2.2 or newer, but 2.1"),
+        ("blockwise", replace(NEW, te_version="2.2"), "needs transformer-engine 2.3 or newer, but 2.2"),
         ("mxfp8", Machine(BLACKWELL, "12.8", "2.0"), "needs transformer-engine 2.1 or newer, but 2.0"),
     ],
 )
@@ -194,14 +194,14 @@ def test_deterministic_environment(name: str, value: str | None) -> None:
 
 def test_deterministic_without_the_engine() -> None:
     without = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("NVTE")}
-    check_machine(load("model.deterministic=true"), replace(NEW, engine=None), without)
+    check_machine(load("model.deterministic=true"), replace(NEW, te_version=None), without)
 
 
 @pytest.mark.parametrize(
     ("wanted", "machine", "chosen", "reason"),
     [
         ("auto", CPU, "local", "there is no GPU"),
-        ("auto", replace(NEW, engine=None), "local", "Transformer Engine cannot be imported"),
+        ("auto", replace(NEW, te_version=None), "local", "Transformer Engine cannot be imported"),
         ("auto", replace(NEW, capability=None), "local", "there is no GPU"),
         ("auto", NEW, "transformer_engine", "there are a GPU and Transformer Engine 2.20.2"),
         ("local", NEW, "local", "asked for"),
