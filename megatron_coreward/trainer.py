@@ -176,7 +176,7 @@ class Trainer:
             return self._draw(pairs, self.config.teacher.samples or self.config.rollout.samples, TEACHER)
 
     def _batch(self, scored: Sequence[ScoredResponse]) -> TrainBatch:
-        """This rank's share, with pi_ref where the KL penalty needs it and pi_old where it is not pi_theta."""
+        """This rank's share; pi_ref where the KL penalty needs it, pi_old where it differs from pi_theta."""
         batch = self.policy.shard(with_weights(scored, self.config, self.comm))
         return batch.with_log_probs(
             old=self.policy.log_probs(batch) if self.config.algorithm.updates_per_batch > 1 else None,

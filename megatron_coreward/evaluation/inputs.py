@@ -19,7 +19,6 @@ from megatron_coreward.data.prompts import (
     with_prompts,
 )
 from megatron_coreward.evaluation.model_folder import config_folder
-from megatron_coreward.preflight.checks import RANGES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,22 +100,12 @@ def _config(options: argparse.Namespace) -> Config:
 
 def check_sizes(config: Config, shape: ModelShape, world_size: int) -> None:
     """What the engine needs to be true, as ValueErrors before it is built."""
-    for key, value in {
-        "evaluation.samples": config.evaluation.samples,
-        "evaluation.temperature": config.evaluation.temperature,
-        "data.max_prompt_tokens": config.data.max_prompt_tokens,
-        "rollout.max_response_tokens": config.rollout.max_response_tokens,
-        "evaluation.limit": config.evaluation.limit,
-        "run.seed": config.run.seed,
-    }.items():
-        if value not in RANGES[key]:
-            raise ValueError(f"{key} is {value}, but must be {RANGES[key]}")
     if config.evaluation.samples > MAX_SAMPLES:
         raise ValueError(
             f"--samples is {config.evaluation.samples}, but must be at most {MAX_SAMPLES}; use more --seeds"
         )
     size = config.rollout.tensor_parallel_size
-    if size < 1 or world_size % size or shape.heads % size:
+    if world_size % size or shape.heads % size:
         raise ValueError(
             f"rollout.tensor_parallel_size={size} must divide the {world_size} ranks and the model's "
             f"{shape.heads} attention heads"

@@ -1,6 +1,7 @@
 """A whole run of rephrasing: its input read and checked, then batch by batch through the rollout engine."""
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,10 @@ from rich.console import Console
 
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import find_folder
-from megatron_coreward.config.schema import Config
+from megatron_coreward.config.schema import MIN_TEMPERATURE, Config
 from megatron_coreward.data.prompts import load_generation_config, load_tokenizer, stop_token_ids
 from megatron_coreward.data.tables import read_json, read_parquet
 from megatron_coreward.grading.grader import Grader
-from megatron_coreward.preflight.checks import RANGES
 from megatron_coreward.rephrasing.attempts import INSTRUCTION, Compare, rephrase
 from megatron_coreward.rephrasing.drawing import Rephraser, Settings
 from megatron_coreward.rephrasing.store import Store
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from megatron_coreward.rollout.engine import VllmEngine
 
-_TEMPERATURE = RANGES["evaluation.temperature"]
 AT_LEAST_ONE = ("batch", "attempts", "answer_samples", "max_prompt_tokens", "max_response_tokens")
 
 
@@ -94,9 +93,9 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError("--limit and --top-k must not be negative; 0 is no limit")
     if not 0 < options.top_p <= 1:
         raise ValueError(f"--top-p is {options.top_p}, but must be above 0 and at most 1")
-    if options.temperature not in _TEMPERATURE or options.temperature == 0:
+    if not MIN_TEMPERATURE <= options.temperature < math.inf:
         raise ValueError(
-            f"--temperature is {options.temperature}, but must be {_TEMPERATURE} and not 0, "
+            f"--temperature is {options.temperature}, but must be at least {MIN_TEMPERATURE} and not 0, "
             f"since another attempt has to differ"
         )
 

@@ -15,8 +15,8 @@ from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.batch import make_batch
 from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
+from megatron_coreward.config.keys import all_keys
 from megatron_coreward.config.schema import AlgorithmConfig, Config, RewardConfig, RolloutConfig
-from megatron_coreward.preflight.checks import CHOICES
 from megatron_coreward.types import ScoredResponse, View, WeightedResponse
 from megatron_coreward.utils.metrics import Figures
 from tests.oracles import objective as grpo_oracle
@@ -27,7 +27,7 @@ Tensors = dict[Key, torch.Tensor]
 
 
 def choice(key: str) -> st.SearchStrategy[str]:
-    return st.sampled_from(CHOICES[key])
+    return st.sampled_from(all_keys()[key].choices)
 
 
 algorithms = st.builds(
@@ -165,8 +165,8 @@ def test_leaving_out_compute_never_changes_the_gradient(responses, config, seed)
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("aggregation", CHOICES["algorithm.aggregation"])
-@pytest.mark.parametrize("denominator", CHOICES["algorithm.denominator"])
+@pytest.mark.parametrize("aggregation", all_keys()["algorithm.aggregation"].choices)
+@pytest.mark.parametrize("denominator", all_keys()["algorithm.denominator"].choices)
 def test_a_batch_of_truncated_responses_only_changes_nothing_and_has_no_nan(aggregation, denominator):
     responses = [
         ScoredResponse(

@@ -7,13 +7,13 @@ import pytest
 
 from megatron_coreward.config.schema import Config, ParallelConfig
 from megatron_coreward.planning.models import KNOWN
-from megatron_coreward.preflight.experts import check_experts
+from megatron_coreward.preflight.layout import check_model
 
 MIXTURE, DENSE = KNOWN["Qwen3-30B-A3B-Base"], KNOWN["Qwen3-8B-Base"]
 
 
 def check(parallel: ParallelConfig, ranks: int, shape=MIXTURE) -> None:
-    check_experts(Config(parallel=parallel), shape, ranks)
+    check_model(Config(parallel=parallel), shape, ranks)
 
 
 def test_layouts_that_work() -> None:
