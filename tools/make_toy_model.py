@@ -74,8 +74,8 @@ class SupervisedTrainer:
             ScoredResponse(i, View.ORIGINAL, 0, prompt, answer, answer.astype("float32"), "", "stop", 0)
             for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
-        share = responses[self.policy.layout.dp_rank :: self.policy.layout.dp_size]
-        return make_batch(share, [weight] * len(share))
+        mine = responses[self.policy.layout.dp_rank :: self.policy.layout.dp_size]
+        return make_batch(mine, [weight] * len(mine))
 
     def pass_at_1(self, step: int) -> float:
         """Share of right answers over sampled responses to held-out problems."""
