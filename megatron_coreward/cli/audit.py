@@ -112,7 +112,3 @@ def example_lines(rejects: Sequence[Reject], examples: int) -> Iterator[str]:
             yield f"{reason}, row {pair.pair_id}{': ' if fault.detail else ''}{shorten(fault.detail)}"
             yield f"    {shorten(pair.original)}"
             yield f"  > {shorten(pair.rephrased)}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

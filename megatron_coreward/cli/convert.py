@@ -228,7 +228,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parallel.destroy()
     shutdown()
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

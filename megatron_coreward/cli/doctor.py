@@ -50,7 +50,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             Console().print(table(seen))
     return 1 if any(finding.status == FAILED for finding in seen) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

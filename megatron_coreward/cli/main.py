@@ -46,7 +46,3 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  coreward {name:{width}}  {purpose}\n" for name, (_, purpose) in COMMANDS.items()]
     return "".join(["usage: coreward COMMAND ...\n\n", *lines, "\ncoreward COMMAND --help explains each.\n"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

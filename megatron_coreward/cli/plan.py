@@ -116,7 +116,3 @@ def run(options: argparse.Namespace) -> int:
     else:
         show(plan, better, Console())
     return WORKS if plan.works else DOES_NOT
-
-
-if __name__ == "__main__":
-    sys.exit(main())

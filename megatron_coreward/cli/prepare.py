@@ -15,7 +15,6 @@ Exit codes: 0 done, 2 wrong input.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,7 +115,3 @@ def report_table(splits: dict[str, Split], folder: Path) -> Table:
             table.add_row("", f"-{count:,}", f"dropped: {reason}", split.first[reason])
         table.add_row("", f"{len(split.kept):,}", "kept", "", end_section=True)
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,6 @@ Exit codes: 0 done, 1 no question could be rephrased, 2 wrong input.
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,3 @@ def report_table(report: dict[str, Any], folder: Path) -> Table:
     drawn = ", ".join(f"{count:,} at attempt {n}" for n, count in report["accepted_at_attempt"].items())
     table.caption = f"accepted: {drawn or 'none'}"
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())

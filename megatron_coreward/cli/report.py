@@ -11,7 +11,6 @@ Exit codes: 0 written; 2 wrong input.
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,7 +97,3 @@ def show_size(console: Console, path: Path, runs: Sequence[Run]) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if size > LARGE_PAGE_BYTES:
         console.print("a browser may be slow with this page: lower --steps or --pairs", style="yellow")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,6 @@ Exit codes: 0 done, 2 wrong input.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +46,3 @@ def run(options: argparse.Namespace) -> int:
     else:
         join(options.folders, options.output)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,7 +6,6 @@ Prints the table and writes it to RUN/summary.md, the curves to RUN/curves.png.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +36,3 @@ def summarize(run: Path) -> int:
     save_curves(records, run / "curves.png")
     Console().print(f"curves: {run / 'curves.png'}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

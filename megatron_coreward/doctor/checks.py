@@ -29,7 +29,7 @@ REQUIRED = {
     "math-verify": "",
     "pyarrow": "",
 }
-"""Packages without which nothing runs, and their tried versions."""
+"""Packages without which no run starts, and the versions that were tried."""
 OPTIONAL = {
     "transformer-engine": "FP8 and fused layers on GPUs",
     "apex": "fused kernels",
@@ -93,7 +93,7 @@ def system() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Versions, and packages that are known not to get on."""
+    """Versions, and packages that are known to conflict."""
     for name, wanted in REQUIRED.items():
         version = installed(name)
         if version is None:
@@ -149,7 +149,7 @@ def devices() -> Iterator[Finding]:
 
 
 def speed() -> Iterator[Finding]:
-    """A short matrix product: is the device as fast as its kind is?"""
+    """A short matrix product, to see whether the device is as fast as its kind."""
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu else torch.float32
     a = torch.randn(MATMUL, MATMUL, dtype=dtype, device="cuda" if on_gpu else "cpu")
@@ -268,7 +268,7 @@ def _importable(module: str) -> bool:
 
 
 def _seconds(work: Callable[[], object], on_gpu: bool) -> float:
-    """Of the second call: the first one warms up."""
+    """Seconds of the second call; the first one warms up."""
     work()
     if on_gpu:
         torch.cuda.synchronize()

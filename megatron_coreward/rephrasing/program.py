@@ -36,7 +36,7 @@ AT_LEAST_ONE = ("batch", "attempts", "answer_samples", "max_prompt_tokens", "max
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that is known before the engine starts."""
+    """The input of a run, read and checked before the engine starts."""
 
     options: argparse.Namespace
     config: Config
@@ -65,7 +65,7 @@ class Job:
         )
 
     def identity(self) -> dict[str, Any]:
-        """What decides the results; a run goes on only with the same."""
+        """All that decides the results; a run only continues with the same."""
         chosen = {
             name: value
             for name, value in sorted(vars(self.options).items())
@@ -152,7 +152,7 @@ def check_context(folder: Path, options: argparse.Namespace) -> None:
 
 
 def run(job: Job, comm: Communicator, console: Console) -> dict[str, Any]:
-    """What report.json says, on all ranks. A collective over all ranks; rank 0 writes and prints."""
+    """The content of report.json, on all ranks. A collective; rank 0 writes, and prints its progress."""
     from megatron_coreward.utils.distributed import shutdown
 
     batches, store, engine, lock = job.batches, None, None, None

@@ -157,14 +157,14 @@ def series_of(run: Run) -> Series:
 
 
 def phase_totals(all_series: Sequence[Series]) -> dict[str, list[float | None]]:
-    """Phase -> seconds in all of each run, None where the run lacks it. Also of what is outside the steps."""
+    """Phase -> total seconds of each run, None where the run lacks it; with the phases outside the steps."""
     totals = {}
     for phase in (*PHASES, "other", *OUTSIDE_STEP):
-        found = [
+        seconds = [
             [v for v in series.get(f"time/{phase}", []) if isinstance(v, float)] for series in all_series
         ]
-        if any(found):
-            totals[phase] = [sum(values) if values else None for values in found]
+        if any(seconds):
+            totals[phase] = [sum(values) if values else None for values in seconds]
     return totals
 
 

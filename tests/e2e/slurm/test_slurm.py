@@ -1,4 +1,4 @@
-"""A recipe under a real SLURM of two nodes, a rank each: stopped, requeued, resumed, finished.
+"""A recipe with train.sbatch under a real SLURM of two nodes of one rank: stopped, requeued, resumed, done.
 
 The nodes are slurmd daemons on this machine; tests/unit/examples/test_sbatch.py has what needs no SLURM.
 """
