@@ -165,7 +165,7 @@ def _work(config: Config, shape: ModelShape, cluster: Cluster, name: str, stage:
             "logits and backward": work_bytes(config, shape, kernels, stage, packed),
         }
     if name in (FIRST_SYNC, "sync", "teacher"):
-        # Bucket, whole tensor and the engine's copy of it; see "extra memory" in docs/evidence/weight_sync.md.
+        # Bucket, whole tensor and vLLM's copy of it: "extra memory" in docs/evidence/weight_sync.md.
         whole = vocabulary_parameters(shape, 1) * kernels.bytes_per_value
         return {"buckets": 3 * max(config.weight_sync.bucket_mb * MIB, whole)}
     return {}

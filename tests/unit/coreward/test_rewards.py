@@ -65,7 +65,7 @@ def test_swapping_the_views_swaps_everything():
 
 
 def reference_rewards(original, rephrased):
-    """The published rule on raw strings (method 1.3, 1.4), stated anew: strings, not classes."""
+    """The rule of the authors' code, written again: votes and rewards by raw strings, not classes."""
 
     def majority(found):
         best = ""
