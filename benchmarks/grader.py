@@ -1,4 +1,4 @@
-r"""Quality and cost of the grader, against the rules that others use.
+r"""Quality and cost of the grader, compared with other rules.
 
     python -m benchmarks.grader [--truths 600] [--data data/math]
 

@@ -1,7 +1,7 @@
-r"""Answers that are equal, and answers that are not: for the tests and for benchmarks/grader.py.
+r"""Pairs of equal and of unequal answers, for the tests and for benchmarks/grader.py.
 
 Every pair holds in both directions. The pairs of UNEQUAL_BY_VALUE differ in a number, which a test confirms
-with sympy; those of UNEQUAL_BY_KIND differ in what they are.
+with sympy; those of UNEQUAL_BY_KIND differ in kind.
 """
 
 METHOD = [  # the authors' code says that these are unequal: in its vote, or in its is_equiv for ground truths

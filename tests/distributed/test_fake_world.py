@@ -1,4 +1,4 @@
-"""Every recipe of examples/ at its full size, on worlds of up to 4,096 ranks that are not there."""
+"""Every recipe of examples/ at its full size, on up to 4,096 simulated ranks."""
 
 import json
 import multiprocessing

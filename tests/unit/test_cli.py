@@ -1,4 +1,4 @@
-"""`coreward`: every command exists, and what is asked of the wrong one."""
+"""`coreward`: every command exists, and an unknown one gives an error."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""The pages can be trusted to lead somewhere: links, paths in backticks, and no note that a reader lacks."""
+"""The pages' links and paths exist, their lines are short, and nothing cites a note that readers lack."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""tools/doctor.py: what it finds on machines that are not as they should be."""
+"""tools/doctor.py finds the faults of a machine."""
 
 import json
 

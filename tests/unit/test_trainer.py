@@ -1,4 +1,4 @@
-"""What the step asks of its parts."""
+"""The calls that a training step makes to its roles."""
 
 from collections.abc import Sequence
 from unittest import mock

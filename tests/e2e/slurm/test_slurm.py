@@ -1,6 +1,6 @@
 """A recipe's run.sbatch under a real SLURM of two nodes, one rank each: stopped, requeued, resumed, finished.
 
-The nodes are slurmd daemons on this machine; tests/unit/examples/test_sbatch.py has what needs no SLURM.
+The nodes are slurmd daemons on this machine. Tests without SLURM: tests/unit/examples/test_sbatch.py.
 """
 
 import re

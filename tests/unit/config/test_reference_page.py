@@ -1,4 +1,4 @@
-"""docs/config.md is what config/schema.py says today."""
+"""docs/config.md agrees with config/schema.py."""
 
 from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""Who has what on the device in which phase, with parts that only note what they are told."""
+"""What is on the device in which phase, with roles that only record their calls."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
