@@ -2,13 +2,13 @@
 
     python -m benchmarks.actor [--shape 0.6B 1.7B] [--tokens 4096 16384] [--impl local transformer_engine]
                                [--recompute none] [--output FILE.json]
-    python -m benchmarks.actor --shape tiny --tokens 512        what a CPU can show: that it runs
+    python -m benchmarks.actor --shape tiny --tokens 512        on a CPU: shows only that it runs
 
-Random weights in the shape of Qwen3-0.6B or 1.7B, in the compute type that model.dtype=auto means here.
-FLOPs are those of planning/flops.py: the half of attention that is causal, and no repeated forward pass
-(recompute). They are held against two limits: the best rate of a matrix product in this run, and the card's
-stated one where planning/devices.py has it. Responses of 1,024 tokens, a quarter prompt. One device, on which
-nothing else runs.
+The model has random weights in the shape of Qwen3-0.6B or 1.7B and the compute type of model.dtype=auto.
+FLOPs are those of planning/flops.py: they count the causal half of attention and no repeated forward pass
+(recompute). They are compared with two limits: the best rate of a matrix product in this run, and the card's
+stated rate if planning/devices.py has it. Sequences have 1,024 tokens, a quarter of them prompt. The
+benchmark uses one device and needs it for itself.
 """
 
 import argparse

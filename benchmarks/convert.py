@@ -1,14 +1,14 @@
-"""Time and peak memory of the conversions, against plainly reading and writing the same tensors.
+"""Time and peak memory of the conversions, compared with plain reading and writing of the same tensors.
 
     python -m benchmarks.convert [--repeats 5] [--hf DIR] [--shard-size 5GB] [--output convert.json]
 
 The model has random weights in the shape of SmolLM2-135M (538 MB), or is that of `--hf`. Every measurement
-is a process of its own: imports are done and a first outline is made before the clock starts, and peak
-memory is what the process takes beyond that. What was imported is collected and the memory that files need
-is provided, so that no operation pays for the state in which it finds the machine. Plain means safetensors'
-load_file and save_file, and an fsync as the conversions do one, too. All files are in the page cache. The
-three take turns, and ratios are taken within a turn, so that they hold on a machine that is busy. Needs
-Linux and 3 GB of disk.
+runs in its own process: imports and a first outline come before the clock starts, and peak memory is what
+the process takes beyond them. The garbage of the imports is collected and the memory that files need is
+provided before, so that no operation pays for the state of the machine. "Plain" means safetensors' load_file
+and save_file, and an fsync, because the conversions do one. All files are in the page cache. The three cases
+take turns, and ratios are taken within a turn, so that they hold on a busy machine. Needs Linux and 3 GB of
+disk.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-r"""Time and traffic of the Co-Reward stage, against a loop over responses with string equality.
+r"""Time and traffic of the reward stage, compared with a loop over responses with string equality.
 
     python -m benchmarks.coreward_stage [--pairs 128] [--samples 8] [--workers 1]
 
-Responses are text of about 3,072 tokens. The loop does what the published reward manager does per item
-(find the last box, count strings per group, compare), in plain Python without its tokenizer.decode. Both run
-in this process, one after the other, so their ratio holds on any machine; seconds are the best of
-`--repeats` runs, each with a fresh grader. Bytes are those of ranks that hold one view of each pair, the
+Responses are text of about 3,072 tokens. The loop does what the reward manager of the authors' code does per
+item (find the last box, count strings per group, compare), in plain Python without its tokenizer.decode. Both
+run in this process, one after the other, so their ratio holds on any machine. Seconds are the best of
+`--repeats` runs, each with a fresh grader. Bytes are for ranks that hold one view of each pair, which is the
 worst placement.
 """
 

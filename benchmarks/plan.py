@@ -1,17 +1,17 @@
-"""What tools/plan.py predicts against what the actor takes, on this CPU.
+"""Compares the predictions of tools/plan.py with what the actor uses on this CPU.
 
     python -m benchmarks.plan [--tokens 512] [--cases tiny] [--output FILE.json]
 
 Builds models with random weights (tiny ones of each family, and the shape of SmolLM2-135M), and measures one
-micro-batch's forward and backward pass of the real policy:
+micro-batch's forward and backward pass in the real policy:
 
   weights, gradients, optimizer   bytes of the tensors themselves
   kept for backward               storages that autograd saved up to the loss, without weights
-  peak                            most bytes alive at once among those that torch operators made
-  head and log-probs              the same, of head and token_stats alone
-  FLOPs                           torch.utils.flop_counter, attention counted as whole squares
+  peak                            most bytes alive at once among the outputs of torch operators
+  head and log-probs              the same for head and token_stats only
+  FLOPs                           torch.utils.flop_counter, with attention counted as whole squares
 
-Nothing is timed, so a busy machine does not matter. Exits with 1 if a figure is more than 15% off.
+Nothing is timed, so a busy machine does not matter. Exits with 1 if a value is more than 15% off.
 """
 
 import argparse

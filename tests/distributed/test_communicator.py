@@ -1,4 +1,4 @@
-"""Exchange of host objects over gloo ranks, and the process group's life."""
+"""Exchange of host objects between gloo ranks, and start and end of the process group."""
 
 import os
 import random

@@ -1,17 +1,17 @@
 """A checkpoint of any layout loads at any other, bit for bit: weights, Adam's moments and step count.
 
-Every dense family at all (TP, PP) of {1, 2, 4} x {1, 2} on eight ranks, 36 pairs; one more model, which only
+Every dense family is tested at all (TP, PP) of {1, 2, 4} x {1, 2} on eight ranks, 36 pairs; a model that only
 three divides, on three ranks; a Mixture of Experts, whose experts are divided as well, on four. The walk of
 one model:
 
-    a policy of one layout takes some updates and writes the checkpoint `origin`;
-    every layout loads the Hugging Face folder and exports it again, loads `origin`, saves what it has;
-    every layout loads what each layout has saved, and takes one more update.
+    a policy of one layout makes some updates and writes the checkpoint `origin`;
+    every layout loads the Hugging Face folder and exports it again, loads `origin` and saves it;
+    every layout loads what each layout has saved, and makes one more update.
 
-After each load all of a rank's shards are held against those cut from `origin`'s whole tensors, padding
-included, and the export against the whole tensors. Before each load everything is set to zero. To save time
-the optimizer is loaded from `origin` and from the layout before in the list only, the weights from all. Half
-of the layouts have the distributed optimizer, so checkpoints cross between the two optimizers as well.
+After each load all shards of a rank are compared with those cut from `origin`'s whole tensors, with their
+padding, and the export with the whole tensors. Before each load all values are set to zero. To save time the
+optimizer is loaded only from `origin` and from the previous layout in the list, the weights from all. Half of
+the layouts have the distributed optimizer, so checkpoints cross between the two optimizers as well.
 """
 
 import gc

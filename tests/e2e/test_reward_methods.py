@@ -1,4 +1,4 @@
-"""Whole runs with every reward method, and a teacher that is saved and resumed."""
+"""Complete runs with every reward method, and a teacher that is saved and resumed."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whole runs with real Megatron-Core and real vLLM: what a user starts, what it leaves behind."""
+"""Complete runs with real Megatron-Core and real vLLM, as a user starts them, and their output files."""
 
 import json
 import signal

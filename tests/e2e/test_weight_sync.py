@@ -1,11 +1,11 @@
-"""Independent random models through real Megatron-Core into real vLLM, in every pair of layouts.
+"""Syncs independent random models from real Megatron-Core into real vLLM, in every pair of layouts.
 
 An engine starts on model A; the actor holds B, then C. After each sync vLLM's log-probs must be the
 actor's. A new engine takes seconds, so the ranks of one process group hold an engine for each model, all
 with the same rollout size, and every engine serves all actor layouts in turn.
 
-CI takes a part of the product: every family, tied and untied, every actor layout, both rollout sizes, and
-one model with all layouts at both. `make test-matrix` takes all of it.
+CI runs a part of the product: every family, tied and untied, every actor layout, both rollout sizes, and one
+model with all layouts at both. `make test-matrix` runs all of it.
 """
 
 import weakref

@@ -1,6 +1,6 @@
 """The actor on a GPU: bfloat16 against float32 with both kinds of modules, and a whole run.
 
-Not run on a GPU yet. On a CPU those without Transformer Engine pass, which only shows that they work.
+Not run on a GPU yet. The tests without Transformer Engine pass on a CPU, which shows only that they run.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""One rank of a world that is not there: groups, model and optimizer at full size, on the meta device.
+"""One rank of a simulated world: groups, model and optimizer at full size, on the meta device.
 
-torch's fake process group answers every collective at once and moves nothing, so this shows shapes and plans,
-not values. A rank is a process of its own.
+torch's fake process group completes every collective at once and moves no data, so this shows shapes and
+partitions, not values. Each rank is a process.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Tiny random models as Hugging Face folders, written on the spot: nothing to download."""
+"""Writes tiny random models as Hugging Face folders, so that tests download nothing."""
 
 import math
 from pathlib import Path

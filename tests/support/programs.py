@@ -1,4 +1,4 @@
-"""Starts the real programs the way a user does, and reads what they leave behind."""
+"""Starts the real programs as a user does, and reads their output files."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The rules of the code base, read off the syntax trees: sizes, imports that point one way, habits."""
+"""The rules of the code base, checked on the syntax trees: sizes, one-way imports, style."""
 
 import ast
 import re

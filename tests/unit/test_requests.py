@@ -1,4 +1,4 @@
-"""Requests, their seeds, and which replica draws them."""
+"""Requests, their seeds, and the replica that draws them."""
 
 import random
 from itertools import pairwise

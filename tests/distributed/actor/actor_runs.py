@@ -1,7 +1,7 @@
 """Runs the Megatron actor on gloo ranks and returns what it computed, in the oracle's terms.
 
-`walk` is the function for `run_ranks`: it goes through cases of several layouts in one process group, so
-that the ranks start once. A case may carry a mutant: one deliberate mistake that the comparison must see.
+`walk` is the function for `run_ranks`. It goes through cases of several layouts in one process group, so that
+the ranks start only once. A case may have a mutant: a deliberate mistake that the comparison must detect.
 """
 
 import contextlib

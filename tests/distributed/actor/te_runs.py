@@ -1,9 +1,8 @@
-"""Stand-ins for Transformer Engine's modules where it is not installed, and what they are tried with.
+"""Stand-ins for Transformer Engine's modules where it is not installed, and the functions that use them.
 
-A stand-in takes exactly the arguments of the class that it stands for (test_precision.py holds them against
-Megatron-Core's source) and computes what our local module does. So a model in `transformer_engine` is built
-and run as it would be, all but the engine: which arguments reach its modules, what they are called with, and
-under which names their parameters are.
+A stand-in takes exactly the arguments of its class (test_precision.py compares them with Megatron-Core's
+source) and computes what our local module does. So everything about a model in `transformer_engine` is tested
+except Transformer Engine itself: the arguments of its modules and their calls, and the names of parameters.
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Every option of GRPO on two ranks: the same gradient at TP2, PP2 and DP2, and that of plain autograd.
+"""Every option of GRPO on two ranks: the gradient at TP2, PP2 and DP2 equals that of plain autograd.
 
 The oracle goes through a Hugging Face model one response at a time and takes the loss token by token
 (tests/oracles/objective.py); the actor packs several micro-batches.

@@ -1,4 +1,4 @@
-"""Optimizer state, gradient buffers and reference away from the device and back: nothing may differ."""
+"""Moving optimizer state, gradient buffers and reference off the device and back changes nothing."""
 
 from collections.abc import Callable
 from pathlib import Path

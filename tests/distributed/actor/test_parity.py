@@ -1,6 +1,6 @@
 """The actor computes what Hugging Face's models compute: logits and log-probs.
 
-Random small configs of each family, each on every layout that can hold it.
+Small random configs of each family run on every layout that they allow.
 """
 
 import logging

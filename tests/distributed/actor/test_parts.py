@@ -1,4 +1,4 @@
-"""Parts of the actor that need Megatron-Core to import, but no ranks."""
+"""Parts of the actor that import Megatron-Core but need no ranks."""
 
 import math
 from dataclasses import replace

@@ -1,7 +1,7 @@
-"""FP8 recipes as Megatron-Core takes them, and the actor on stand-ins for Transformer Engine's modules.
+"""Megatron-Core accepts the FP8 recipes, and the actor runs on stand-ins for Transformer Engine's modules.
 
-No GPU and no Transformer Engine take part: where it is missing, Megatron-Core's FP8 contexts do nothing, so
-that a model set up for FP8 computes in the precision of its weights here.
+No GPU and no Transformer Engine take part. Without it Megatron-Core's FP8 contexts do nothing, so a model set
+up for FP8 computes in the precision of its weights here.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""What test_checkpoint.py lets its ranks do: straight and resumed runs, saves in every layout, exports."""
+"""Work of test_checkpoint.py's ranks: uninterrupted and resumed runs, saves in every layout, exports."""
 
 import json
 import resource

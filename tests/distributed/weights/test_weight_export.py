@@ -1,4 +1,4 @@
-"""Hugging Face folder -> actor -> export gives the file back, bit for bit, on every layout."""
+"""Hugging Face folder -> actor -> export gives the same file bit for bit, on every layout."""
 
 import re
 from collections.abc import Callable

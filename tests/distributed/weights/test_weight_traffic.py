@@ -1,4 +1,4 @@
-"""What a weight sync sends, against a brute-force count; what it leaves NaN; how much is alive at once."""
+"""A weight sync's bytes against a brute-force count, the rows that it leaves NaN, and its peak memory."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""What the tests on several nodes share: a recipe's settings for a CPU, and how two runs are compared."""
+"""Helpers of the tests on several nodes: a recipe's settings for a CPU, and the comparison of two runs."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
 """A recipe with train.sbatch under a real SLURM of two nodes of one rank: stopped, requeued, resumed, done.
 
-The nodes are slurmd daemons on this machine; tests/unit/examples/test_sbatch.py has what needs no SLURM.
+The nodes are slurmd daemons on this machine. Tests without SLURM: tests/unit/examples/test_sbatch.py.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""node.sh on two hosts with addresses, ports and names of their own: network namespaces and a cable."""
+"""node.sh on two hosts, made of network namespaces with their own addresses, ports and names, and a cable."""
 
 import os
 import signal

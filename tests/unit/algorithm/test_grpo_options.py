@@ -1,6 +1,6 @@
-"""All options of GRPO together: rewards in, gradient out, against an oracle of plain loops.
+"""All options of GRPO together, from rewards to the gradient, against an oracle of plain loops.
 
-Whatever the options, the way of the responses over ranks and micro-batches must not show.
+Under any option the distribution of responses over ranks and micro-batches must not matter.
 """
 
 from dataclasses import replace

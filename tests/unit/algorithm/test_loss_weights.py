@@ -1,4 +1,4 @@
-"""Per-token weights: Eq. 4's averages, over the whole step, both views summed."""
+"""Token weights: the averages of Eq. 4 over the whole step, with both views summed."""
 
 import itertools
 from dataclasses import replace

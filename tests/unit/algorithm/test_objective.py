@@ -1,6 +1,6 @@
-"""Eq. 4-6 and the options against formulas written out by hand and against gradient identities.
+"""Eq. 4-6 and each option against formulas by hand and against gradient identities.
 
-tests/unit/algorithm/test_grpo_options.py has all options together.
+tests/unit/algorithm/test_grpo_options.py combines the options.
 """
 
 import math

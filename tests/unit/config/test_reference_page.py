@@ -1,4 +1,4 @@
-"""docs/config.md is what config/schema.py says today."""
+"""docs/config.md agrees with config/schema.py."""
 
 from megatron_coreward.config.keys import all_keys
 from megatron_coreward.config.reference_page import render

@@ -1,3 +1,5 @@
+"""Metrics of a step with and without the ground truth."""
+
 import random
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Every reward method on classes of answers, by hand; Co-Reward also against the published rule."""
+"""Every reward method on classes of answers, by hand; Co-Reward also against the authors' rule."""
 
 import random
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The stage across ranks gives one result for any world size, placement and order."""
+"""The reward stage gives the same result for any world size, placement and order."""
 
 import random
 from dataclasses import replace

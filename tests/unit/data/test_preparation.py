@@ -1,4 +1,4 @@
-"""Every source format to our schema: answers, splits, dropped rows with reasons, nothing half-written."""
+"""Every source format becomes our schema: answers, splits, dropped rows with reasons, complete files only."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Synthetic problems: right answers, two different wordings, and a split that no phrasing crosses."""
+"""Synthetic problems: right answers, two different wordings, and no wording in both splits."""
 
 import re
 from pathlib import Path

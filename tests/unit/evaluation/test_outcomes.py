@@ -1,4 +1,4 @@
-"""Outcomes of questions, and their comparison, with a rollout engine that says what it is told."""
+"""Outcomes of questions, and their comparison, with a scripted rollout engine."""
 
 import json
 

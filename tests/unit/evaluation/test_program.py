@@ -1,4 +1,4 @@
-"""The evaluation program: what it leaves behind and refuses, with an engine that says what it is told."""
+"""The evaluation program's output files and refusals, with a scripted engine."""
 
 import json
 import re

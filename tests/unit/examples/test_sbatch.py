@@ -1,6 +1,6 @@
 """examples/launch without SLURM: stubs for srun, scontrol and the trainer, and the real torchrun.
 
-What the stubs cannot show is SLURM's own part: that it sends SIGUSR1, and that a requeued job starts again.
+The stubs cannot show that SLURM sends SIGUSR1 and starts a requeued job again.
 """
 
 import os

@@ -1,3 +1,5 @@
+"""Extraction of the last box, and normal forms of answers."""
+
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What holds for any answers: no exception, no hang, symmetry, classes that do not depend on order."""
+"""Properties of the grader for any answers: no exception, no hang, symmetry, classes independent of order."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""Layouts that work, what is said of those that do not, seconds by hand, and tools/plan.py."""
+"""Layouts that work, messages for those that do not, seconds by hand, and tools/plan.py."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Memory, operations and traffic of a planned run: hand-worked values, and what must rise and fall."""
+"""Memory, operations and traffic of a planned run: values by hand, and the direction of changes."""
 
 from pathlib import Path
 

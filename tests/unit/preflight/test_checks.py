@@ -1,4 +1,4 @@
-"""Every bad input that a configuration can know about: one clear error before anything is built."""
+"""Every bad input that a configuration shows gives one clear error before anything is built."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Transformer Engine, FP8 and determinism: each combination that cannot work is one error naming the key."""
+"""Transformer Engine, FP8 and determinism: each impossible combination gives one error that names the key."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Layouts of a Mixture of Experts: what is refused, and that the message says what would do."""
+"""Layouts of a Mixture of Experts: the refused ones, with messages that name allowed values."""
 
 from dataclasses import replace
 from pathlib import Path

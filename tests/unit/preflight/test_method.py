@@ -1,4 +1,4 @@
-"""What a reward method asks of the rest of the configuration."""
+"""The demands of a reward method on the rest of the configuration."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Responses, attempts, seeds and replicas of rephrasing, and whole runs with an engine that is made up."""
+"""Responses, attempts, seeds and replicas of rephrasing, and complete runs with a fake engine."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Which rank is behind: the verdict on reports, and a process that is ended by it."""
+"""The watchdog finds the rank that is behind from reports, and ends a process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Set-up: refusals in one line, and a lock that matches what is asked for."""
+"""Set-up: refusals in one line, and a lock file that matches the requirements."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Figures that add up, and the metrics file."""
+"""Metrics that merge over micro-batches and ranks, and the metrics file."""
 
 import ast
 import fnmatch
