@@ -196,9 +196,8 @@ def _build_actors(
     layout = initialize_parallel(config.parallel)
     policy = MegatronPolicy(config, layout, comm, total_steps * config.algorithm.updates_per_batch)
     teacher = MegatronTeacher(config, layout, policy) if method_of(config).teacher else None
-    if config.algorithm.kl_coef == 0:
-        return policy, teacher, None
-    return policy, teacher, teacher or MegatronReference(config, layout)
+    has_penalty = config.algorithm.kl_coef > 0
+    return policy, teacher, (teacher or MegatronReference(config, layout)) if has_penalty else None
 
 
 def _fit(trainer: Trainer) -> int:

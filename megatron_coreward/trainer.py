@@ -91,8 +91,8 @@ class Trainer:
     step: int = 0
     _memory: MemoryPhases = field(init=False)
     _times: Figures = field(default_factory=Figures)
-    _rank_figures: Figures = field(default_factory=Figures)
-    """The step's figures of this rank, to be merged with those of the others."""
+    _figures: Figures = field(default_factory=Figures)
+    """Of this rank and step, to be merged with those of the other ranks."""
 
     def __post_init__(self) -> None:
         frozen = self.teacher or self.reference
@@ -101,7 +101,7 @@ class Trainer:
     def train_step(self) -> tuple[StepReport, list[QuestionPair], list[ScoredResponse]]:
         """One step of Algorithm 1; the scored responses are those that this rank holds."""
         config, started = self.config, time.perf_counter()
-        self._times, self._rank_figures = Figures(), Figures()
+        self._times, self._figures = Figures(), Figures()
         pairs = self.sampler.next()
         with self._phase("rollout"):
             responses = self._draw(pairs, config.rollout.drawn)
@@ -169,8 +169,8 @@ class Trainer:
         responses.
         """
         with self._phase("teacher"):
-            self._rank_figures.add_mean("teacher/alpha", teacher.update(self.step + 1, self.total_steps), 1)
-            self._rank_figures.merge(sync_weights(teacher, self.rollout, version=self.step))
+            self._figures.add_mean("teacher/alpha", teacher.update(self.step + 1, self.total_steps), 1)
+            self._figures.merge(sync_weights(teacher, self.rollout, version=self.step))
             if self.config.weight_sync.verify:
                 self._verify(teacher)
             return self._draw(pairs, self.config.teacher.samples or self.config.rollout.samples, TEACHER)
@@ -207,7 +207,7 @@ class Trainer:
 
     def _sync(self) -> None:
         with self._phase("sync"):
-            self._rank_figures.merge(sync_weights(self.policy, self.rollout, version=self.step))
+            self._figures.merge(sync_weights(self.policy, self.rollout, version=self.step))
         if self.config.weight_sync.verify:
             with self._phase("verify"):
                 self._verify(self.policy)
@@ -241,7 +241,7 @@ class Trainer:
         self._enter(name)
         yield
         self._times.add_sum(f"time/{name}", time.perf_counter() - started)
-        self._rank_figures.add_max(f"memory/{name}_gb", self._memory.peak_gb())
+        self._figures.add_max(f"memory/{name}_gb", self._memory.peak_gb())
 
     def _enter(self, name: str) -> None:
         self.watchdog.enter(self.step + 1, name)
@@ -252,11 +252,9 @@ class Trainer:
         self, figures: Figures, started: float, scored: Sequence[ScoredResponse]
     ) -> dict[str, float]:
         seconds = time.perf_counter() - started
-        self._rank_figures.add_sum(
-            "throughput/tokens_per_second", sum(r.num_tokens for r in scored) / seconds
-        )
-        self._rank_figures.add_max("memory/peak_gb", self._memory.peak_in_all_gb())
-        totals = Figures.merged(self.comm.all_gather(self._rank_figures))
+        self._figures.add_sum("throughput/tokens_per_second", sum(r.num_tokens for r in scored) / seconds)
+        self._figures.add_max("memory/peak_gb", self._memory.peak_in_all_gb())
+        totals = Figures.merged(self.comm.all_gather(self._figures))
         totals.add_sum("time/step", seconds)
         return figures.as_dict() | self._times.as_dict() | totals.as_dict()
 
