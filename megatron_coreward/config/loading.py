@@ -17,6 +17,7 @@ from megatron_coreward.config.keys import Key, all_keys, find_key, nearest, sect
 from megatron_coreward.config.schema import Config
 
 _MISSING = "???"
+"""Stands for a value that a later layer must give."""
 
 
 def load_config(yaml_path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -30,17 +31,17 @@ def load_config(yaml_path: str | Path | None, overrides: Sequence[str] = ()) -> 
             not given.
     """
     config = Config()
-    if yaml_path is not None:
-        for key, value in _leaves(_read_yaml(Path(yaml_path))):
+    missing = {name for name, key in all_keys().items() if key.default == _MISSING}
+    for key, value in _layers(yaml_path, overrides):
+        if value == _MISSING:
+            missing.add(key.name)
+        else:
             _set(config, key, value)
-    for override in overrides:
-        _set(config, *_parse_override(override))
-    for name in all_keys():
-        section, _, field = name.partition(".")
-        if vars(vars(config)[section])[field] == _MISSING:
-            raise ValueError(
-                f"{name} is missing: set it in the YAML file or as {name}=VALUE on the command line."
-            )
+            missing.discard(key.name)
+    for name in sorted(missing):
+        raise ValueError(
+            f"{name} is missing: set it in the YAML file or as {name}=VALUE on the command line."
+        )
     return config
 
 
@@ -65,9 +66,17 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
 
 
+def _layers(yaml_path: str | Path | None, overrides: Sequence[str]) -> Iterator[tuple[Key, Any]]:
+    if yaml_path is not None:
+        yield from _leaves(_read_yaml(Path(yaml_path)))
+    for override in overrides:
+        yield _parse_override(override)
+
+
 def _read_yaml(path: Path) -> dict[Any, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        with path.open(encoding="utf-8") as file:  # errors name the file, which they would not for its text
+            content = yaml.load(file, _Loader)
     except FileNotFoundError:
         raise ValueError(f"Configuration file {path} does not exist. Check the path given.") from None
     except (OSError, UnicodeDecodeError) as error:

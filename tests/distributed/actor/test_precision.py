@@ -69,7 +69,11 @@ def test_every_recipe(model: Path, recipe: str, form: str) -> None:
         (Fp8Config("hybrid", "tensorwise", first_last_bf16=4), {}, "num_layers_at_start_in_bf16 .4. must be"),
         (Fp8Config("hybrid", "tensorwise", params=True), {"fp8": None}, "fp8_param must be used together"),
         (Fp8Config("hybrid", "tensorwise"), {"fp4": "e2m1"}, "fp4 and fp8 cannot be used simultaneously"),
-        (Fp8Config("hybrid", "custom"), {}, "fp8_quantizer_factory must be provided"),
+        (
+            Fp8Config("hybrid", "tensorwise"),
+            {"fp8_recipe": "custom"},
+            "fp8_quantizer_factory must be provided",
+        ),
     ],
 )
 def test_megatron_refuses_too(fp8: Fp8Config, changes: dict[str, Any], message: str) -> None:

@@ -134,6 +134,15 @@ def test_a_wrong_value_is_an_error_even_if_a_later_layer_replaces_it(tmp_path: P
         load_config(write(tmp_path, "data:\n  limit: many\n"), [GIVEN_PATH, "data.limit=3"])
 
 
+def test_a_later_layer_gives_what_is_missing(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {path: here}\nrun:\n  steps: ???\n")
+    assert load_config(path, ["run.steps=3"]).run.steps == 3
+    with pytest.raises(
+        ValueError, match="run.steps is missing: set it in the YAML file or as run.steps=VALUE"
+    ):
+        load_config(path)
+
+
 def test_missing_and_unreadable_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere.yaml does not exist"):
         load_config(tmp_path / "nowhere.yaml")
