@@ -25,7 +25,7 @@ from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.evaluation.outcomes import EvalResult
 from megatron_coreward.phases.memory import MemoryPhases
-from megatron_coreward.requests import TEACHER, make_requests
+from megatron_coreward.requests import TEACHER, TRAINING, Stream, make_requests
 from megatron_coreward.roles import (
     Communicator,
     Policy,
@@ -151,7 +151,7 @@ class Trainer:
         self.step = state["step"]
         self.sampler.load_state_dict(state["sampler"])
 
-    def _draw(self, pairs: Sequence[QuestionPair], samples: int, stream: str = "") -> list[Response]:
+    def _draw(self, pairs: Sequence[QuestionPair], samples: int, stream: Stream = TRAINING) -> list[Response]:
         """Responses of the model that the engine holds; those that this rank holds."""
         config = self.config
         requests = make_requests(
