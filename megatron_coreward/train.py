@@ -43,13 +43,14 @@ from megatron_coreward.phases.table import PHASES
 from megatron_coreward.preflight.checks import validate
 from megatron_coreward.preflight.dry_run import show
 from megatron_coreward.roles import Communicator, Policy, Reference, RolloutEngine, Teacher
-from megatron_coreward.run.folder import CHECKPOINTS, HF_EXPORT, RunFolder
+from megatron_coreward.run.folder import RunFolder
 from megatron_coreward.run.watchdog import Watchdog, watching
 from megatron_coreward.trainer import Observer, Trainer
 from megatron_coreward.types import QuestionPair, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, require_same, shutdown
 from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks
 from megatron_coreward.utils.logging import print_error, setup_logging
+from megatron_coreward.utils.run_names import CHECKPOINTS, HF_EXPORT
 from megatron_coreward.utils.versions import versions
 
 logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run

@@ -23,7 +23,7 @@ from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.sampler import PairSampler
-from megatron_coreward.evaluation.outcomes import EvalResult
+from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.phases.memory import MemoryPhases
 from megatron_coreward.requests import TEACHER, TRAINING, Stream, make_requests
 from megatron_coreward.roles import (
@@ -59,7 +59,7 @@ class Observer(Protocol):
     ) -> Path:
         """A loss or gradient of `step` is not finite; where its responses were saved. A collective."""
 
-    def on_evaluation(self, step: int, result: EvalResult, seconds: float) -> None:
+    def on_evaluation(self, step: int, scores: Scores, seconds: float) -> None:
         """An evaluation after `step` steps is done."""
 
     def save(self, step: int, state: dict[str, Any]) -> None:
@@ -82,7 +82,7 @@ class Trainer:
     sampler: PairSampler
     comm: Communicator
     observer: Observer
-    evaluate: Callable[[], EvalResult] | None
+    evaluate: Callable[[], Scores] | None
     diagnose: Callable[[Sequence[ScoredResponse]], Figures]
     total_steps: int
     watchdog: Watchdog

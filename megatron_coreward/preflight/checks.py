@@ -18,6 +18,7 @@ from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import METHODS, VIEWS, views_of
 from megatron_coreward.preflight.experts import check_experts
 from megatron_coreward.preflight.method import check_method
+from megatron_coreward.utils.run_names import CHECKPOINTS, RUN_MARKS
 
 _WHERE = ("auto", "always", "never")
 
@@ -132,7 +133,6 @@ RANGES = {
 }
 """Every numeric key and what it may be."""
 
-_RUN_MARKS = ("metrics.jsonl", "config.yaml", "checkpoints")
 _EVALUATION_SUFFIXES = (".parquet", ".json", ".jsonl")
 
 
@@ -164,6 +164,18 @@ def validate_layout(config: Config, shape: ModelShape, world_size: int) -> None:
     _check_shape(config, shape, world_size)
 
 
+def validate_engine(config: Config, shape: ModelShape, world_size: int) -> None:
+    """What a program needs that draws responses with vLLM and trains nothing.
+
+    Raises:
+        ValueError: the first thing found wrong.
+    """
+    _check_values(config)
+    _check_world(config, world_size)
+    _check_replica(config, shape)
+    _check_context(config, shape)
+
+
 def _check_settings(config: Config, world_size: int) -> None:
     _check_values(config)
     _check_algorithm(config)
@@ -175,6 +187,7 @@ def _check_settings(config: Config, world_size: int) -> None:
 
 def _check_shape(config: Config, shape: ModelShape, world_size: int) -> None:
     _check_layout(config, shape)
+    _check_replica(config, shape)
     check_experts(config, shape, world_size)
     check_fp8_sizes(config, shape)
     _check_context(config, shape)
@@ -276,9 +289,9 @@ def _check_data(config: Config) -> None:
 
 def _check_run_folder(config: Config) -> None:
     folder = Path(config.run.output_dir)
-    marks = [mark for mark in _RUN_MARKS if (folder / mark).exists()]
+    marks = [mark for mark in RUN_MARKS if (folder / mark).exists()]
     if config.run.resume:
-        checkpoints = folder / "checkpoints"
+        checkpoints = folder / CHECKPOINTS
         if not checkpoints.is_dir() or not any(checkpoints.iterdir()):
             raise ValueError(
                 f"run.resume is true, but {checkpoints} holds no checkpoint. Check run.output_dir, or set "
@@ -321,6 +334,9 @@ def _check_layout(config: Config, shape: ModelShape) -> None:
         raise ValueError(
             f"parallel.pipeline is {pipeline}, but must not exceed the model's {shape.layers} layers."
         )
+
+
+def _check_replica(config: Config, shape: ModelShape) -> None:
     rollout_tp = config.rollout.tensor_parallel_size
     if shape.heads % rollout_tp or shape.intermediate % rollout_tp:
         raise ValueError(
@@ -339,5 +355,6 @@ def _check_context(config: Config, shape: ModelShape) -> None:
     if prompt + response > shape.max_positions:
         raise ValueError(
             f"data.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} = {prompt + response} "
-            f"tokens, but the model's context is {shape.max_positions} (max_position_embeddings)."
+            f"tokens, but the model's context is {shape.max_positions} (max_position_embeddings). Lower "
+            "either."
         )

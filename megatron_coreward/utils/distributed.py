@@ -113,6 +113,11 @@ class TorchCommunicator:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, by rank, on rank 0; an empty list on the others."""
+        received = self.all_to_all([value, *[None] * (self.world_size - 1)])
+        return received if self.rank == 0 else []
+
     def broadcast(self, value: Any, source: int = 0) -> Any:
         """`value` of rank `source`."""
         if self.world_size == 1:

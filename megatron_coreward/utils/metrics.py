@@ -1,6 +1,6 @@
 """Figures that add up over micro-batches and ranks, and the files they are written to.
 
-docs/metrics.md explains every name; `undocumented` finds the ones it lacks.
+docs/metrics.md explains every name.
 """
 
 import json
@@ -8,7 +8,6 @@ import logging
 import math
 import netrc
 import os
-import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,99 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from megatron_coreward.utils.run_names import METRICS_FILE
+
 logger = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.jsonl"
-
-METRICS = (
-    "reward/mean",
-    "original/answered",
-    "original/majority_share",
-    "original/truncated",
-    "original/response_tokens",
-    "original/signal_groups",
-    "original/distinct_answers",
-    "original/top_answer_share",
-    "original/entropy",
-    "original/repetition",
-    "original/self_certainty",
-    "rephrased/answered",
-    "rephrased/majority_share",
-    "rephrased/truncated",
-    "rephrased/response_tokens",
-    "rephrased/signal_groups",
-    "rephrased/distinct_answers",
-    "rephrased/top_answer_share",
-    "rephrased/entropy",
-    "rephrased/repetition",
-    "rephrased/self_certainty",
-    "coreward/agreement",
-    "coreward/labelled",
-    "coreward/tied",
-    "coreward/teacher_agreement",
-    "teacher/alpha",
-    "grader/timeouts",
-    "stage/bytes",
-    "policy/loss",
-    "policy/kl",
-    "policy/clip_fraction",
-    "policy/entropy",
-    "policy/self_certainty",
-    "policy/grad_norm",
-    "policy/lr",
-    "policy/skipped_updates",
-    "mismatch/mean_abs",
-    "mismatch/max_abs",
-    "mismatch/kl",
-    "mismatch/clipped",
-    "diagnostics/original/label_accuracy",
-    "diagnostics/original/label_accuracy/level_k",
-    "diagnostics/original/vote_accuracy",
-    "diagnostics/original/vote_accuracy/level_k",
-    "diagnostics/original/pass@1",
-    "diagnostics/rephrased/label_accuracy",
-    "diagnostics/rephrased/label_accuracy/level_k",
-    "diagnostics/rephrased/vote_accuracy",
-    "diagnostics/rephrased/vote_accuracy/level_k",
-    "diagnostics/rephrased/pass@1",
-    "diagnostics/either_vote_accuracy",
-    "diagnostics/reward_accuracy",
-    "time/rollout",
-    "time/teacher",
-    "time/confidence",
-    "time/reward",
-    "time/log_probs",
-    "time/update",
-    "time/sync",
-    "time/verify",
-    "time/evaluate",
-    "time/checkpoint",
-    "time/step",
-    "throughput/tokens_per_second",
-    "sync/bytes_sent",
-    "sync/bytes_received",
-    "sync/bytes_minimum",
-    "sync/gb_per_second",
-    "memory/rollout_gb",
-    "memory/teacher_gb",
-    "memory/confidence_gb",
-    "memory/reward_gb",
-    "memory/log_probs_gb",
-    "memory/update_gb",
-    "memory/sync_gb",
-    "memory/verify_gb",
-    "memory/peak_gb",
-    "eval/greedy_pass@1",
-    "eval/pass@1",
-    "eval/maj@k",
-)
-"""Every name that may be logged; `@k` and `level_k` stand for any number."""
-
-
-def undocumented(names: Iterable[str]) -> list[str]:
-    """Those of `names` that METRICS lacks."""
-    general = {name: re.sub(r"(@|level_)\d+$", r"\1k", name) for name in names}
-    return [name for name, family in general.items() if name not in METRICS and family not in METRICS]
 
 
 @dataclass

@@ -32,6 +32,10 @@ class ThreadCommunicator:
         self._barrier.wait(TIMEOUT_S)  # nobody writes the next value before all have read this one
         return gathered
 
+    def gather(self, value: Any) -> list[Any]:
+        received = self.all_to_all([value, *[None] * (self.world_size - 1)])
+        return received if self.rank == 0 else []
+
     def broadcast(self, value: Any, source: int = 0) -> Any:
         return self.all_gather(value)[source]
 
