@@ -1,4 +1,4 @@
-"""Which requests a step makes, with which seeds, and which vLLM replica draws them.
+"""The requests to draw responses: their seeds, and the vLLM replica that draws each.
 
 Pure functions of the request list and the number of replicas. A *group* is all samples of one
 (pair_id, view); it stays on one replica, which computes the prompt once and shares its prefix.

@@ -1,4 +1,4 @@
-"""What an evaluation measures: the outcomes of its questions, and their means with uncertainty.
+"""The measures of an evaluation: outcomes of questions, and their means with uncertainty.
 
 With n samples per question, c of them right, averaged over the questions:
 

@@ -1,4 +1,4 @@
-"""Which questions a model solves: greedy and sampled responses, their answers compared with the truth.
+"""The outcomes of evaluation questions: responses are drawn, and their answers compared with the truth.
 
 Training's evaluation and the evaluation program both draw, grade and gather here. The paper evaluates at
 temperature 0.8 and publishes no evaluation code.
@@ -21,7 +21,7 @@ from megatron_coreward.types import Response, Sampling, View
 logger = logging.getLogger(__name__)
 
 _SCORED = ("decoding", "seed", "question_id", "sample", "correct", "answer_class")
-"""What the scores are made of: all that the ranks exchange of their rows."""
+"""The columns that scores are made of; ranks exchange no others."""
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: summary.json, a table for people, and every response.
+"""The files that an evaluation writes: summary.json, a table for people, and every response.
 
 OUTPUT/summary.json     measures with intervals, by level and subject, and the outcome of every question
        summary.md       the tables that are printed
@@ -31,7 +31,7 @@ Summary = dict[str, Any]
 def benchmark_summary(
     scores: Scores, rows: Sequence[Row], ks: Sequence[int], seeds: Sequence[int], dropped: int
 ) -> Summary:
-    """One benchmark's part of summary.json, from the rows of all ranks. The first seed draws the bootstrap.
+    """A benchmark's entry in summary.json, from the rows of all ranks. The first seed draws the bootstrap.
 
     Scores.from_outcomes reads the entries of `outcomes`, for `compare`.
     """

@@ -1,4 +1,4 @@
-"""What a run has changed: its first and last evaluation with paired intervals, its first and last steps."""
+"""The changes of a run: first and last evaluation with paired intervals, first and last steps."""
 
 import json
 from collections.abc import Sequence

@@ -24,24 +24,23 @@ from megatron_coreward.utils.run_names import CONFIG_FILE, EVALUATIONS, NONFINIT
 logger = logging.getLogger(__name__)
 
 AGREEMENT = "coreward/agreement"
-"""How often the votes of the two views agree: what rates a checkpoint, since it needs no labels."""
+"""How often the votes of the two views agree. It rates a checkpoint, since it needs no labels."""
 
 
 class Saver(Protocol):
     """Writes checkpoints (actor/saver.py)."""
 
     def save(self, step: int, trainer_state: dict[str, Any], rating: float | None = None) -> None:
-        """Begins one. A collective."""
+        """Begins a checkpoint. A collective."""
 
     def poll(self) -> None:
-        """Completes the one under way, if it is written. A collective."""
+        """Completes the checkpoint under way if it is written. A collective."""
 
 
 class RunFolder:
-    """trainer.Observer: writes the files above; rank 0 writes, the others take part in the gathering.
+    """trainer.Observer: rank 0 writes the files of the run folder, the others take part in the gathering.
 
-    `resumed` is the state, as `save` was given and completed it, that the run goes on from; None at a new
-    start.
+    `resumed` is the state that the run goes on from, as `save` received and completed it; None for a new run.
     """
 
     def __init__(

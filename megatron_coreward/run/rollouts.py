@@ -73,8 +73,8 @@ def read_rollouts(folder: Path, step: int) -> list[dict[str, Any]]:
     """The rows of one step. ValueError when it has no rollouts."""
     steps = rollout_steps(folder)
     if step not in steps:
-        there = f"it has {_ranges(steps)}" if steps else "it has none yet"
-        raise ValueError(f"{folder} has no rollouts of step {step}: {there}")
+        known = f"it has {_ranges(steps)}" if steps else "it has none yet"
+        raise ValueError(f"{folder} has no rollouts of step {step}: {known}")
     return pq.read_table(folder / ROLLOUTS / f"step_{step:06d}.parquet").to_pylist()
 
 

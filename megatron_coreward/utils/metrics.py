@@ -51,11 +51,11 @@ class Figures:
             self.add_max(name, value)
 
     @classmethod
-    def merged(cls, parts: Iterable["Figures"]) -> "Figures":
-        """All parts together, of micro-batches or of ranks."""
+    def merged(cls, shares: Iterable["Figures"]) -> "Figures":
+        """The figures of all micro-batches or ranks together."""
         total = cls()
-        for part in parts:
-            total.merge(part)
+        for share in shares:
+            total.merge(share)
         return total
 
     def as_dict(self) -> dict[str, float]:
@@ -74,7 +74,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def _complete_lines(path: Path) -> list[str]:
-    """Lines of a metrics file, without a last one that a killed run left unfinished."""
+    """Lines of a metrics file, without a last line that a killed run left unfinished."""
     if not path.exists():
         return []
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -127,7 +127,7 @@ class MetricsWriter:
             self._wandb.log(dict(metrics), step=step)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of this: the position in the file, and the wandb run."""
+        """The state for a checkpoint: the position in the file, and the wandb run."""
         wandb_id = self._wandb_id.read_text() if self._wandb_id.exists() else None
         return {"lines": self._lines, "wandb_id": wandb_id}
 

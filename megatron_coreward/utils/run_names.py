@@ -1,4 +1,4 @@
-"""What a run folder holds, by name.
+"""Names of the files and folders in a run folder.
 
 OUTPUT_DIR/config.yaml         the resolved configuration
            train.log           the messages

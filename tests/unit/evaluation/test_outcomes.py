@@ -82,7 +82,7 @@ def test_evaluations_share_their_noise_but_not_with_training():
         assert not set(engine.seeds) & {r.seed for r in make_requests([pair], 4, Config().run.seed, step)}
 
 
-def test_exact_equality_grades_like_the_reference():
+def test_exact_equality_grades_like_the_authors_code():
     engine = ScriptedEngine({6: ("0.5", ["0.5", "\\frac{1}{2}"])})
     result = evaluate_alone(engine, [question(6, "\\frac{1}{2}")], equality="exact", samples=2)
     assert result.greedy_Q.tolist() == [False]
