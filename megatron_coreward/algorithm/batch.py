@@ -31,6 +31,10 @@ class TrainBatch:
     ref_logps_T: torch.Tensor | None = None  # float32
 
     @property
+    def num_responses(self) -> int:
+        return len(self.prompt_lengths_R)
+
+    @property
     def lengths_R(self) -> torch.Tensor:
         return self.prompt_lengths_R + self.response_lengths_R
 

@@ -172,7 +172,7 @@ def _run(case: Case) -> Run:
         start = _whole_weights(policy)
         norms = [policy.update(batch, objective).as_dict()["policy/grad_norm"] for _ in range(case.updates)]
     changes = {name: weight - start[name] for name, weight in _whole_weights(policy).items()}
-    shares = dict(comm.all_gather((layout.dp_rank, len(batch.lengths_R))))
+    shares = dict(comm.all_gather((layout.dp_rank, batch.num_responses)))
     gap = _replica_gap(policy)
     parallel.destroy()
     return Run(

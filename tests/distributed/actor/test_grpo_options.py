@@ -112,7 +112,7 @@ def walk(rank: int, subject: Subject) -> dict[tuple[str, str], Found]:
                 old=old.log_probs(batch) if algorithm.updates_per_batch > 1 else None,
                 ref=reference.log_probs(batch) if algorithm.kl_coef else None,
             )
-            computed = dict(comm.all_gather((ranks.dp_rank, len(batch.lengths_R))))
+            computed = dict(comm.all_gather((ranks.dp_rank, batch.num_responses)))
             policy.accumulate_gradients(batch, GrpoObjective(algorithm))
             gradients = _whole_gradients(policy)
             figures = {}

@@ -80,7 +80,7 @@ def test_rows_are_the_positions_that_predict_the_response_tokens(multiple):
 def test_an_empty_micro_batch_has_tokens_but_no_rows(multiple):
     micro_batch = pack(make_batch([], []), [], multiple, CPU)
     assert micro_batch.tokens_1N.shape == (1, multiple)
-    assert len(micro_batch.rows_T) == len(micro_batch.targets_T) == len(micro_batch.batch.lengths_R) == 0
+    assert len(micro_batch.rows_T) == len(micro_batch.targets_T) == micro_batch.batch.num_responses == 0
 
 
 # Owners
