@@ -43,6 +43,9 @@ class Communicator(Protocol):
     def all_gather(self, value: Any) -> list[Any]:
         """`value` of every rank, by rank."""
 
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, by rank, on rank 0; an empty list on the others."""
+
     def broadcast(self, value: Any, source: int = 0) -> Any:
         """`value` of rank `source`."""
 

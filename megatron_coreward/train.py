@@ -43,13 +43,14 @@ from megatron_coreward.phases.table import PHASES
 from megatron_coreward.preflight.checks import validate
 from megatron_coreward.preflight.dry_run import show
 from megatron_coreward.roles import Communicator
-from megatron_coreward.run.folder import CHECKPOINTS, HF_EXPORT, RunFolder
+from megatron_coreward.run.folder import RunFolder
 from megatron_coreward.run.start import claim, join, resume_point, warn_of_changes
 from megatron_coreward.run.watchdog import watching
 from megatron_coreward.trainer import Trainer
 from megatron_coreward.types import QuestionPair, View
 from megatron_coreward.utils.distributed import shutdown
 from megatron_coreward.utils.logging import print_error, setup_logging
+from megatron_coreward.utils.run_names import CHECKPOINTS, HF_EXPORT
 
 if TYPE_CHECKING:
     from megatron_coreward.actor.policy import MegatronPolicy

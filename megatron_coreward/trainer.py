@@ -24,9 +24,9 @@ from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.sampler import PairSampler
-from megatron_coreward.evaluation.outcomes import EvalResult
+from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.phases.memory import MemoryPhases
-from megatron_coreward.requests import TEACHER, make_requests
+from megatron_coreward.requests import TEACHER, TRAINING, Stream, make_requests
 from megatron_coreward.roles import (
     Communicator,
     Policy,
@@ -60,7 +60,7 @@ class Observer(Protocol):
     ) -> Path:
         """A loss or gradient of `step` is not finite; where its responses were saved. A collective."""
 
-    def on_evaluation(self, step: int, result: EvalResult, seconds: float) -> None:
+    def on_evaluation(self, step: int, scores: Scores, seconds: float) -> None:
         """An evaluation after `step` steps is done."""
 
     def save(self, step: int, state: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ class Trainer:
     sampler: PairSampler
     comm: Communicator
     observer: Observer
-    evaluate: Callable[[], EvalResult] | None
+    evaluate: Callable[[], Scores] | None
     diagnose: Callable[[Sequence[ScoredResponse], Figures], Figures]
     total_steps: int
     watchdog: Watchdog
@@ -153,7 +153,7 @@ class Trainer:
         self.step = state["step"]
         self.sampler.load_state_dict(state["sampler"])
 
-    def _draw(self, pairs: Sequence[QuestionPair], samples: int, stream: str = "") -> list[Response]:
+    def _draw(self, pairs: Sequence[QuestionPair], samples: int, stream: Stream = TRAINING) -> list[Response]:
         """Draws from the model that the engine holds; returns the responses that this rank holds."""
         config = self.config
         requests = make_requests(

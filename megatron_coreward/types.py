@@ -174,7 +174,7 @@ class Traffic:
 
 @dataclass
 class StepReport:
-    """Figures of one step, named by utils/metrics.py."""
+    """Figures of one step under the names of docs/metrics.md."""
 
     step: int
     metrics: dict[str, float] = field(default_factory=dict)

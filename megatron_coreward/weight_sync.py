@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from megatron_coreward.requests import make_requests
+from megatron_coreward.requests import VERIFICATION, make_requests
 from megatron_coreward.roles import Communicator, Policy, RolloutEngine, WeightSource
 from megatron_coreward.types import QuestionPair, Sampling, View, WeightedResponse
 from megatron_coreward.utils.metrics import Figures
@@ -85,7 +85,7 @@ def verify_sync(
     Raises:
         RuntimeError: it is above `tolerance`; the same on every rank.
     """
-    requests = make_requests(pairs, samples=1, run_seed=0, step=0, views=views)
+    requests = make_requests(pairs, 1, run_seed=0, step=0, views=views, stream=VERIFICATION)
     responses = rollout.generate(requests, Sampling(temperature, max_tokens=VERIFY_TOKENS))
     batch = policy.shard([WeightedResponse(response) for response in responses])
     gaps = ((model or policy).log_probs(batch) - batch.rollout_logps_T).abs()

@@ -81,8 +81,8 @@ class SupervisedTrainer:
     def pass_at_1(self, step: int) -> float:
         """Share of right answers over sampled responses to held-out problems."""
         sync_weights(self.policy, self.engine, version=step)
-        result = evaluate(self.engine, self.comm, self.questions, self.config, self.grader)
-        return result.metrics()["eval/pass@1"]
+        scores = evaluate(self.engine, self.comm, self.questions, self.config, self.grader)
+        return scores.metrics()["eval/pass@1"]
 
     def close(self) -> None:
         self.grader.close()

@@ -92,10 +92,10 @@ class CheckpointSaver:
         self.in_background = in_background
         self._current: _Save | None = None
 
-    def save(self, step: int, trainer_state: dict[str, Any], signal: float | None = None) -> None:
+    def save(self, step: int, trainer_state: dict[str, Any], rating: float | None = None) -> None:
         """Begins the checkpoint of `step`, after the one before it is complete.
 
-        `trainer_state` goes through JSON: tuples come back as lists, and keys as strings. `signal` rates the
+        `trainer_state` goes through JSON: tuples come back as lists, and keys as strings. `rating` rates the
         checkpoint for Retention.best. A checkpoint of the same step is replaced.
 
         Raises:
@@ -114,7 +114,7 @@ class CheckpointSaver:
             if self.comm.rank == 0:
                 _make_room(self.folder, new, total_bytes)
         contents = [CONTENTS_MODEL, CONTENTS_OPTIMIZER, *([CONTENTS_TEACHER] if self.teacher else [])]
-        state = describe(step, self.policy, contents) | {"trainer": trainer_state, "signal": signal}
+        state = describe(step, self.policy, contents) | {"trainer": trainer_state, "signal": rating}
         with self._failures(new, step), actor_device():
             writing = ShardWriting(sharded, new)
         self._current = _Save(target, new, state, writing, started)

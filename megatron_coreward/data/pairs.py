@@ -89,8 +89,8 @@ def load_pairs(
         answers = first.optional("answer" if first.has("answer") else "solution")
     levels, subjects = first.optional("level"), first.optional("type")
     pairs = [
-        PairRecord(row, one, other, answer, level or "", subject or "")
-        for row, (one, other, answer, level, subject) in enumerate(
+        PairRecord(row, question, rephrased_question, answer, level or "", subject or "")
+        for row, (question, rephrased_question, answer, level, subject) in enumerate(
             zip(originals, rephrasings, answers, levels, subjects, strict=True)
         )
     ]

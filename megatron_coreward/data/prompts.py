@@ -111,8 +111,8 @@ def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     answer = "ANSWER"
     turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": answer}]
     rendered = tokenizer.apply_chat_template(turns, tokenize=False, **FIXED_DATE)
-    _, found, tail = rendered.rpartition(answer)
-    if not found:
+    _, separator, tail = rendered.rpartition(answer)
+    if not separator:
         return None
     added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
     ids = tokenizer.encode(tail, add_special_tokens=False)

@@ -19,8 +19,8 @@ _BLOCK_ROWS = 4096
 _LARGEST_FIELD = 1 << 30
 
 
-def bad_input(key: str, path: str, found: str, allowed: str) -> ValueError:
-    return ValueError(f"{key}={path}: {found}; {allowed}")
+def bad_input(key: str, path: str, problem: str, allowed: str) -> ValueError:
+    return ValueError(f"{key}={path}: {problem}; {allowed}")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Table:
     path: str
     table: pa.Table
 
-    def error(self, found: str, allowed: str) -> ValueError:
-        return bad_input(self.key, self.path, found, allowed)
+    def error(self, problem: str, allowed: str) -> ValueError:
+        return bad_input(self.key, self.path, problem, allowed)
 
     def _type(self, column: str) -> pa.DataType | None:
         """Type of a column, nested names with dots; None where it does not exist."""
@@ -57,15 +57,15 @@ class Table:
 
     def required(self, column: str, kind: str) -> list[Any]:
         """Values of a column that must exist with type `kind`, a key of _KINDS."""
-        found = self._type(column)
-        if found is None:
+        column_type = self._type(column)
+        if column_type is None:
             raise self.error(
                 f"no column '{column}' among {', '.join(self.table.column_names)}",
                 "a file of one view needs prompt (and for pairs extra_info.index), one file of both views, "
                 "alone in data.original, needs original_question and rephrased_question",
             )
-        if not _KINDS[kind](found):
-            raise self.error(f"column '{column}' has type {found}", f"it must be {kind}")
+        if not _KINDS[kind](column_type):
+            raise self.error(f"column '{column}' has type {column_type}", f"it must be {kind}")
         return self.values(column)
 
     def optional(self, column: str) -> list[str | None]:

@@ -13,8 +13,8 @@ from megatron_coreward.config.precision import check_fp8_sizes, check_installed,
 from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.layout import check_model, check_ranks
 from megatron_coreward.preflight.method import check_method
+from megatron_coreward.utils.run_names import CHECKPOINTS, RUN_MARKS
 
-_RUN_MARKS = ("metrics.jsonl", "config.yaml", "checkpoints")
 _EVALUATION_SUFFIXES = (".parquet", ".json", ".jsonl")
 
 
@@ -103,9 +103,9 @@ def _check_data(config: Config) -> None:
 
 def _check_run_folder(config: Config) -> None:
     folder = Path(config.run.output_dir)
-    marks = [mark for mark in _RUN_MARKS if (folder / mark).exists()]
+    marks = [mark for mark in RUN_MARKS if (folder / mark).exists()]
     if config.run.resume:
-        checkpoints = folder / "checkpoints"
+        checkpoints = folder / CHECKPOINTS
         if not checkpoints.is_dir() or not any(checkpoints.iterdir()):
             raise ValueError(
                 f"run.resume is true, but {checkpoints} holds no checkpoint. Check run.output_dir, or set "

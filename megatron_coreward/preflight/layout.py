@@ -14,7 +14,15 @@ def check_ranks(config: Config, world_size: int) -> None:
 def check_model(config: Config, shape: ModelShape, world_size: int) -> None:
     """Raises ValueError if a model of these sizes cannot be divided as the configuration asks."""
     _check_sizes(config, shape)
+    _check_replica(config, shape)
     _check_experts(config, shape, world_size)
+    _check_context(config, shape)
+
+
+def check_engine(config: Config, shape: ModelShape, world_size: int) -> None:
+    """Raises ValueError if vLLM cannot be divided over the ranks, or not hold prompt and response."""
+    _check_world(config, world_size)
+    _check_replica(config, shape)
     _check_context(config, shape)
 
 
@@ -73,6 +81,9 @@ def _check_sizes(config: Config, shape: ModelShape) -> None:
         raise ValueError(
             f"parallel.pipeline is {pipeline}, but must not exceed the model's {shape.layers} layers."
         )
+
+
+def _check_replica(config: Config, shape: ModelShape) -> None:
     rollout_tp = config.rollout.tensor_parallel_size
     if shape.heads % rollout_tp or shape.intermediate % rollout_tp:
         raise ValueError(
@@ -116,5 +127,6 @@ def _check_context(config: Config, shape: ModelShape) -> None:
     if prompt + response > shape.max_positions:
         raise ValueError(
             f"data.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} = {prompt + response} "
-            f"tokens, but the model's context is {shape.max_positions} (max_position_embeddings)."
+            f"tokens, but the model's context is {shape.max_positions} (max_position_embeddings). Lower "
+            "either."
         )

@@ -8,9 +8,9 @@ from typing import Any
 from megatron_coreward.actor.checkpoint.folder import latest_checkpoint
 from megatron_coreward.config.schema import Config
 from megatron_coreward.roles import Communicator
-from megatron_coreward.run.folder import CHECKPOINTS
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, require_same
 from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks
+from megatron_coreward.utils.run_names import CHECKPOINTS
 from megatron_coreward.utils.versions import versions
 
 logger = logging.getLogger(__name__)

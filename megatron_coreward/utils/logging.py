@@ -11,8 +11,9 @@ from typing import TypeVarTuple
 from rich.console import Console
 from rich.logging import RichHandler
 
+from megatron_coreward.utils.run_names import LOG_FILE
+
 PACKAGE = "megatron_coreward"
-LOG_FILE = "train.log"
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 TIME_FORMAT = "%H:%M:%S"
 REFUSED = 2

@@ -14,7 +14,7 @@ import torch
 
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.algorithm.objective import Objective
-from megatron_coreward.evaluation.outcomes import EvalResult
+from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.roles import KV_CACHE, WEIGHTS
 from megatron_coreward.types import (
     Confidence,
@@ -54,6 +54,10 @@ class ThreadCommunicator:
         gathered = [pickle.loads(item) for item in self._table]
         self._barrier.wait(TIMEOUT_S)  # nobody writes the next value before all have read this one
         return gathered
+
+    def gather(self, value: Any) -> list[Any]:
+        received = self.all_to_all([value, *[None] * (self.world_size - 1)])
+        return received if self.rank == 0 else []
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
         return self.all_gather(value)[source]
@@ -236,7 +240,7 @@ class FakeObserver:
         self.nonfinite[step] = list(scored)
         return Path("RUN/nonfinite")
 
-    def on_evaluation(self, step: int, result: EvalResult, seconds: float) -> None:
+    def on_evaluation(self, step: int, result: Scores, seconds: float) -> None:
         self.journal.append(f"evaluated after {step}")
 
     def save(self, step: int, state: dict[str, Any]) -> None:

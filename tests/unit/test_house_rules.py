@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "phases": (*GROUND, "roles"),
     "data": GROUND,
     "coreward": (*GROUND, "roles", "grading"),
-    "preflight": ("config", "coreward"),
+    "preflight": ("utils", "config", "coreward"),
     "planning": ("config", "roles", "coreward", "phases", "preflight"),
     "rollout": (*GROUND, "requests"),
     "rephrasing": (*(*GROUND, "roles", "grading", "coreward", "data", "preflight", "requests", "rollout"),),

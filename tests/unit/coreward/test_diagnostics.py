@@ -18,8 +18,8 @@ from megatron_coreward.coreward.rewards.registry import METHODS
 from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.types import Confidence, QuestionPair, ScoredResponse, View
-from megatron_coreward.utils.metrics import undocumented
 from tests.support.fakes import run_threads
+from tests.support.metric_names import undocumented
 
 ORIGINAL, REPHRASED = View.ORIGINAL, View.REPHRASED
 

@@ -14,14 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_coreward.utils.metrics import (
-    METRICS,
-    Figures,
-    MetricsWriter,
-    read_metrics,
-    undocumented,
-    wandb_mode,
-)
+from megatron_coreward.utils.metrics import Figures, MetricsWriter, read_metrics, wandb_mode
+from tests.support.metric_names import METRICS, undocumented
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs" / "metrics.md"
