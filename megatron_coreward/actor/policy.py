@@ -49,7 +49,7 @@ class MegatronPolicy:
         self._forward = PackedForward(
             self.ddp,
             layout,
-            self.model.dims.vocab,
+            self.model.shape.vocab,
             config.rollout.temperature,
             config.optimizer.micro_batch_tokens,
         )

@@ -22,7 +22,7 @@ class MegatronReference:
         self._forward = PackedForward(
             self.model.module,
             layout,
-            self.model.dims.vocab,
+            self.model.shape.vocab,
             config.rollout.temperature,
             config.optimizer.micro_batch_tokens,
         )

@@ -41,8 +41,8 @@ from megatron_coreward.actor.checkpoint.model_state import (
     CONTENTS_OPTIMIZER,
     CONTENTS_TEACHER,
     check_model,
-    comparable_dims,
     load_model_state,
+    saved_sizes,
     sharded_model,
     sharded_tensors,
 )
@@ -199,8 +199,8 @@ def describe(step: int, policy: MegatronPolicy, contents: list[str]) -> dict[str
         "step": step,
         "num_updates": policy.num_updates,
         "contents": contents,
-        "architecture": policy.model.family.architecture,
-        "dims": comparable_dims(policy.model.dims),
+        "architecture": policy.model.shape.architecture,
+        "dims": saved_sizes(policy.model.shape),
         "layout": {"tensor": layout.tp_size, "pipeline": layout.pp_size, "data": layout.dp_size},
         "config": asdict(policy.config),
         "versions": versions(),
@@ -252,7 +252,7 @@ def load_checkpoint(
             )
     with actor_device():
         state = sharded_state(policy, teacher, is_loading=True)
-        check_model(path, state, policy.model.family, policy.model.dims)
+        check_model(path, state, policy.model.shape)
         loaded = dist_checkpointing.load(state, str(path))
         load_model_state(policy.model.module, loaded["model"])
         load_optimizer_state(policy.optimizer, loaded["optimizer"])

@@ -5,7 +5,6 @@ gate/up) that receives a part with arbitrary memory without a word. So what is s
 names in the checkpoint that the engine started from, and vLLM's complaints are turned into errors.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,26 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
+
+from megatron_coreward.config.hf_files import read_tensors
+from megatron_coreward.config.model_shape import read_shape
 
 if TYPE_CHECKING:
     from vllm import LLM
 
-HEAD = "lm_head.weight"
 RELOAD_LOGGER = "vllm.model_executor.model_loader.reload"
 NOT_LOADED = ": Failed to load weights"
-ROTARY = "rotary_emb.inv_freq"  # in some old checkpoints; no weight
-
-
-def checkpoint_names(folder: Path) -> set[str]:
-    """Names of all weights in a Hugging Face folder, from the headers of its safetensors files."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = set(json.loads(index.read_text())["weight_map"])
-    else:
-        with safe_open(folder / "model.safetensors", framework="pt") as weights:
-            names = set(weights.keys())
-    return {name for name in names if not name.endswith(ROTARY)}
 
 
 class WeightReloader:
@@ -43,7 +31,8 @@ class WeightReloader:
 
     def __init__(self, llm: "LLM", folder: Path) -> None:
         self.llm = llm
-        self._expected = checkpoint_names(folder) | {HEAD}
+        head = read_shape(folder, trust_remote_code=True).family.head
+        self._expected = {*read_tensors(folder, "model.path"), head}
         self._weighted_layers: set[str] = llm.apply_model(_layers_with_parameters)[0]
 
     def reload(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:

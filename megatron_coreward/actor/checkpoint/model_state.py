@@ -1,7 +1,6 @@
 """The model's part of a checkpoint: is it this model, and loading it at any layout."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from megatron.core.models.gpt import GPTModel
 
 from megatron_coreward.actor.checkpoint.folder import read_state
 from megatron_coreward.actor.device import actor_device
-from megatron_coreward.actor.model.families.mapping import Dims, Family
+from megatron_coreward.config.model_shape import ModelShape
 
 CONTENTS_MODEL, CONTENTS_OPTIMIZER, CONTENTS_TEACHER = "model", "optimizer", "teacher"
 """What state.json's `contents` may list."""
@@ -22,7 +21,7 @@ CONTENTS_MODEL, CONTENTS_OPTIMIZER, CONTENTS_TEACHER = "model", "optimizer", "te
 _NORM_STATE = "layernorm._extra_state"
 
 
-def load_weights(path: Path, model: GPTModel, family: Family, dims: Dims) -> None:
+def load_weights(path: Path, model: GPTModel, shape: ModelShape) -> None:
     """Fills this rank's part of the model from a checkpoint; a converted one will do. A collective.
 
     Raises:
@@ -30,7 +29,7 @@ def load_weights(path: Path, model: GPTModel, family: Family, dims: Dims) -> Non
     """
     with actor_device():
         state = {"model": sharded_model(model)}
-        check_model(path, state, family, dims)
+        check_model(path, state, shape)
         loaded = dist_checkpointing.load(state, str(path))
         load_model_state(model, loaded["model"])
 
@@ -51,12 +50,18 @@ def load_model_state(model: GPTModel, loaded: dict[str, Any]) -> None:
     model.load_state_dict(loaded | of_norms)
 
 
-def comparable_dims(dims: Dims) -> dict[str, Any]:
-    """The model's sizes without the padding of the vocabulary, which depends on the layout."""
-    sizes = {key: value for key, value in asdict(dims).items() if key != "padded_vocab"}
-    if not dims.experts:
-        del sizes["experts"]  # checkpoints of dense models from before there were others have none
-    return sizes
+def saved_sizes(shape: ModelShape) -> dict[str, Any]:
+    """The model's sizes as `dims` of state.json has them; dense models have no `experts` there."""
+    sizes = {
+        "num_layers": shape.layers,
+        "hidden": shape.hidden,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab": shape.vocab,
+        "tied": shape.tied,
+    }
+    return sizes | ({"experts": shape.experts} if shape.experts else {})
 
 
 def sharded_tensors(state: dict[str, Any]) -> Iterator[ShardedTensor]:
@@ -74,23 +79,23 @@ def sharded_by_parameter(model_state: dict[str, Any]) -> dict[int, ShardedTensor
     return {id(one.data): one for one in nested_values(sharded)}
 
 
-def check_model(path: Path, state: dict[str, Any], family: Family, dims: Dims) -> None:
+def check_model(path: Path, state: dict[str, Any], shape: ModelShape) -> None:
     """Raises ValueError unless the checkpoint is of this model. A collective."""
-    for difference in _of_all_ranks(model_differences(path, state, family, dims)[:1]):
+    for difference in _of_all_ranks(model_differences(path, state, shape)[:1]):
         raise ValueError(
             f"{path} is of another model than model.path: {difference}. Set model.path to the model that the "
             "checkpoint was made from, or choose another checkpoint (run.output_dir, model.checkpoint)"
         )
 
 
-def model_differences(path: Path, state: dict[str, Any], family: Family, dims: Dims) -> list[str]:
-    """In what the checkpoint is of another model than `state`.
+def model_differences(path: Path, state: dict[str, Any], shape: ModelShape) -> list[str]:
+    """Differences between the checkpoint's model and `state`, the model of this `shape`.
 
     Both sizes and tensors are compared: equal shapes may hide other heads (two of 64 for four of 32), and
     the sizes do not tell everything. What the checkpoint has and `state` does not ask for is no matter.
     """
     saved = read_state(path)
-    wanted: dict[str, Any] = {"architecture": family.architecture, **comparable_dims(dims)}
+    wanted: dict[str, Any] = {"architecture": shape.architecture, **saved_sizes(shape)}
     found = {"architecture": saved["architecture"], **saved["dims"]}
     stored = dist_checkpointing.load_tensors_metadata(str(path))
     # The rows of a vocabulary are padded to the layout; their true number is among the sizes.

@@ -28,7 +28,7 @@ from torch import Tensor
 from megatron_coreward.actor.device import compute_device
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.weights.hf_writer import TensorSpec
-from megatron_coreward.actor.weights.load import EMBEDDING, HEAD, Entry, LoadedModel, hf_shapes, local_entries
+from megatron_coreward.actor.weights.load import Entry, LoadedModel, hf_shapes, local_entries
 from megatron_coreward.actor.weights.shares import EngineRank, join_shards, minimum_bytes, needed_shards
 from megatron_coreward.types import Traffic
 
@@ -46,11 +46,11 @@ class WeightExporter:
 
     def __init__(self, model: LoadedModel, layout: Layout, bucket_bytes: int, rollout_size: int = 1) -> None:
         self.parameters = dict(model.module.named_parameters())
-        self.dims = model.dims
+        self.shape = model.shape
         self.layout = layout
         self.dtype = model.dtype
         self.traffic = Traffic()
-        mine = local_entries(model.module, model.family, layout)
+        mine = local_entries(model.module, model.shape, layout)
         of_stage: list[list[Entry]] = [[] for _ in range(layout.ep_size)]
         dist.all_gather_object(of_stage, mine, group=layout.ep_group)
         others = [e for part in of_stage for e in part if e.ep_rank not in (None, layout.ep_rank)]
@@ -65,7 +65,7 @@ class WeightExporter:
         self._wanted = {entry: self._wanted_shards(entry) for entry in self.entries}
         self._minimum = minimum_bytes(
             [(entry, self._own_shard(entry) is not None) for entry in self.entries],
-            model.dims,
+            model.shape,
             (layout.tp_rank, layout.tp_size),
             self._engine_ranks[layout.tp_rank],
             self.dtype.itemsize,
@@ -86,11 +86,11 @@ class WeightExporter:
 
     def _merged(self, entry: Entry, shards: Shards, for_engine: bool) -> Iterator[tuple[str, Tensor]]:
         """A function of its own, so that nothing of one bucket is left when the next one is gathered."""
-        tensors = join_shards(entry, shards, self.dims, self.layout.tp_size)
+        tensors = join_shards(entry, shards, self.shape, self.layout.tp_size)
         shards.clear()
         yield from zip(entry.hf_names, tensors, strict=True)
-        if for_engine and self.dims.tied and entry.hf_names == [EMBEDDING]:
-            yield HEAD, tensors[0]
+        if for_engine and self.shape.tied and self._is_embedding(entry):
+            yield self.shape.family.head, tensors[0]
 
     def specs(self) -> list[TensorSpec]:
         """What `export(for_engine=False)` yields, in its order."""
@@ -98,16 +98,19 @@ class WeightExporter:
             TensorSpec(name, tuple(shape), self.dtype)
             for entry in self.entries
             for name, shape in zip(
-                entry.hf_names, hf_shapes(entry, self.dims, self.layout.tp_size), strict=True
+                entry.hf_names, hf_shapes(entry, self.shape, self.layout.tp_size), strict=True
             )
         ]
 
     def holding_stages(self, entry: Entry) -> set[int]:
         """The stages that have the parameter; a tied model's embedding is on the last one, too."""
-        return {entry.stage, *(self._tied_copies if entry.hf_names == [EMBEDDING] else ())}
+        return {entry.stage, *(self._tied_copies if self._is_embedding(entry) else ())}
+
+    def _is_embedding(self, entry: Entry) -> bool:
+        return entry.hf_names == [self.shape.family.embedding]
 
     def _is_copy(self, entry: Entry) -> bool:
-        return self.dims.tied and entry.hf_names == [HEAD]
+        return self.shape.tied and entry.hf_names == [self.shape.family.head]
 
     def _plan(self, bucket_bytes: int) -> list[Bucket]:
         """The same buckets on every rank; a parameter larger than a bucket is one of its own."""
@@ -176,7 +179,7 @@ class WeightExporter:
             {
                 shard
                 for tp_rank, engine in enumerate(self._engine_ranks)
-                for shard in needed_shards(entry, self.dims, self.layout.tp_size, engine)
+                for shard in needed_shards(entry, self.shape, self.layout.tp_size, engine)
                 if shard != tp_rank
             }
         )
