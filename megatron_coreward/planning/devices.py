@@ -24,8 +24,6 @@ class Device:
     intra_gbs: float
     inter_gbs: float
     host_gbs: float
-    dtype: str = "bfloat16"
-    """What model.dtype=auto means on it."""
 
     @property
     def is_gpu(self) -> bool:
@@ -39,7 +37,7 @@ DEVICES = {
         Device("H100", 79, 989, 3350, 450, 50, 50),
         Device("H200", 139, 989, 4800, 450, 50, 50),
         Device("B200", 178, 2250, 7700, 900, 50, 50),
-        Device("CPU", 8, 0.08, 10, 1, 0.1, 10, dtype="float32"),
+        Device("CPU", 8, 0.08, 10, 1, 0.1, 10),
     )
 }
 """80 GB A100 and H100, 141 GB H200, 192 GB B200, all with NVLink; 200 or 400 Gbit/s a GPU between nodes."""

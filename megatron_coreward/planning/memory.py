@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.precision import resolve_dtype
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of
 from megatron_coreward.phases.table import PHASES, Needs
@@ -56,8 +57,8 @@ class MemoryPlan:
 
 
 def run_dtype(config: Config, cluster: Cluster) -> str:
-    """The compute type: model.dtype, where auto depends on the device."""
-    return cluster.device.dtype if config.model.dtype == "auto" else config.model.dtype
+    """The compute type of the planned run."""
+    return resolve_dtype(config.model.dtype, on_gpu=cluster.device.is_gpu)
 
 
 def full_length(config: Config) -> int:

@@ -18,19 +18,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import torch
 import torch._dynamo
 import torch.distributed as dist
 
+from megatron_coreward.config.precision import resolve_dtype
 from megatron_coreward.config.schema import Config
 from megatron_coreward.requests import place, replica_of_rank
 from megatron_coreward.rollout.reload import WeightReloader
 from megatron_coreward.types import GenerationRequest, Response, Sampling
 from megatron_coreward.utils.distributed import preserve_rng
 from megatron_coreward.utils.memory import wanted
+from megatron_coreward.utils.replaced import replaced
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -217,7 +218,7 @@ def _own_shared_memory() -> Iterator[None]:
     dist.broadcast_object_list(ident)
     name = _CPUSHMDistributed.make_group_name
     own = staticmethod(lambda communicator: ident[0] + name(communicator).lstrip("/"))
-    with mock.patch.object(_CPUSHMDistributed, "make_group_name", own):
+    with replaced(_CPUSHMDistributed, make_group_name=own):
         yield
     for file in Path("/dev/shm").glob(f"{ident[0]}*"):
         file.unlink(missing_ok=True)
@@ -237,15 +238,12 @@ def _build(config: Config, model_path: str, max_model_len: int, seed: int) -> "L
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(CPU_BATCH_TOKENS, max_model_len),
         }
-    dtype = config.model.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if on_gpu else "float32"
     with _quiet_start():
         from vllm import LLM
 
         return LLM(
             model=model_path,
-            dtype=dtype,
+            dtype=resolve_dtype(config.model.dtype, on_gpu=on_gpu),
             trust_remote_code=config.model.trust_remote_code,
             distributed_executor_backend="external_launcher",
             tensor_parallel_size=config.rollout.tensor_parallel_size,

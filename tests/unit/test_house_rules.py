@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "planning": ("config", "roles", "coreward", "phases", "preflight"),
     "rephrasing": (*GROUND, "roles", "grading", "coreward", "data", "requests"),
     "rollout": (*GROUND, "requests"),
-    "actor.device": (),
+    "actor.device": ("utils", "config"),
     "actor.parallel": ("config", "actor.device"),
     "actor.model": (*GROUND, "actor.device", "actor.parallel"),
     "actor.compute": (*GROUND, "roles", "algorithm", "actor.device", "actor.parallel", "actor.model"),
