@@ -43,5 +43,5 @@ class MegatronReference:
             return self._forward.log_probs(batch)
 
     def _tensors(self) -> Iterator[torch.Tensor]:
-        """What offloading moves."""
+        """The tensors that offloading moves."""
         yield from self.model.module.parameters()

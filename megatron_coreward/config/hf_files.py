@@ -1,4 +1,4 @@
-"""Which weights a Hugging Face folder holds, by its index and the headers of its files. Imports no torch.
+"""The weights that a Hugging Face folder holds, by its index and the headers of its files. Imports no torch.
 
 Only safetensors are read: a pickle can run code. `option` is where the user gave the folder.
 """
@@ -20,14 +20,14 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a file's header says of one tensor."""
+    """One tensor as a file's header describes it."""
 
     file: str
     shape: tuple[int, ...]
     dtype: str
     """safetensors' name for it."""
     start: int
-    """Where its bytes begin in the file."""
+    """Position of its first byte in the file."""
 
 
 def read_json(path: Path, option: str) -> dict[str, Any]:
@@ -113,6 +113,6 @@ def _header(folder: Path, file: str) -> dict[str, TensorInfo]:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few of them."""
+    """The first few names, and the number of others."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

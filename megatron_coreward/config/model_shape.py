@@ -44,7 +44,7 @@ class ModelShape:
     layers: int
     hidden: int
     intermediate: int
-    """Of the MLP, or of one expert."""
+    """Width of the MLP, or of one expert."""
     heads: int
     kv_heads: int
     head_dim: int
@@ -52,11 +52,11 @@ class ModelShape:
     tied: bool
     max_positions: int
     experts: int = 0
-    """Per layer, in a Mixture of Experts."""
+    """Experts of a layer in a Mixture of Experts; 0: none."""
     active_experts: int = 0
-    """Those that a token goes to."""
+    """Experts that a token goes to."""
     norm_topk_prob: bool = False
-    """Whether the shares of the active experts are normalised to a sum of 1."""
+    """The weights of the active experts are normalised to a sum of 1."""
     norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None

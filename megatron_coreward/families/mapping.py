@@ -102,9 +102,9 @@ class Family:
     max_positions: int
     """`max_position_embeddings` where config.json has none, as transformers fills it in."""
     head_dim: int | None = None
-    """The same for `head_dim`; None: hidden size / heads."""
+    """`head_dim` where config.json has none; None: hidden size / heads."""
     kv_heads_are_heads: bool = False
-    """Whether config.json may leave `num_key_value_heads` out and mean as many as query heads."""
+    """config.json may leave `num_key_value_heads` out and mean as many as query heads."""
     qkv_bias: bool = False
     """A bias on q, k and v."""
     qk_norm: bool = False
@@ -121,7 +121,7 @@ class Family:
 
     @property
     def head(self) -> str:
-        """The head's; a tied model's folder need not have it."""
+        """The head's name there; a tied model's folder need not have it."""
         return self._hf_name("output_layer.weight")
 
     def _hf_name(self, megatron: str) -> str:

@@ -52,11 +52,11 @@ class Assumptions:
     """
 
     training: float = 0.35
-    """Of `tflops`, in forward and backward passes."""
+    """Share of `tflops` in forward and backward passes."""
     prefill: float = 0.5
-    """Of `tflops`, when vLLM reads prompts."""
+    """Share of `tflops` when vLLM reads prompts."""
     bandwidth: float = 0.6
-    """Of memory and link bandwidths."""
+    """Share of memory and link bandwidths."""
     decode_overhead_s: float = 0.01
     """Seconds of a decoding step that no device number explains: scheduling, sampling, kernel launches."""
     reserve: float = 0.06
@@ -76,7 +76,7 @@ class Cluster:
 
     @property
     def usable_bytes(self) -> int:
-        """Of one device's memory."""
+        """Bytes of one device's memory that can be planned with."""
         return int(self.device.memory_gib * 2**30 * (1 - self.assumptions.reserve))
 
     def link(self, span: int) -> float:

@@ -75,7 +75,7 @@ def _layers_with_parameters(model: torch.nn.Module) -> set[str]:
 
 
 def _forget_expert_kernels(model: torch.nn.Module) -> None:
-    """Has vLLM repack the weights of experts when they are loaded again.
+    """Makes vLLM repack the weights of experts when they are loaded again.
 
     On a CPU it packs them for its kernel when it makes the kernel and, since that is there already, leaves
     them as they come at every later load (0.32): the experts would compute nonsense without a word.
@@ -90,7 +90,7 @@ def _forget_expert_kernels(model: torch.nn.Module) -> None:
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """Collects what vLLM's reloading warns of, instead of showing it."""
+    """Collects the warnings of vLLM's reloading instead of showing them."""
     lines: list[str] = []
 
     class Collector(logging.Handler):

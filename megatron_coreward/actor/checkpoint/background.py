@@ -39,7 +39,7 @@ class ShardWriting:
             self._calls.schedule_async_request(request)
 
     def is_done(self, wait: bool) -> bool:
-        """Whether all ranks have written; then Megatron's metadata is written too. A collective.
+        """Tells whether all ranks have written; then Megatron's metadata is written too. A collective.
 
         Raises:
             CheckpointException: on every rank, when one could not write or its writer died.
@@ -47,7 +47,7 @@ class ShardWriting:
         return bool(self._calls.maybe_finalize_async_calls(blocking=wait))
 
     def files(self) -> dict[str, dict[str, int]]:
-        """Size and checksum of what this rank has written; after is_done."""
+        """Sizes and checksums of the files that this rank has written; after is_done."""
         return self._handover.files()
 
 

@@ -1,4 +1,4 @@
-"""The model's part of a checkpoint: is it this model, and loading it at any layout."""
+"""The model's part of a checkpoint: checks that it is of this model, and loads it at any layout."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from megatron_coreward.actor.device import actor_device
 from megatron_coreward.config.model_shape import ModelShape
 
 CONTENTS_MODEL, CONTENTS_OPTIMIZER, CONTENTS_TEACHER = "model", "optimizer", "teacher"
-"""What state.json's `contents` may list."""
+"""The values of `contents` in state.json."""
 
 _NORM_STATE = "layernorm._extra_state"
 
@@ -25,7 +25,7 @@ def load_weights(path: Path, model: GPTModel, shape: ModelShape) -> None:
     """Fills this rank's part of the model from a checkpoint; a converted one will do. A collective.
 
     Raises:
-        ValueError: on every rank, before a weight is touched: it is of another model.
+        ValueError: on every rank, before a weight is touched: the checkpoint is of another model.
     """
     with actor_device():
         state = {"model": sharded_model(model)}
@@ -41,11 +41,11 @@ def sharded_model(model: GPTModel) -> dict[str, Any]:
     a checkpoint of one could not be loaded into the other.
     """
     state = model.sharded_state_dict()
-    return {name: one for name, one in state.items() if not name.endswith(_NORM_STATE)}
+    return {name: tensor for name, tensor in state.items() if not name.endswith(_NORM_STATE)}
 
 
 def load_model_state(model: GPTModel, loaded: dict[str, Any]) -> None:
-    """Puts what was loaded for `sharded_model` into the model."""
+    """Copies what was loaded for `sharded_model` into the model."""
     of_norms = {name: state for name, state in model.state_dict().items() if name.endswith(_NORM_STATE)}
     model.load_state_dict(loaded | of_norms)
 
@@ -76,7 +76,7 @@ def sharded_tensors(state: dict[str, Any]) -> Iterator[ShardedTensor]:
 def sharded_by_parameter(model_state: dict[str, Any]) -> dict[int, ShardedTensor | ShardedTensorFactory]:
     """The model's sharded tensors by the id of the parameter that each is of."""
     sharded, _ = extract_sharded_tensors_and_factories(model_state)
-    return {id(one.data): one for one in nested_values(sharded)}
+    return {id(tensor.data): tensor for tensor in nested_values(sharded)}
 
 
 def check_model(path: Path, state: dict[str, Any], shape: ModelShape) -> None:
@@ -92,22 +92,22 @@ def model_differences(path: Path, state: dict[str, Any], shape: ModelShape) -> l
     """Differences between the checkpoint's model and `state`, the model of this `shape`.
 
     Both sizes and tensors are compared: equal shapes may hide other heads (two of 64 for four of 32), and
-    the sizes do not tell everything. What the checkpoint has and `state` does not ask for is no matter.
+    the sizes do not tell everything. What the checkpoint has and `state` does not ask for does not matter.
     """
-    saved = read_state(path)
+    saved_state = read_state(path)
     wanted: dict[str, Any] = {"architecture": shape.architecture, **saved_sizes(shape)}
-    found = {"architecture": saved["architecture"], **saved["dims"]}
+    saved = {"architecture": saved_state["architecture"], **saved_state["dims"]}
     stored = dist_checkpointing.load_tensors_metadata(str(path))
     # The rows of a vocabulary are padded to the layout; their true number is among the sizes.
     for tensor in sharded_tensors(state):
         skip = int(tensor.allow_shape_mismatch)
         wanted[tensor.key] = tuple(tensor.global_shape[skip:])
         if tensor.key in stored:
-            found[tensor.key] = tuple(stored[tensor.key].global_shape[skip:])
+            saved[tensor.key] = tuple(stored[tensor.key].global_shape[skip:])
     return [
-        f"{name} is {found.get(name, 'absent')} in the checkpoint and {want} in the model"
+        f"{name} is {saved.get(name, 'absent')} in the checkpoint and {want} in the model"
         for name, want in wanted.items()
-        if found.get(name, "absent") != want
+        if saved.get(name, "absent") != want
     ]
 
 

@@ -51,13 +51,13 @@ OnBytes = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written."""
+    """The result of a conversion."""
 
     output: Path
     tensors: int
     """Hugging Face tensors."""
     num_bytes: int
-    """Of weights, all ranks together."""
+    """Bytes of weights, all ranks together."""
     seconds: float
 
 
@@ -263,7 +263,7 @@ def _appearing(output: Path, new: Path, comm: Communicator, num_bytes: int) -> I
 
 
 def parameter_dtypes(source: HfFolder, outline: Outline, dtype: torch.dtype | None) -> list[torch.dtype]:
-    """What each parameter is stored as: `dtype`, or what its tensors have in the folder.
+    """The type that each parameter is stored in: `dtype`, or that of its tensors in the folder.
 
     Raises:
         ValueError: quantised tensors; tensors that become one tensor of the checkpoint differ in type.
@@ -271,10 +271,10 @@ def parameter_dtypes(source: HfFolder, outline: Outline, dtype: torch.dtype | No
     by_key: dict[str, torch.dtype] = {}
     for parameter in outline.parameters:
         for name in parameter.hf:
-            found = source.dtype(name)
-            if by_key.setdefault(parameter.stored.key, found) != found and dtype is None:
+            given = source.dtype(name)
+            if by_key.setdefault(parameter.stored.key, given) != given and dtype is None:
                 raise ValueError(
-                    f"{name} of {source.given} is {found} and others that are stored with it are "
+                    f"{name} of {source.given} is {given} and others that are stored with it are "
                     f"{by_key[parameter.stored.key]}; choose one with --dtype"
                 )
     return [dtype or by_key[parameter.stored.key] for parameter in outline.parameters]

@@ -27,7 +27,7 @@ class Parameter:
 
     entry: Entry
     stored: ShardedTensor | ShardedTensorFactory
-    """How a checkpoint stores it; without data."""
+    """Its form in a checkpoint, without data."""
     hf: dict[str, torch.Size]
     """The Hugging Face tensors that it is made of, and their shapes."""
 

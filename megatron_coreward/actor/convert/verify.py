@@ -39,12 +39,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `verify` found."""
+    """The result of `verify`."""
 
     tensors: int
-    """How many the model has."""
+    """The number of tensors that the model has."""
     differences: list[Difference]
-    """In the order of the model's layers; then what only the folder has."""
+    """In the order of the model's layers, and then the tensors that only the folder has."""
 
 
 def verify(

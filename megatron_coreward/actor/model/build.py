@@ -100,7 +100,7 @@ def moe_settings(shape: ModelShape, layout: Layout) -> dict[str, Any]:
 
 
 def stages(num_layers: int, pp_size: int) -> list[list[str]]:
-    """What each pipeline stage holds, in Megatron's words."""
+    """The content of each pipeline stage, in Megatron's words."""
     layers = [["decoder"] * num for num in layers_per_stage(num_layers, pp_size)]
     layers[0].insert(0, "embedding")
     layers[-1].append("loss")

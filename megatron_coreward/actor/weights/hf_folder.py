@@ -68,7 +68,7 @@ class HfFolder:
             )
 
     def same(self, a: str, b: str) -> bool:
-        """Whether two tensors are equal, a block at a time."""
+        """Tells whether two tensors are equal; reads a block at a time."""
         first, second = self.tensors[a], self.tensors[b]
         if (first.shape, first.dtype) != (second.shape, second.dtype):
             return False

@@ -1,4 +1,4 @@
-"""What each kind of mapping (families/mapping.py) does with tensors: Hugging Face's <-> one TP rank's shard.
+"""Tensors of each kind of mapping (families/mapping.py): from Hugging Face to a TP rank's shard and back.
 
 `split` and `merge` are exact inverses, and the shards of a parameter have one shape on all TP ranks. The
 collectives that bring shards together (stream.py) are the same for every kind, so there is no communication

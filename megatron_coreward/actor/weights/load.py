@@ -1,4 +1,4 @@
-"""Which Hugging Face tensors each of the actor's parameters is made of, and loading them.
+"""The Hugging Face tensors that each of the actor's parameters is made of, and loading them.
 
 Loading, export (stream.py) and conversion walk the family's table (families/) through `local_entries`.
 """
@@ -168,6 +168,6 @@ def check_extra_tensors(source: HfFolder, shape: ModelShape, way_out: str, *, al
 
 
 def has_other_head(source: HfFolder, shape: ModelShape) -> bool:
-    """Whether the folder of a tied model has a head that is not the embedding."""
+    """Tells whether the folder of a tied model has a head that is not the embedding."""
     head, embedding = shape.family.head, shape.family.embedding
     return shape.tied and {head, embedding} <= source.tensors.keys() and not source.same(embedding, head)

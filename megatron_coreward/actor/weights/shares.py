@@ -1,4 +1,4 @@
-"""Which rows of every tensor an actor rank holds, which a rollout rank needs, and the bytes in between.
+"""The rows of every tensor that an actor rank holds and a rollout rank needs, and the bytes in between.
 
 Both sides cut a tensor into equal parts along one dimension; "rows" are the indices along it. The actor cuts
 as its family's table says (families/mapping.py). The engine's cut is that of vLLM's tensor parallelism: the
@@ -44,35 +44,35 @@ def cut_dimension(kind: Kind) -> int:
     return kind.engine_dim if isinstance(kind, ExpertGatedMLP | ExpertDown) else 0
 
 
-def actor_rows(kind: Kind, part: int, size: int, shape: ModelShape, tp_rank: int, tp_size: int) -> range:
-    """The rows of the entry's tensor number `part`, which has `size` of them, on a TP rank of the actor."""
+def actor_rows(kind: Kind, index: int, size: int, shape: ModelShape, tp_rank: int, tp_size: int) -> range:
+    """The rows of the entry's tensor number `index`, which has `size` of them, on a TP rank of the actor."""
     if not kind.sharded:
         return range(size)
     if isinstance(kind, Vocabulary):
         return _part(shape.padded_vocab(tp_size), tp_rank, tp_size, size)
     if isinstance(kind, FusedQKV):
         fused = _part((shape.heads + 2 * shape.kv_heads) * shape.head_dim, tp_rank, tp_size)
-        return range(_rows_before(fused.start, part, shape), _rows_before(fused.stop, part, shape))
+        return range(_rows_before(fused.start, index, shape), _rows_before(fused.stop, index, shape))
     return _part(size, tp_rank, tp_size)
 
 
-def _rows_before(position: int, part: int, shape: ModelShape) -> int:
-    """Rows of q, k or v (part 0, 1, 2) before a row of the fused tensor: q, k, v of the first group, ..."""
+def _rows_before(position: int, index: int, shape: ModelShape) -> int:
+    """Rows of q, k or v (index 0, 1, 2) before a row of the fused tensor: q, k, v of the first group, ..."""
     queries = shape.heads // shape.kv_heads * shape.head_dim
-    own = queries if part == 0 else shape.head_dim
-    before = (0, queries, queries + shape.head_dim)[part]
+    own = queries if index == 0 else shape.head_dim
+    before = (0, queries, queries + shape.head_dim)[index]
     groups, rest = divmod(position, queries + 2 * shape.head_dim)
     return groups * own + min(max(rest - before, 0), own)
 
 
-def engine_rows(kind: Kind, part: int, size: int, shape: ModelShape, engine: EngineRank) -> range:
-    """The rows of the entry's tensor number `part` that vLLM keeps on a rank."""
+def engine_rows(kind: Kind, index: int, size: int, shape: ModelShape, engine: EngineRank) -> range:
+    """The rows of the entry's tensor number `index` that vLLM keeps on a rank."""
     if isinstance(kind, Replicated):
         return range(size)
     if isinstance(kind, Vocabulary):
         padded = -(-size // ENGINE_VOCABULARY_MULTIPLE) * ENGINE_VOCABULARY_MULTIPLE
         return _part(padded, engine.rank, engine.size, size)
-    is_key_or_value = isinstance(kind, FusedQKV) and part > 0
+    is_key_or_value = isinstance(kind, FusedQKV) and index > 0
     if is_key_or_value and shape.kv_heads < engine.size:
         copies = engine.size // shape.kv_heads
         return _part(size, engine.rank // copies, shape.kv_heads)
@@ -85,10 +85,10 @@ def needed_shards(entry: Entry, shape: ModelShape, tp_size: int, engine: EngineR
     if _cuts_heads(kind, shape, tp_size):
         return set(range(tp_size))
     needed = set()
-    for part, size in enumerate(_rows(entry, shape, tp_size)):
-        wanted = engine_rows(kind, part, size, shape, engine)
+    for index, size in enumerate(_rows(entry, shape, tp_size)):
+        wanted = engine_rows(kind, index, size, shape, engine)
         for tp_rank in range(tp_size):
-            if _common(wanted, actor_rows(kind, part, size, shape, tp_rank, tp_size)):
+            if _common(wanted, actor_rows(kind, index, size, shape, tp_rank, tp_size)):
                 needed.add(tp_rank)
     return needed
 
@@ -104,8 +104,8 @@ def join_shards(entry: Entry, shards: Mapping[int, Tensor], shape: ModelShape, t
     own = replace(shape, heads=shape.heads // tp_size, kv_heads=shape.kv_heads // tp_size)
     dim = cut_dimension(kind)
     for tp_rank, shard in shards.items():
-        for part, (whole, piece) in enumerate(zip(wholes, merge(kind, [shard], own), strict=True)):
-            rows = actor_rows(kind, part, whole.shape[dim], shape, tp_rank, tp_size)
+        for index, (whole, piece) in enumerate(zip(wholes, merge(kind, [shard], own), strict=True)):
+            rows = actor_rows(kind, index, whole.shape[dim], shape, tp_rank, tp_size)
             whole.narrow(dim, rows.start, len(rows)).copy_(piece.narrow(dim, 0, len(rows)))
     return wholes
 
@@ -130,12 +130,12 @@ def minimum_bytes(
     total = 0
     for entry, held in entries:
         kind = entry.mapping.kind
-        for part, hf_shape in enumerate(hf_shapes(entry, shape, tp_size)):
+        for index, hf_shape in enumerate(hf_shapes(entry, shape, tp_size)):
             size = hf_shape[cut_dimension(kind)]
-            wanted = engine_rows(kind, part, size, shape, engine)
+            wanted = engine_rows(kind, index, size, shape, engine)
             rows = len(wanted)
             if held:
-                rows -= _common(wanted, actor_rows(kind, part, size, shape, tp_rank, tp_size))
+                rows -= _common(wanted, actor_rows(kind, index, size, shape, tp_rank, tp_size))
             total += rows * (hf_shape.numel() // size) * itemsize
     return total
 
@@ -151,5 +151,5 @@ def _part(rows: int, rank: int, ranks: int, size: int | None = None) -> range:
     return range(min(rank * each, end), min((rank + 1) * each, end))
 
 
-def _common(one: range, other: range) -> int:
-    return max(0, min(one.stop, other.stop) - max(one.start, other.start))
+def _common(first: range, second: range) -> int:
+    return max(0, min(first.stop, second.stop) - max(first.start, second.start))

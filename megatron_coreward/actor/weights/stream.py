@@ -12,7 +12,7 @@ the way of the embedding. Data-parallel replicas each serve themselves. No rank 
 model, beside its own part, than one bucket.
 
 For the engine a shard stays where it is if no vLLM rank of the tensor group takes a row of it
-(weight_shares.py): with the same tensor-parallel size on both sides nothing travels between TP ranks. vLLM
+(shares.py): with the same tensor-parallel size on both sides nothing travels between TP ranks. vLLM
 wants whole tensors all the same, and takes its rows out of them; the other rows are never written.
 """
 
@@ -34,7 +34,7 @@ from megatron_coreward.types import Traffic
 
 Bucket = list[Entry]
 Shards = dict[int, Tensor]
-"""By TP rank."""
+"""The shards of one parameter by TP rank."""
 
 
 class WeightExporter:
@@ -50,12 +50,12 @@ class WeightExporter:
         self.layout = layout
         self.dtype = model.dtype
         self.traffic = Traffic()
-        mine = local_entries(model.module, model.shape, layout)
+        own = local_entries(model.module, model.shape, layout)
         of_stage: list[list[Entry]] = [[] for _ in range(layout.ep_size)]
-        dist.all_gather_object(of_stage, mine, group=layout.ep_group)
-        others = [e for part in of_stage for e in part if e.ep_rank not in (None, layout.ep_rank)]
+        dist.all_gather_object(of_stage, own, group=layout.ep_group)
+        others = [e for entries in of_stage for e in entries if e.ep_rank not in (None, layout.ep_rank)]
         stages: list[list[Entry]] = [[] for _ in range(layout.pp_size)]
-        dist.all_gather_object(stages, mine + others, group=layout.pp_group)
+        dist.all_gather_object(stages, own + others, group=layout.pp_group)
         self._tied_copies = {e.stage: e.local_name for stage in stages for e in stage if self._is_copy(e)}
         self.entries = [e for stage in stages for e in sorted(stage, key=_position) if not self._is_copy(e)]
         self.buckets = self._plan(bucket_bytes)
@@ -93,7 +93,7 @@ class WeightExporter:
             yield self.shape.family.head, tensors[0]
 
     def specs(self) -> list[TensorSpec]:
-        """What `export(for_engine=False)` yields, in its order."""
+        """Names, shapes and types of the tensors of `export(for_engine=False)`, in its order."""
         return [
             TensorSpec(name, tuple(shape), self.dtype)
             for entry in self.entries
@@ -113,7 +113,7 @@ class WeightExporter:
         return self.shape.tied and entry.hf_names == [self.shape.family.head]
 
     def _plan(self, bucket_bytes: int) -> list[Bucket]:
-        """The same buckets on every rank; a parameter larger than a bucket is one of its own."""
+        """Plans the same buckets on every rank; a parameter larger than a bucket is alone in one."""
         buckets: list[Bucket] = []
         room, stage = 0, -1
         for entry in self.entries:
@@ -130,17 +130,17 @@ class WeightExporter:
     def _gather(self, bucket: Bucket, for_engine: bool) -> deque[tuple[Entry, Shards]]:
         """Every entry's shards by TP rank: this rank's and the wanted ones."""
         sending: list[dist.Work] = []
-        mine = self.layout.tp_rank
-        found = deque((entry, {mine: self._along_pipeline(entry, sending)}) for entry in bucket)
+        tp_rank = self.layout.tp_rank
+        gathered = deque((entry, {tp_rank: self._along_pipeline(entry, sending)}) for entry in bucket)
         _wait(sending)
-        for entry, shards in found:
+        for entry, shards in gathered:
             if entry.ep_rank is not None and self.layout.ep_size > 1:
-                self._between_ep_ranks(entry, shards[mine], sending)
+                self._between_ep_ranks(entry, shards[tp_rank], sending)
             if self.layout.tp_size > 1 and entry.mapping.kind.sharded:
                 wanted = self._wanted[entry] if for_engine else range(self.layout.tp_size)
                 self._between_tp_ranks(entry, shards, wanted, sending)
         _wait(sending)
-        return found
+        return gathered
 
     def _along_pipeline(self, entry: Entry, sending: list[dist.Work]) -> Tensor:
         """This TP rank's shard, on every stage when `sending` is done."""
@@ -203,7 +203,7 @@ class WeightExporter:
 
 
 def _plain(parameter: Tensor) -> Tensor:
-    """Itself, or what an FP8 weight stands for, which is what the policy computes with."""
+    """The weight, dequantised if FP8: the policy computes with these values."""
     return dequantize_fp8_tensor(parameter) if is_float8tensor(parameter) else parameter.detach()
 
 
