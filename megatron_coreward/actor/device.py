@@ -33,14 +33,11 @@ def compute_dtype(name: str) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-class _Stream:
-    """The one "stream" of a CPU, on which everything is done when it is asked for. Its own event as well."""
+class _Stream(torch.cpu.Stream):
+    """The CPU's only stream. torch's own records no event, and Megatron waits for one."""
 
-    def record_event(self) -> "_Stream":
-        return self
-
-    def synchronize(self) -> None:
-        pass
+    def record_event(self) -> torch.cpu.Event:  # type: ignore[override]
+        return torch.cpu.Event()
 
 
 _STREAM = _Stream()

@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-_PICKLES = ("*.bin", "*.pt*")
 _ROTARY_BUFFER = "rotary_emb.inv_freq"
 _SHOWN = 8
 
@@ -61,16 +60,11 @@ def read_index(folder: Path, option: str) -> dict[str, str] | None:
         return files
     if (folder / SINGLE).is_file():
         return None
-    pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    reason = (
-        f"; pickled weights (*.bin, *.pt) can run code and are not read: save {some(pickled)} as safetensors"
-        if pickled
-        else ""
-    )
-    raise ValueError(
-        f"{option} must hold *.safetensors, but {folder} has neither {SINGLE} nor an index of shards "
-        f"({INDEX}){reason}."
-    )
+    problem = f"{option} must hold *.safetensors, but {folder} has neither {SINGLE} nor an index ({INDEX})"
+    if pickled := sorted(path.name for pattern in ("*.bin", "*.pt*") for path in folder.glob(pattern)):
+        problem += "; pickled weights (*.bin, *.pt) can run code and are not read: save "
+        problem += f"{some(pickled)} as safetensors"
+    raise ValueError(f"{problem}.")
 
 
 def read_tensors(folder: Path, option: str) -> dict[str, TensorInfo]:

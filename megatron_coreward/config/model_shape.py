@@ -195,32 +195,24 @@ class _Numbers:
     folder: Path
 
     def size(self, key: str, default: int | None = None) -> int:
-        value = self.section.get(key)
-        value = default if value is None else value
-        if not isinstance(value, int) or value < 1:
-            raise self._refusal(key, value, "a positive integer")
-        return value
+        return self._positive(key, default, int, "integer")
 
     def number(self, key: str, default: float | None = None) -> float:
+        return self._positive(key, default, (int, float), "number")
+
+    def _positive(self, key: str, default: float | None, types: Any, kind: str) -> Any:
         value = self.section.get(key)
         value = default if value is None else value
-        if not isinstance(value, int | float) or value <= 0:
-            raise self._refusal(key, value, "a positive number")
+        if not isinstance(value, types) or value <= 0:
+            given = f"config.json of {self.folder} (model.path): {key} is {value!r}"
+            raise ValueError(f"{given}, but must be a positive {kind}.")
         return value
-
-    def _refusal(self, key: str, value: object, kind: str) -> ValueError:
-        return ValueError(
-            f"config.json of {self.folder} (model.path): {key} is {value!r}, but must be {kind}."
-        )
 
 
 def _shape(settings: dict[str, Any], architecture: str, folder: Path) -> ModelShape:
     given, rope = _Numbers(settings, folder), _Numbers(_rope_of(settings), folder)
-    family, heads, hidden = (
-        FAMILIES[architecture],
-        given.size("num_attention_heads"),
-        given.size("hidden_size"),
-    )
+    family = FAMILIES[architecture]
+    heads, hidden = given.size("num_attention_heads"), given.size("hidden_size")
     kv_heads = given.size("num_key_value_heads", default=heads if family.kv_heads_are_heads else None)
     if heads % kv_heads:
         raise ValueError(
@@ -252,9 +244,5 @@ def _shape(settings: dict[str, Any], architecture: str, folder: Path) -> ModelSh
 
 
 def _scaling(rope: _Numbers, max_positions: int) -> RopeScaling:
-    return RopeScaling(
-        factor=rope.number("factor"),
-        low_freq_factor=rope.number("low_freq_factor"),
-        high_freq_factor=rope.number("high_freq_factor"),
-        original_max_position_embeddings=rope.size("original_max_position_embeddings", default=max_positions),
-    )
+    factor, low, high = (rope.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    return RopeScaling(factor, low, high, rope.size("original_max_position_embeddings", max_positions))

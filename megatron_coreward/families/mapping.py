@@ -7,14 +7,12 @@ table. What a kind does with tensors is in actor/weights/kinds.py.
 
 from collections.abc import Mapping as ReadOnlyDict
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 
-@dataclass(frozen=True)
 class Replicated:
     """The same on every TP rank: norms."""
 
-    sharded: ClassVar[bool] = False
+    sharded = False
 
 
 @dataclass(frozen=True)
@@ -22,17 +20,15 @@ class Split:
     """Cut along one dimension: 0 for column-parallel weights and biases, 1 for row-parallel weights."""
 
     dim: int
-    sharded: ClassVar[bool] = True
+    sharded = True
 
 
-@dataclass(frozen=True)
 class Vocabulary:
     """Embedding and head: rows padded with zeros to a multiple of TP, then cut along the rows."""
 
-    sharded: ClassVar[bool] = True
+    sharded = True
 
 
-@dataclass(frozen=True)
 class FusedQKV:
     """q, k, v (weights or biases) -> Megatron's order: per key/value head its query heads, then k, then v.
 
@@ -40,33 +36,30 @@ class FusedQKV:
     head's group, and Megatron gathers the outputs of all ranks before it takes heads from them.
     """
 
-    sharded: ClassVar[bool] = True
+    sharded = True
 
 
-@dataclass(frozen=True)
 class GatedMLP:
     """gate and up projections: each rank holds its part of gate, then its part of up."""
 
-    sharded: ClassVar[bool] = True
+    sharded = True
 
 
-@dataclass(frozen=True)
 class ExpertGatedMLP:
     """gate and up projections of one expert, which is whole on its expert-parallel rank.
 
     vLLM divides them over its tensor-parallel ranks along `engine_dim`.
     """
 
-    sharded: ClassVar[bool] = False
-    engine_dim: ClassVar[int] = 0
+    sharded = False
+    engine_dim = 0
 
 
-@dataclass(frozen=True)
 class ExpertDown:
     """The down projection of one expert, whole as well."""
 
-    sharded: ClassVar[bool] = False
-    engine_dim: ClassVar[int] = 1
+    sharded = False
+    engine_dim = 1
 
 
 Kind = Replicated | Split | Vocabulary | FusedQKV | GatedMLP | ExpertGatedMLP | ExpertDown

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from megatron_coreward.config.hf_files import read_tensors
+from megatron_coreward.config.hf_files import read_tensors, some
 from megatron_coreward.config.model_shape import read_shape
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ class WeightReloader:
             raise RuntimeError("vLLM could not reset its prefix cache after a weight update")
         missing = sorted(self._expected - sent)
         if missing:
-            raise RuntimeError(f"the rollout engine was not sent {len(missing)} weights: {_some(missing)}")
+            raise RuntimeError(f"the rollout engine was not sent {len(missing)} weights: {some(missing)}")
         ignored = sorted(
             {line for line in complaints if line.removesuffix(NOT_LOADED) in self._weighted_layers}
         )
         if ignored:
-            raise RuntimeError(f"the rollout engine kept old weights: {_some(ignored)}")
+            raise RuntimeError(f"the rollout engine kept old weights: {some(ignored)}")
 
 
 def _layers_with_parameters(model: torch.nn.Module) -> set[str]:
@@ -108,7 +108,3 @@ def _complaints() -> Iterator[list[str]]:
         reload_logger.removeHandler(collector)
         reload_logger.setLevel(level)
         reload_logger.propagate = propagate
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
