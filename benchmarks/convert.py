@@ -85,6 +85,7 @@ def plain(hf: Path, target: Path) -> Callable[[], None]:
 def conversion(operation: str, hf: Path, folder: Path, target: Path, shard_bytes: int) -> Callable[[], None]:
     from megatron_coreward.actor.convert.convert import hf_to_megatron, megatron_to_hf
     from megatron_coreward.actor.convert.outline import outline_of
+    from megatron_coreward.config.model_shape import read_shape
     from megatron_coreward.utils.distributed import TorchCommunicator, initialize
     from megatron_coreward.utils.logging import setup_logging
     from megatron_coreward.utils.memory import keep_freed_memory
@@ -92,7 +93,7 @@ def conversion(operation: str, hf: Path, folder: Path, target: Path, shard_bytes
     setup_logging()
     initialize()
     comm = TorchCommunicator()
-    outline_of(hf)
+    outline_of(read_shape(hf))
 
     def run() -> None:
         keep_freed_memory()

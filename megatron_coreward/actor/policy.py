@@ -49,7 +49,7 @@ class MegatronPolicy:
         self._forward = PackedForward(
             self.ddp,
             layout,
-            self.model.dims.vocab,
+            self.model.shape.vocab,
             config.rollout.temperature,
             config.optimizer.micro_batch_tokens,
         )
@@ -107,7 +107,7 @@ class MegatronPolicy:
         return self._exporter.traffic
 
     def weight_specs(self) -> list[TensorSpec]:
-        """What `export_weights(for_engine=False)` yields, in its order."""
+        """Names, shapes and types of the tensors of `export_weights(for_engine=False)`, in its order."""
         return self._exporter.specs()
 
     def export_weights(self, *, for_engine: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
@@ -116,7 +116,7 @@ class MegatronPolicy:
         return self._exporter.export(for_engine=for_engine)
 
     def settle(self) -> None:
-        """Has all of this rank's weights in place; before anything but a forward pass reads them."""
+        """Waits for this rank's weights. Call it before anything but a forward pass reads them."""
         finish_gathering(self.ddp)
 
     def offload(self) -> None:

@@ -63,6 +63,13 @@ DETERMINISTIC_ENVIRONMENT = {
 arguments.py allows), cuBLAS (torch.use_deterministic_algorithms) and Transformer Engine's attention."""
 
 
+def resolve_dtype(choice: str, *, on_gpu: bool) -> str:
+    """`model.dtype` without auto: float32 on a CPU, where bfloat16 is emulated and slow, else bfloat16."""
+    if choice != "auto":
+        return choice
+    return "bfloat16" if on_gpu else "float32"
+
+
 @dataclass(frozen=True)
 class Machine:
     """Hardware and software that a rank runs on."""

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from megatron_coreward.config.loading import to_yaml
 from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.precision import resolve_dtype
 from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.costs import (
     GIB,
@@ -37,7 +38,7 @@ def show(config: Config, shape: ModelShape, world_size: int, console: Console | 
     console.print(_batch_table(config, batch))
     console.print(_model_table(config, shape))
     # The device is unknown here (no torch), so with dtype=auto both possibilities are shown.
-    dtypes = ("float32", "bfloat16") if config.model.dtype == "auto" else (config.model.dtype,)
+    dtypes = list(dict.fromkeys(resolve_dtype(config.model.dtype, on_gpu=gpu) for gpu in (False, True)))
     ranks = batch.data_parallel
     memory = {dtype: memory_per_rank(config, shape, dtype, data_parallel=ranks) for dtype in dtypes}
     console.print(_bytes_table("Memory per rank (no activations)", memory, with_sum=True))

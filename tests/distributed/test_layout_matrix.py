@@ -29,6 +29,7 @@ from megatron_coreward.actor.checkpoint.model_state import load_weights
 from megatron_coreward.actor.checkpoint.optimizer_state import MOMENTS, _parts
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.saver import load_checkpoint
+from megatron_coreward.actor.weights.kinds import merge, split
 from megatron_coreward.actor.weights.load import local_entries, source_names
 from megatron_coreward.config.schema import ParallelConfig
 from tests.distributed.checkpoint.checkpoint_runs import (
@@ -173,16 +174,16 @@ def whole_moments(policy: MegatronPolicy, moment: str) -> Tensors:
     model, adam = policy.model, policy.optimizer.optimizer.state
     parameters = dict(model.module.named_parameters())
     whole = {}
-    for entry in local_entries(model.module, model.family, policy.layout):
+    for entry in local_entries(model.module, model.shape, policy.layout):
         tensor = adam[parameters[entry.local_name]][moment]
-        tensors = entry.mapping.kind.merge([tensor], model.dims)
+        tensors = merge(entry.mapping.kind, [tensor], model.shape)
         whole |= {name: tensor.clone() for name, tensor in zip(entry.hf_names, tensors, strict=True)}
     return whole
 
 
 def differences_after_loading_weights(policy: MegatronPolicy, path: Path, origin: Origin) -> list[str]:
     set_to_zero(policy.model.module.parameters())
-    load_weights(path, policy.model.module, policy.model.family, policy.model.dims)
+    load_weights(path, policy.model.module, policy.model.shape)
     return wrong_weights(policy, origin)
 
 
@@ -227,13 +228,14 @@ def shards_of(policy: MegatronPolicy, whole: Tensors) -> Tensors:
     """This rank's shards of whole tensors, by the parameters' local names."""
     model, layout = policy.model, policy.layout
     return {
-        entry.local_name: entry.mapping.kind.split(
-            [whole[name] for name in source_names(entry, model.dims)],
-            model.dims,
+        entry.local_name: split(
+            entry.mapping.kind,
+            [whole[name] for name in source_names(entry, model.shape)],
+            model.shape,
             layout.tp_rank,
             layout.tp_size,
         )
-        for entry in local_entries(model.module, model.family, layout)
+        for entry in local_entries(model.module, model.shape, layout)
     }
 
 

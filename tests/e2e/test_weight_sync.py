@@ -142,11 +142,11 @@ def combination(engine: VllmEngine, folder: Path, layout_sizes: tuple[int, int],
         sync_weights(policy, engine, version=1)
     seen.b, seen.alive, seen.model_bytes = gap(), alive.peak, alive.total
     model = policy.model
-    load_hf_weights(model.module, model.family, model.dims, layout, folder / "c")
+    load_hf_weights(model.module, model.shape, layout, folder / "c")
     seen.c_not_synced = gap()
     sync_weights(policy, engine, version=2)
     seen.c = gap()
-    load_hf_weights(model.module, model.family, model.dims, layout, folder / "a")
+    load_hf_weights(model.module, model.shape, layout, folder / "a")
     with mock.patch.object(engine.llm, "reset_prefix_cache", lambda: True):
         sync_weights(policy, engine, version=3)
     seen.stale_prefixes = gap()

@@ -46,7 +46,7 @@ def groups():
 def log_probs(model: Path, responses: tuple[ScoredResponse, ...], **of_model: str) -> torch.Tensor:
     layout = parallel.initialize(ParallelConfig())
     loaded = load_model(ModelConfig(str(model), **of_model), layout)
-    forward = PackedForward(loaded.module, layout, loaded.dims.vocab, 1.0, BUDGET)
+    forward = PackedForward(loaded.module, layout, loaded.shape.vocab, 1.0, BUDGET)
     with torch.no_grad():
         return forward.log_probs(make_batch([WeightedResponse(r) for r in responses]))
 

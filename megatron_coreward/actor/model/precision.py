@@ -1,4 +1,4 @@
-"""Which modules compute the actor's layers, and in which precision, in Megatron's words.
+"""The modules that compute the actor's layers and their precision, in Megatron's words.
 
 Nothing here has run on a GPU yet; docs/fp8.md says what is checked without one.
 """
@@ -24,7 +24,7 @@ LOCAL: dict[str, Any] = {"transformer_impl": "local"}
 
 @functools.cache
 def this_machine() -> Machine:
-    """What this rank runs on."""
+    """The hardware and the libraries that this rank runs on."""
     gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     return Machine(gpu, torch.version.cuda, _te_version())
 

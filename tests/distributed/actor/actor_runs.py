@@ -212,9 +212,10 @@ def _replica_gap(policy: MegatronPolicy) -> float:
     module, layout = policy.model.module, policy.layout
     parameters = dict(module.named_parameters())
     mine = {}
-    for entry in local_entries(module, policy.model.family, layout):
-        tied = policy.model.dims.tied and entry.hf_names in ([hf_weights.EMBEDDING], [hf_weights.HEAD])
-        name = hf_weights.EMBEDDING if tied else " ".join(entry.hf_names)
+    shape = policy.model.shape
+    for entry in local_entries(module, shape, layout):
+        tied = shape.tied and entry.hf_names in ([shape.family.embedding], [shape.family.head])
+        name = shape.family.embedding if tied else " ".join(entry.hf_names)
         part = layout.tp_rank if entry.mapping.kind.sharded else 0
         mine[name, part] = parameters[entry.local_name].detach()
     first: dict[tuple[str, int], torch.Tensor] = {}

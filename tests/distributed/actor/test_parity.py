@@ -104,7 +104,7 @@ def forward_all(
     for folder, config in cases:
         layout = parallel.initialize(config)
         model = load_model(ModelConfig(str(folder)), layout)
-        forward = PackedForward(model.module, layout, model.dims.vocab, 1.0, BUDGET)
+        forward = PackedForward(model.module, layout, model.shape.vocab, 1.0, BUDGET)
         log_probs = {}
         with torch.no_grad():
             for forward.temperature in TEMPERATURES:

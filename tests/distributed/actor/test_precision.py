@@ -14,14 +14,13 @@ import pytest
 import torch
 from megatron.core.fp8_utils import get_fp8_align_size
 from megatron.core.transformer.transformer_config import TransformerConfig
-from transformers import AutoConfig
 
 from megatron_coreward.actor.compute.forward import token_multiple
-from megatron_coreward.actor.model.build import model_dims, transformer_config
-from megatron_coreward.actor.model.families.registry import family_of
+from megatron_coreward.actor.model.build import transformer_config
 from megatron_coreward.actor.model.layers import modules_of
 from megatron_coreward.actor.model.precision import fp8_settings, megatron_settings
 from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.config.model_shape import read_shape
 from megatron_coreward.config.precision import RECIPES
 from megatron_coreward.config.schema import Fp8Config, ModelConfig
 from tests.distributed.actor.te_runs import STAND_INS, both_modules
@@ -39,11 +38,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def built(model: Path, fp8: Fp8Config, tensor: int = 1) -> TransformerConfig:
     """As load_model does it."""
-    hf = AutoConfig.from_pretrained(model)
     layout = Layout(0, tensor, 0, 1, 0, 1, sequence_parallel=tensor > 1)
     settings = megatron_settings(ModelConfig(), fp8, ENGINE)
-    family = family_of(hf.architectures)
-    return transformer_config(hf, model_dims(hf, tensor), family, layout, torch.bfloat16, precision=settings)
+    return transformer_config(read_shape(model), layout, torch.bfloat16, precision=settings)
 
 
 @pytest.mark.parametrize("form", ["hybrid", "e4m3"])

@@ -189,5 +189,5 @@ def test_a_missing_or_broken_file_is_named(folders, tmp_path):
     with pytest.raises(ValueError, match=f"{file} ends within {name}"):
         source.tensor(name)
     (tmp_path / file).unlink()
-    with pytest.raises(ValueError, match=f"files that are not there: {file}"):
+    with pytest.raises(ValueError, match=f"files that are missing: {file}"):
         HfFolder(tmp_path)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from megatron_coreward.config.loading import load_config
-from megatron_coreward.config.model_shape import FAMILIES, layers_per_stage
+from megatron_coreward.config.model_shape import layers_per_stage
 from megatron_coreward.config.schema import Config
+from megatron_coreward.families.registry import FAMILIES
 from megatron_coreward.preflight.checks import validate
 
 LLAMA: dict[str, Any] = {
@@ -267,9 +268,14 @@ def test_rope(load: Callable[..., Config], tmp_path: Path, key: str) -> None:
     for rope in ({"rope_type": "yarn", "factor": 2.0}, {"type": "linear", "factor": 2.0}):
         write_model(tmp_path / "model", LLAMA | {key: rope})
         refused(load(), f"RoPE type {rope.get('rope_type', rope.get('type'))!r}; supported: default, llama3.")
-    for rope in ({"rope_type": "llama3", "factor": 8.0}, {"rope_type": "default", "rope_theta": 1e4}, None):
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    for rope in (llama3, {"rope_type": "default", "rope_theta": 1e4}, None):
         write_model(tmp_path / "model", LLAMA | {key: rope})
         validate(load(), 1)
+    write_model(tmp_path / "model", LLAMA | {key: {"rope_type": "llama3", "factor": 8.0}})
+    refused(load(), "low_freq_factor is None, but must be a positive number.")
+    write_model(tmp_path / "model", LLAMA | {key: {"full_attention": llama3}})
+    refused(load(), "which is not supported for LlamaForCausalLM")
     write_model(tmp_path / "model", LLAMA | {key: {"rope_type": "default", "partial_rotary_factor": 0.25}})
     refused(load(), "sets partial_rotary_factor=0.25")
 
@@ -303,6 +309,9 @@ def test_defaults_are_those_of_transformers(
     ours = validate(load("rollout.max_response_tokens=8"), 1)
     assert ours.max_positions == theirs.max_position_embeddings
     assert ours.tied == theirs.tie_word_embeddings
+    assert ours.norm_eps == theirs.rms_norm_eps
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert ours.norm_topk_prob == theirs.to_dict().get("norm_topk_prob", False)
     head_dim = theirs.to_dict().get("head_dim") or theirs.hidden_size // theirs.num_attention_heads
     assert ours.head_dim == head_dim
 
@@ -328,6 +337,7 @@ def test_hub_offline(tmp_path: Path) -> None:
     """The real client without a network: one clear error, at once."""
     program = """
 import sys
+from megatron_coreward.families.registry import FAMILIES
 from megatron_coreward.preflight.checks import validate
 from megatron_coreward.config.loading import load_config
 

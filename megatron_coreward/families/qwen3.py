@@ -4,8 +4,8 @@ Megatron sums the gradients of these norms over TP ranks, each of which sees onl
 looking for `q_layernorm` and `k_layernorm` in the parameter's name and for `config.qk_layernorm`.
 """
 
-from megatron_coreward.actor.model.families.llama import MAPPINGS
-from megatron_coreward.actor.model.families.mapping import Family, Mapping, Replicated
+from megatron_coreward.families.llama import MAPPINGS
+from megatron_coreward.families.mapping import Family, Mapping, Replicated
 
 QWEN3 = Family(
     "Qwen3ForCausalLM",
@@ -20,5 +20,7 @@ QWEN3 = Family(
             for name in "qk"
         ),
     ),
-    qk_layernorm=True,
+    max_positions=32768,
+    head_dim=128,
+    qk_norm=True,
 )

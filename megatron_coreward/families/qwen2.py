@@ -1,7 +1,7 @@
 """Qwen2ForCausalLM (Qwen2, Qwen2.5): Llama's table with a bias on q, k and v."""
 
-from megatron_coreward.actor.model.families.llama import MAPPINGS
-from megatron_coreward.actor.model.families.mapping import Family, FusedQKV, Mapping
+from megatron_coreward.families.llama import MAPPINGS
+from megatron_coreward.families.mapping import Family, FusedQKV, Mapping
 
 QWEN2 = Family(
     "Qwen2ForCausalLM",
@@ -13,5 +13,6 @@ QWEN2 = Family(
             FusedQKV(),
         ),
     ),
-    add_qkv_bias=True,
+    max_positions=32768,
+    qkv_bias=True,
 )

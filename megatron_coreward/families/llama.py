@@ -1,6 +1,6 @@
 """LlamaForCausalLM: Llama 2 to 3.2, SmolLM2. The other dense families start from its table."""
 
-from megatron_coreward.actor.model.families.mapping import (
+from megatron_coreward.families.mapping import (
     Family,
     FusedQKV,
     GatedMLP,
@@ -35,4 +35,4 @@ MAPPINGS = (
     Mapping("output_layer.weight", ("lm_head.weight",), Vocabulary()),
 )
 
-LLAMA = Family("LlamaForCausalLM", MAPPINGS)
+LLAMA = Family("LlamaForCausalLM", MAPPINGS, max_positions=2048, kv_heads_are_heads=True)

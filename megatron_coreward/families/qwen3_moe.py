@@ -4,14 +4,14 @@ Every expert is whole on one expert-parallel rank (parallel.expert): tensor para
 vocabulary only, so that small experts keep matrices worth multiplying.
 """
 
-from megatron_coreward.actor.model.families.mapping import (
+from megatron_coreward.families.mapping import (
     ExpertDown,
     ExpertGatedMLP,
     Family,
     Mapping,
     Replicated,
 )
-from megatron_coreward.actor.model.families.qwen3 import QWEN3
+from megatron_coreward.families.qwen3 import QWEN3
 
 _MEGATRON = "decoder.layers.{layer}.mlp."
 _HF = "model.layers.{layer}.mlp."
@@ -30,5 +30,7 @@ QWEN3_MOE = Family(
         ),
         Mapping(_MEGATRON_EXPERT + "linear_fc2.weight", (_HF_EXPERT + "down_proj.weight",), ExpertDown()),
     ),
-    qk_layernorm=True,
+    max_positions=32768,
+    qk_norm=True,
+    experts=True,
 )
