@@ -47,7 +47,7 @@ Prompt = tuple[int, View, tuple[int, ...]]
 def request_seed(
     run_seed: int, step: int, pair_id: int, view: View, sample: int, stream: Stream = TRAINING
 ) -> int:
-    """63 bits of a hash over all of them, so that no two requests of a run share a random stream.
+    """63 bits of a hash over all arguments, so that no two requests of a run share random numbers.
 
     Neighbouring seeds (seed + index) would not do: engines derive streams from them that overlap.
     """

@@ -88,7 +88,7 @@ class Scores:
 
     @property
     def samples(self) -> int:
-        """K."""
+        """Sampled responses per question and seed."""
         return self.sampled_SQK.shape[2]
 
     def by_question(self, ks: Sequence[int]) -> dict[str, np.ndarray]:

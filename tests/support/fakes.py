@@ -144,6 +144,7 @@ class FakePolicy(FakeModel):
         return [replace(r, confidence=Confidence(float(r.sample), 0.5)) for r in responses]
 
     def update(self, batch: TrainBatch, objective: Objective) -> Figures:
+        assert self.on_device, "the optimizer state is offloaded"
         self.journal.append("policy updates")
         self.batches.append(batch)
         if self.failure is not None:
