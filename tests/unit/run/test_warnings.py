@@ -1,0 +1,117 @@
+"""Each warning is said once, with the key to look at, and stands in the run's last line again."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from megatron_coreward.run.warnings import FIRST_RESPONSES, RULES, STEPS_WITHOUT_SIGNAL, RunWarnings
+from megatron_coreward.types import ScoredResponse, View
+
+HEALTHY = {
+    "reward/mean": 0.4,
+    "original/answered": 0.9,
+    "rephrased/answered": 0.8,
+    "original/signal_groups": 0.5,
+    "rephrased/signal_groups": 0.4,
+    "diagnostics/original/pass@1": 0.3,
+    "diagnostics/rephrased/pass@1": 0.2,
+}
+
+
+def responses(count: int, answer: str = "7") -> list[ScoredResponse]:
+    empty = np.zeros(0, np.int32)
+    return [
+        ScoredResponse(
+            n, View.ORIGINAL, 0, (1,), empty, empty, f"words of response {n}", "stop", 0, answer=answer
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.WARNING, logger="megatron_coreward.run.warnings")
+    return caplog
+
+
+def test_a_healthy_run_says_nothing(said: pytest.LogCaptureFixture) -> None:
+    warnings = RunWarnings(total_steps=40)
+    warnings.on_evaluation({"eval/greedy_pass@1": 0.5})
+    for _ in range(2 * STEPS_WITHOUT_SIGNAL):
+        warnings.on_step(HEALTHY, responses(FIRST_RESPONSES))
+    warnings.on_evaluation({"eval/greedy_pass@1": 0.41})
+    assert not said.records and warnings.summary() == ""
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02])
+def test_a_model_that_does_not_box(said: pytest.LogCaptureFixture, share: float) -> None:
+    warnings = RunWarnings(total_steps=40)
+    silent = HEALTHY | {"original/answered": share, "rephrased/answered": share}
+    warnings.on_step(silent, responses(FIRST_RESPONSES - 1, answer=""))
+    assert not said.records, "too few to know"
+    warnings.on_step(silent, responses(1, answer=""))
+    warnings.on_step(silent, responses(1, answer=""))
+    [line] = [record.getMessage() for record in said.records]
+    assert line.startswith(f"no answers: {share:.0%} of the first 64 responses hold a boxed answer")
+    assert "'words of response 0'" in line and "'words of response 1'" in line and "response 2" not in line
+    assert "data.system_prompt" in line
+    assert warnings.summary().startswith("with 1 warning: no answers (look at data.system_prompt")
+
+
+def test_truths_that_never_match(said: pytest.LogCaptureFixture) -> None:
+    warnings = RunWarnings(total_steps=40)
+    wrong = HEALTHY | {"diagnostics/original/pass@1": 0.0, "diagnostics/rephrased/pass@1": 0.0}
+    warnings.on_step(wrong, responses(FIRST_RESPONSES))
+    assert "not one of the first 64 responses matches a ground truth. Look at data.original" in said.text
+
+
+def test_without_truths_nothing_is_said_of_them(said: pytest.LogCaptureFixture) -> None:
+    warnings = RunWarnings(total_steps=40)
+    warnings.on_step({k: v for k, v in HEALTHY.items() if "diagnostics" not in k}, responses(FIRST_RESPONSES))
+    assert not said.records
+
+
+@pytest.mark.parametrize("total_steps", [3, STEPS_WITHOUT_SIGNAL, 40])
+def test_no_signal(said: pytest.LogCaptureFixture, total_steps: int) -> None:
+    warnings = RunWarnings(total_steps)
+    flat = HEALTHY | {"original/signal_groups": 0.0, "rephrased/signal_groups": 0.0}
+    needed = min(total_steps, STEPS_WITHOUT_SIGNAL)
+    for step in range(1, needed + 1):
+        assert not said.records, step
+        warnings.on_step(flat, responses(1))
+    assert f"no signal: in {needed} steps no group" in said.text and "rollout.samples" in said.text
+
+
+def test_one_wording_alone_is_looked_at(said: pytest.LogCaptureFixture) -> None:
+    warnings = RunWarnings(total_steps=1)
+    warnings.on_step({"reward/mean": 0.0, "original/signal_groups": 0.0}, responses(1))
+    assert "no signal" in said.text
+
+
+def test_accuracy_that_fell_also_across_a_resume(said: pytest.LogCaptureFixture) -> None:
+    for records in ([], [{"step": 0, "eval/greedy_pass@1": 0.54}, {"step": 1, **HEALTHY}]):
+        said.clear()
+        warnings = RunWarnings(total_steps=40, records=records)
+        if not records:
+            warnings.on_evaluation({"eval/greedy_pass@1": 0.54})
+        warnings.on_evaluation({"eval/greedy_pass@1": 0.13})
+        warnings.on_evaluation({"eval/greedy_pass@1": 0.11})
+        [line] = [record.getMessage() for record in said.records]
+        assert "greedy_pass@1 fell from 0.540 to 0.130" in line and line.endswith("Look at optimizer.lr")
+
+
+def test_what_other_checks_found_is_listed_too(said: pytest.LogCaptureFixture) -> None:
+    warnings = RunWarnings(total_steps=40)
+    for _ in range(2):
+        warnings.add("one wording twice", "both files hold the same questions", "data.rephrased")
+    assert len(said.records) == 1
+    assert warnings.summary() == "with 1 warning: one wording twice (look at data.rephrased)"
+
+
+def test_every_rule_names_keys_that_exist() -> None:
+    from megatron_coreward.config.loading import field_types
+
+    for rule in RULES:
+        for key in rule.key.split(", "):
+            assert key.split(" ")[0] in field_types(), key
