@@ -178,7 +178,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
         if code == 0 and config.run.export_hf:
             export_hf(policy, Path(config.model.path), output / HF_EXPORT)
     if code == 0:
-        logger.info("done: %s", output)
+        logger.info("done: %s", folder.summary())
     grader.close()
     engine.close()
     shutdown()

@@ -70,10 +70,11 @@ def _check_training(config: Config) -> None:
             f"rollout.vote_samples is {voters}, but must be at least rollout.samples ({samples}), since all "
             f"responses that are trained on vote, too. Raise it, or set it to 0 to let just those vote."
         )
-    if algorithm.advantage == "rloo" and samples == 1:
+    if samples == 1:
         raise ValueError(
-            "algorithm.advantage is rloo, but with rollout.samples=1 there are no other responses to compare "
-            "with. Set rollout.samples to 2 or more, or choose another algorithm.advantage."
+            f"algorithm.advantage is {algorithm.advantage}, but with rollout.samples=1 there are no other "
+            "responses to compare with: every advantage is 0 and nothing can be learned. Set rollout.samples "
+            "to 2 or more."
         )
     keeps_kl = algorithm.kl_coef > 0 and algorithm.denominator == "all"
     if algorithm.skip_no_signal and keeps_kl and not algorithm.mask_truncated:

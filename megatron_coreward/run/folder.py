@@ -17,8 +17,9 @@ from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.roles import Communicator
 from megatron_coreward.run.progress import RunProgress
 from megatron_coreward.run.rollouts import write_rollouts
+from megatron_coreward.run.warnings import RunWarnings
 from megatron_coreward.types import QuestionPair, ScoredResponse, StepReport
-from megatron_coreward.utils.metrics import MetricsWriter
+from megatron_coreward.utils.metrics import MetricsWriter, read_metrics
 from megatron_coreward.utils.run_names import CONFIG_FILE, EVALUATIONS, NONFINITE
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class RunFolder:
         self._stack = ExitStack()
         self._writer: MetricsWriter | None = None
         self._progress: RunProgress | None = None
+        self._warnings: RunWarnings | None = None
         if comm.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / CONFIG_FILE).write_text(to_yaml(config))
@@ -77,6 +79,7 @@ class RunFolder:
             self._progress = self._stack.enter_context(
                 RunProgress(console, total=total_steps, done=resumed_step or 0)
             )
+            self._warnings = RunWarnings(total_steps, read_metrics(self.folder) if resumed else ())
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -94,9 +97,10 @@ class RunFolder:
     ) -> None:
         if self._rollouts:
             write_rollouts(self.folder, report.step, pairs, scored, self.comm)
-        if self._writer is not None and self._progress is not None:
+        if self._writer is not None and self._progress is not None and self._warnings is not None:
             self._writer.log(report.step, report.metrics)
             self._progress.step(report.step, report.metrics)
+            self._warnings.on_step(report.metrics, scored)
         self._agreements += [report.metrics[AGREEMENT]] if AGREEMENT in report.metrics else []
 
     def on_nonfinite(
@@ -108,7 +112,7 @@ class RunFolder:
         return folder
 
     def on_evaluation(self, step: int, scores: Scores, seconds: float) -> None:
-        if self._writer is None:
+        if self._writer is None or self._warnings is None:
             return
         metrics = scores.metrics()
         logger.info(
@@ -118,6 +122,12 @@ class RunFolder:
         path = self.folder / EVALUATIONS / f"step_{step:06d}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(scores.summary(self.seed)) + "\n")
+        self._warnings.on_evaluation(metrics)
+
+    def summary(self) -> str:
+        """The last line of a finished run: where it lies, and the warnings that it had."""
+        warnings = self._warnings.summary() if self._warnings is not None else ""
+        return f"{self.folder}, {warnings}" if warnings else f"{self.folder}"
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         started = time.perf_counter()

@@ -35,6 +35,10 @@ def error_of(config: Config) -> str:
             ["algorithm.advantage is rloo", "rollout.samples=1"],
         ),
         (
+            ["rollout.samples=1"],
+            ["algorithm.advantage is group-norm", "rollout.samples=1", "nothing can be learned"],
+        ),
+        (
             ["algorithm.skip_no_signal=true"],
             ["algorithm.skip_no_signal is true", "algorithm.kl_coef is 0.005", "algorithm.denominator=all"],
         ),

@@ -5,8 +5,10 @@ import logging
 import numpy as np
 import pytest
 
+from megatron_coreward.config.keys import all_keys
 from megatron_coreward.run.warnings import FIRST_RESPONSES, RULES, STEPS_WITHOUT_SIGNAL, RunWarnings
 from megatron_coreward.types import ScoredResponse, View
+from tests.support.paths import ROOT
 
 HEALTHY = {
     "reward/mean": 0.4,
@@ -109,9 +111,9 @@ def test_what_other_checks_found_is_listed_too(said: pytest.LogCaptureFixture) -
     assert warnings.summary() == "with 1 warning: one wording twice (look at data.rephrased)"
 
 
-def test_every_rule_names_keys_that_exist() -> None:
-    from megatron_coreward.config.loading import field_types
-
+def test_every_rule_names_keys_that_exist_and_stands_on_the_page() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
     for rule in RULES:
+        assert f"| {rule.name} |" in page
         for key in rule.key.split(", "):
-            assert key.split(" ")[0] in field_types(), key
+            assert key.split(" ")[0] in all_keys(), key
