@@ -20,6 +20,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _ROPE_TYPES = ("default", "llama3")
+VLLM_VOCABULARY_MULTIPLE = 64
+"""vLLM pads the vocabulary to a multiple of it before it divides the rows over tensor-parallel ranks."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ actor/weights/stream.py sends them.
 import math
 from dataclasses import dataclass
 
-from megatron_coreward.config.model_shape import ModelShape, layers_per_stage
+from megatron_coreward.config.model_shape import VLLM_VOCABULARY_MULTIPLE, ModelShape, layers_per_stage
 from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.costs import (
     PRECISIONS,
@@ -19,9 +19,6 @@ from megatron_coreward.preflight.costs import (
     layer_parameters,
     vocabulary_parameters,
 )
-
-ENGINE_VOCABULARY_MULTIPLE = 64
-"""vLLM pads the vocabulary to a multiple of it; the same as in actor/weights/shares.py."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def weight_sync_bytes(config: Config, shape: ModelShape, dtype: str) -> int:
     norms = 2 * layer_parameters(shape, 2, expert) - layer_parameters(shape, 1, expert)
     layers = shape.layers * (layer_parameters(shape, tensor, expert) - norms)
     engine = config.rollout.tensor_parallel_size
-    padded = math.ceil(shape.vocab / ENGINE_VOCABULARY_MULTIPLE) * ENGINE_VOCABULARY_MULTIPLE
+    padded = math.ceil(shape.vocab / VLLM_VOCABULARY_MULTIPLE) * VLLM_VOCABULARY_MULTIPLE
     own_vocabulary = math.ceil(shape.vocab / tensor)
     between = max(
         shards_received(1 / tensor, 1 / engine, 1.0, tensor, engine, group) * layers

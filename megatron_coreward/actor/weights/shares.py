@@ -16,7 +16,7 @@ from torch import Tensor
 
 from megatron_coreward.actor.weights.kinds import merge
 from megatron_coreward.actor.weights.load import Entry, hf_shapes
-from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.model_shape import VLLM_VOCABULARY_MULTIPLE, ModelShape
 from megatron_coreward.families.mapping import (
     ExpertDown,
     ExpertGatedMLP,
@@ -26,8 +26,6 @@ from megatron_coreward.families.mapping import (
     Split,
     Vocabulary,
 )
-
-ENGINE_VOCABULARY_MULTIPLE = 64
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def engine_rows(kind: Kind, index: int, size: int, shape: ModelShape, engine: En
     if isinstance(kind, Replicated):
         return range(size)
     if isinstance(kind, Vocabulary):
-        padded = -(-size // ENGINE_VOCABULARY_MULTIPLE) * ENGINE_VOCABULARY_MULTIPLE
+        padded = -(-size // VLLM_VOCABULARY_MULTIPLE) * VLLM_VOCABULARY_MULTIPLE
         return _part(padded, engine.rank, engine.size, size)
     is_key_or_value = isinstance(kind, FusedQKV) and index > 0
     if is_key_or_value and shape.kv_heads < engine.size:
