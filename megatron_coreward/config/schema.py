@@ -65,7 +65,7 @@ class ModelConfig:
     path: str = "???"
     """Folder in Hugging Face format (config.json, *.safetensors, tokenizer) or hub id."""
     checkpoint: str = ""
-    """Take the weights from this checkpoint (a run's, or one of tools/convert_checkpoint.py) instead of those
+    """Take the weights from this checkpoint (a run's, or one of `coreward convert`) instead of those
     in `path`; config and tokenizer still come from `path`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type of actor and rollout; auto: float32 on CPU, bfloat16 on GPU."""

@@ -9,12 +9,8 @@ import pytest
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
-BEING_MENDED = pytest.mark.xfail(reason="rewritten on another branch", strict=False)
 FILES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("examples/**/README.md"))]
-PAGES = [
-    pytest.param(file, id=name, marks=BEING_MENDED if file.stem == "adding_a_family" else ())
-    for file, name in ((file, str(file.relative_to(ROOT))) for file in FILES)
-]
+PAGES = [pytest.param(file, id=str(file.relative_to(ROOT))) for file in FILES]
 PACKAGE = "megatron_coreward"
 ROOMS = (PACKAGE, "tests", "tools", "examples", "benchmarks")
 MAX_LINE, MAX_PAGES = 110, 20
@@ -84,9 +80,7 @@ def test_folders_of_pages_can_be_taken_in_at_a_glance() -> None:
         assert len(list(folder.glob("*"))) <= MAX_PAGES, name_of(folder)
 
 
-@pytest.mark.parametrize(
-    "room", ["docs", *(pytest.param(r, marks=BEING_MENDED if r == PACKAGE else ()) for r in ROOMS)]
-)
+@pytest.mark.parametrize("room", ["docs", *ROOMS])
 def test_nobody_cites_a_note_that_is_not_in_the_repository(room: str) -> None:
     """Nor in README; settings of examples may name any folder."""
     paths = [

@@ -107,9 +107,7 @@ def load_hf_weights(model: GPTModel, shape: ModelShape, layout: Layout, folder: 
             model would ignore.
     """
     source = HfFolder(folder)
-    check_extra_tensors(
-        source, shape, "convert it there and back with tools/convert_checkpoint.py and --allow-extra"
-    )
+    check_extra_tensors(source, shape, "convert it there and back with coreward convert and --allow-extra")
     parameters = dict(model.named_parameters())
     entries = [(entry, source_names(entry, shape)) for entry in local_entries(model, shape, layout)]
     for entry, names in entries:
