@@ -63,6 +63,11 @@ DETERMINISTIC_ENVIRONMENT = {
 arguments.py allows), cuBLAS (torch.use_deterministic_algorithms) and Transformer Engine's attention."""
 
 
+def wanted(choice: str, *, on_gpu: bool) -> bool:
+    """A key of the memory section: always, never, or auto = on a GPU."""
+    return on_gpu if choice == "auto" else choice == "always"
+
+
 def resolve_dtype(choice: str, *, on_gpu: bool) -> str:
     """`model.dtype` without auto: float32 on a CPU, where bfloat16 is emulated and slow, else bfloat16."""
     if choice != "auto":

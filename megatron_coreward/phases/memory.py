@@ -14,10 +14,11 @@ memory only, and its vLLM cannot sleep. The part on GPUs has not been run yet.
 
 import torch
 
+from megatron_coreward.config.precision import wanted
 from megatron_coreward.config.schema import MemoryConfig
 from megatron_coreward.phases.table import PHASES, Needs
 from megatron_coreward.roles import KV_CACHE, WEIGHTS, Policy, Reference, RolloutEngine
-from megatron_coreward.utils.memory import PeakMemory, wanted
+from megatron_coreward.utils.memory import PeakMemory
 
 
 def check_memory_settings(config: MemoryConfig) -> None:
@@ -31,9 +32,10 @@ def check_memory_settings(config: MemoryConfig) -> None:
 
 def make_room(config: MemoryConfig, policy: Policy, reference: Reference | None, needs: Needs) -> None:
     """Moves away what `needs` leaves out and the configuration lets go."""
-    if wanted(config.offload_optimizer) and not needs.optimizer:
+    on_gpu = torch.cuda.is_available()
+    if wanted(config.offload_optimizer, on_gpu=on_gpu) and not needs.optimizer:
         policy.offload()
-    if wanted(config.offload_reference) and reference is not None and not needs.reference:
+    if wanted(config.offload_reference, on_gpu=on_gpu) and reference is not None and not needs.reference:
         reference.offload()
 
 
@@ -48,7 +50,7 @@ class MemoryPhases:
     ) -> None:
         self._config = config
         self._policy, self._reference, self._rollout = policy, reference, rollout
-        self._sleeps = wanted(config.rollout_sleep)
+        self._sleeps = wanted(config.rollout_sleep, on_gpu=torch.cuda.is_available())
         self._awake = {WEIGHTS, KV_CACHE}
         self._peak = PeakMemory()
 

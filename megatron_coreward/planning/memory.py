@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from megatron_coreward.config.model_shape import ModelShape
-from megatron_coreward.config.precision import resolve_dtype
+from megatron_coreward.config.precision import resolve_dtype, wanted
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of
 from megatron_coreward.phases.table import PHASES, Needs
@@ -137,11 +137,6 @@ def _parts(
     if KV_CACHE in needs.engine or not sleeps:
         parts["KV cache"] = max(0, engine["KV cache"])
     return parts | _work(config, shape, cluster, name, stage)
-
-
-def wanted(choice: str, *, on_gpu: bool) -> bool:
-    """A key of the memory section: always, never, or auto = on a GPU."""
-    return on_gpu if choice == "auto" else choice == "always"
 
 
 def packed_pass(config: Config, cluster: Cluster) -> Pass:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.precision import wanted
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of
 from megatron_coreward.planning import traffic
@@ -21,7 +22,7 @@ from megatron_coreward.planning.flops import (
     linear_flops_per_token,
     training_flops,
 )
-from megatron_coreward.planning.memory import MemoryPlan, run_dtype, wanted
+from megatron_coreward.planning.memory import MemoryPlan, run_dtype
 from megatron_coreward.preflight.costs import (
     PRECISIONS,
     batch_arithmetic,

@@ -24,13 +24,12 @@ import torch
 import torch._dynamo
 import torch.distributed as dist
 
-from megatron_coreward.config.precision import resolve_dtype
+from megatron_coreward.config.precision import resolve_dtype, wanted
 from megatron_coreward.config.schema import Config
 from megatron_coreward.requests import place, replica_of_rank
 from megatron_coreward.rollout.reload import WeightReloader
 from megatron_coreward.types import GenerationRequest, Response, Sampling
 from megatron_coreward.utils.distributed import preserve_rng
-from megatron_coreward.utils.memory import wanted
 from megatron_coreward.utils.replaced import replaced
 
 if TYPE_CHECKING:
@@ -225,11 +224,11 @@ def _own_shared_memory() -> Iterator[None]:
 
 
 def _build(config: Config, model_path: str, max_model_len: int, seed: int) -> "LLM":
+    on_gpu = torch.cuda.is_available()
     settings: dict[str, Any] = {
         "gpu_memory_utilization": config.rollout.gpu_memory_utilization,
-        "enable_sleep_mode": wanted(config.memory.rollout_sleep),
+        "enable_sleep_mode": wanted(config.memory.rollout_sleep, on_gpu=on_gpu),
     }
-    on_gpu = torch.cuda.is_available()
     if not on_gpu:
         settings = {
             "kv_cache_memory_bytes": int(config.rollout.memory_gb * GIB),

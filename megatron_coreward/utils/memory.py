@@ -1,4 +1,4 @@
-"""Peak memory of this rank, whether it has a GPU to save memory on, and reuse of what it has freed."""
+"""Peak memory of this rank, and reuse of what it has freed."""
 
 import contextlib
 import ctypes
@@ -12,11 +12,6 @@ _RESET_PEAK = "5"
 """See proc(5)."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """See mallopt(3)."""
-
-
-def wanted(choice: str) -> bool:
-    """A setting of the `memory` section: always, never, or auto = where there is a GPU."""
-    return torch.cuda.is_available() if choice == "auto" else choice == "always"
 
 
 def keep_freed_memory() -> None:
