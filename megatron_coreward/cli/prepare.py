@@ -29,10 +29,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from megatron_coreward.data.columns import (
+    BOX,
+    GSM8K_MARK,
+    QUESTION_COLUMNS,
+    TRUTH_COLUMNS,
+    Missing,
+    Unreadable,
+    find,
+    label_of,
+    question_of,
+    truth_of,
+)
 from megatron_coreward.data.pair_files import ViewRow, write_view
-from megatron_coreward.data.pairs import GSM8K_MARK, final_answer
-from megatron_coreward.data.tables import RECORD_SUFFIXES, iter_records, text_or_none
-from megatron_coreward.grading.answers import extract_answer, normal_form
+from megatron_coreward.data.tables import RECORD_SUFFIXES, Record, iter_records, unit_of
+from megatron_coreward.grading.answers import normal_form
 from megatron_coreward.rephrasing.checks import scripts
 from megatron_coreward.utils.folders import publish, temporary_name
 from megatron_coreward.utils.logging import print_error
@@ -44,61 +55,55 @@ SPLITS = {name: name for name in ("train", "test", "validation")} | {
     "val": "validation",
 }
 NO_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Item:
-    """A question as a source has it; blank texts stand for what is missing."""
+    """A question as a source has it; blank texts stand for what is missing, `fault` for an unread answer."""
 
     question: str
     answer: str | None
     level: str = ""
     subject: str = ""
+    fault: str = ""
 
 
-def pick(record: Record, *names: str) -> Any:
-    """The value under the first of `names` that the record has."""
-    for name in names:
-        if name in record:
-            return record[name]
-    raise ValueError(f"no column {' or '.join(names)} among {', '.join(map(str, record))}")
+def question_in(record: Record, *names: str) -> str:
+    """The question in the first filled column of `names`, by default of those that training reads."""
+    columns = names or QUESTION_COLUMNS
+    find(record, columns)  # a column that does not exist is an error, an empty one a row without a question
+    try:
+        return question_of(record, columns).strip()
+    except Missing:
+        return ""
 
 
-def text_of(value: Any) -> str:
-    return (text_or_none(value) or "").strip()
-
-
-def question_in(record: Record) -> str:
-    """The question of a record of any kind; of a list of turns the user's."""
-    question = pick(record, "problem", "question", "prompt")
-    if isinstance(question, list):
-        return "\n".join(text_of(turn["content"]) for turn in question if turn["role"] == "user")
-    return text_of(question)
-
-
-def answer_in(text: str) -> str | None:
-    r"""The last \boxed{...} of a solution, else what follows GSM8K's ####, else the text itself."""
-    if r"\boxed" in text or r"\fbox" in text:
-        return extract_answer(text).strip() or None
-    return final_answer(text)
+def answer_in(record: Record, *names: str) -> tuple[str | None, str]:
+    """The answer in the first filled column of `names`, and what is wrong with one that cannot be read."""
+    find(record, names)
+    try:
+        return truth_of(record, names).strip(), ""
+    except Missing:
+        return None, ""
+    except Unreadable as error:
+        return None, str(error)
 
 
 def from_math(record: Record) -> Item:
     """Hendrycks MATH and its mirrors: problem, solution or answer, level, type or subject."""
-    if "answer" in record:
-        answer = text_of(record["answer"])
-    else:
-        answer = extract_answer(text_of(pick(record, "solution"))).strip()
-    level = text_of(record.get("level"))
-    subject = text_of(record.get("type")) or text_of(record.get("subject"))
-    return Item(question_in(record), answer or None, f"Level {level}" if level.isdigit() else level, subject)
+    column = find(record, ("answer", "solution"))
+    known = column == "answer" or BOX.search(str(record[column]))
+    answer, fault = answer_in(record, column) if known else (None, "")
+    level = label_of(record, ("level",))
+    level = f"Level {level}" if level.isdigit() else level
+    return Item(question_in(record), answer, level, label_of(record, ("type", "subject")), fault)
 
 
 def from_gsm8k(record: Record) -> Item:
     """GSM8K: question, answer with the number after ####."""
-    solution = text_of(pick(record, "answer"))
-    return Item(question_in(record), final_answer(solution) if GSM8K_MARK in solution else None)
+    known = GSM8K_MARK in str(record[find(record, ("answer",))])
+    answer, fault = answer_in(record, "answer") if known else (None, "")
+    return Item(question_in(record), answer, fault=fault)
 
 
 DAPO_LEAD = re.compile(r"\s*Solve the following math problem step by step\.[^\n]*\n+")
@@ -108,18 +113,20 @@ DAPO_TAIL = re.compile(r"\n+Remember to put your answer on its own line after \"
 def from_dapo(record: Record) -> Item:
     """DAPO-Math-17k, as released (prompt with an instruction around it) or processed."""
     question = DAPO_TAIL.sub("", DAPO_LEAD.sub("", question_in(record), count=1)).strip()
-    answer = pick(record, "reward_model", "answer", "solution", "label")
-    return Item(question, text_or_none(answer["ground_truth"] if isinstance(answer, dict) else answer))
+    answer, fault = answer_in(record, *TRUTH_COLUMNS, "label")
+    return Item(question, answer, fault=fault)
 
 
 def from_own(options: argparse.Namespace) -> Callable[[Record], Item]:
     """A converter for the columns that were named."""
 
     def convert(record: Record) -> Item:
-        answer = answer_in(text_of(pick(record, options.answer_column))) if options.answer_column else None
-        level = text_of(pick(record, options.level_column)) if options.level_column else ""
-        subject = text_of(pick(record, options.subject_column)) if options.subject_column else ""
-        return Item(text_of(pick(record, options.question_column)), answer, level, subject)
+        answer, fault = answer_in(record, options.answer_column) if options.answer_column else (None, "")
+        level, subject = (
+            label_of(record, (find(record, (name,)),)).strip() if name else ""
+            for name in (options.level_column, options.subject_column)
+        )
+        return Item(question_in(record, options.question_column), answer, level, subject, fault)
 
     return convert
 
@@ -150,7 +157,7 @@ class Split:
         if not key:
             self.drop("no question", place)
         elif item.answer is None and not unanswered:
-            self.drop("no answer", place)
+            self.drop(item.fault or "no answer", place)
         elif latin and scripts(item.question) - {"LATIN"}:
             self.drop("other than Latin letters", place)
         elif key in self.contradictory:
@@ -211,11 +218,11 @@ def read_splits(
     splits: dict[str, Split] = {}
     for name, file in inputs:
         split = splits.setdefault(name, Split())
-        for number, record in enumerate(iter_records(str(file), "INPUT")):
-            place = f"{file.name} of {file.parent.name}, record {number}"
+        for number, record in iter_records(str(file), "INPUT"):
+            place = f"{file.name} of {file.parent.name}, {unit_of(str(file))} {number}"
             try:
                 item = convert(record)
-            except (KeyError, TypeError, ValueError) as error:
+            except Unreadable as error:
                 raise ValueError(f"INPUT {place}: {error}; is this the right format for the data?") from error
             split.add(item, place, unanswered=unanswered, latin=latin)
     return splits
@@ -238,7 +245,7 @@ def hold_out(splits: dict[str, Split], count: int, seed: int) -> None:
 def separate(splits: dict[str, Split], excluded: Sequence[str]) -> None:
     """Takes the questions of the test split and of the files `excluded` out of every other split."""
     foreign = {
-        file: {key_of(question_in(one)) for one in iter_records(file, "--exclude")} for file in excluded
+        file: {key_of(question_in(one)) for _, one in iter_records(file, "--exclude")} for file in excluded
     }
     for name, split in splits.items():
         if name != "test":
