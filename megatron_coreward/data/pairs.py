@@ -108,14 +108,9 @@ def load_pairs(
         raise _no_truth(first, unreadable)
     if unreadable:
         logger.warning(
-            "%s=%s: %d of %d ground truths cannot be read and count as absent (only metrics use them): %s",
-            *(
-                first.key,
-                first.path,
-                len(unreadable),
-                len(truths),
-                _by_reason(first, unreadable, "no answer"),
-            ),
+            "%s=%s: %d of %d ground truths are not read and count as absent (only metrics use them): %s",
+            *(first.key, first.path, len(unreadable), len(truths)),
+            _by_reason(first, unreadable, "no answer"),
         )
     pairs = [
         PairRecord(

@@ -54,9 +54,8 @@ class DataFile:
     def named(self, places: Sequence[int]) -> str:
         """'row 3', 'lines 3, 5', or the first _NAMED of them 'and 7 more'."""
         names, left = ", ".join(map(str, places[:_NAMED])), len(places) - _NAMED
-        return (
-            f"{unit_of(self.path)}{'s' * (len(places) > 1)} {names}{f' and {left} more' if left > 0 else ''}"
-        )
+        unit = unit_of(self.path) + "s" * (len(places) > 1)
+        return f"{unit} {names}{f' and {left} more' if left > 0 else ''}"
 
 
 def unit_of(path: str) -> str:
@@ -81,7 +80,7 @@ def read_file(path: str, key: str, columns: Sequence[str]) -> DataFile:
 
 
 def iter_records(path: str, key: str, columns: set[str] | None = None) -> Iterator[tuple[int, Record]]:
-    """(place, record) of a file: Parquet, JSON (an object or a list of them), JSONL or CSV with a header line.
+    """(place, record) of a file: Parquet, JSON (an object or a list), JSONL or CSV with a header line.
 
     A Parquet file is read a block at a time and may have any name; `columns` limits what is read of it.
 
@@ -95,11 +94,7 @@ def iter_records(path: str, key: str, columns: set[str] | None = None) -> Iterat
     elif suffix == ".csv":
         yield from _csv_records(path, key)
     elif suffix in RECORD_SUFFIXES:
-        content = list(_json_lines(path, key)) if suffix == ".jsonl" else read_json(path, key)
-        numbered = (
-            content if suffix == ".jsonl" else enumerate(content if isinstance(content, list) else [content])
-        )
-        for place, record in numbered:
+        for place, record in _json_lines(path, key) if suffix == ".jsonl" else _json_rows(path, key):
             if not isinstance(record, dict):
                 file = DataFile(key, path, [], [], [])
                 found = f"{file.named([place])} is a {type(record).__name__}"
@@ -116,24 +111,16 @@ def check_file(path: str, key: str) -> None:
         raise ValueError(f"{key} is empty; set it to a file, or data.source=synthetic for generated problems")
     if Path(path).is_dir():
         files = sorted(file.name for file in Path(path).iterdir() if file.suffix.lower() in RECORD_SUFFIXES)
-        raise bad_input(
-            key,
-            path,
-            "this is a folder",
-            f"set {key} to a file in it ({', '.join(files[:_NAMED]) or 'it has none'})",
-        )
+        names = ", ".join(files[:_NAMED]) or "it has no data file"
+        raise bad_input(key, path, "this is a folder", f"set {key} to a file in it ({names})")
     if not Path(path).is_file():
         raise bad_input(key, path, "no such file", f"set {key} to an existing file")
     start = _start(path)
     if not start:
         raise bad_input(key, path, "the file is empty (0 bytes)", f"set {key} to a file with rows")
     if start.startswith(_LFS_MAGIC):
-        raise bad_input(
-            key,
-            path,
-            "this is a Git LFS pointer, not the data",
-            "fetch the data with `git lfs pull` in its folder",
-        )
+        advice = "fetch the data with `git lfs pull` in its folder"
+        raise bad_input(key, path, "this is a Git LFS pointer, not the data", advice)
 
 
 def _start(path: str) -> bytes:
@@ -199,6 +186,11 @@ def read_json(path: str, key: str) -> Any:
         place = f"{path}:{error.lineno}"
         found = f"not readable as JSON ({error.msg}, column {error.colno})"
         raise bad_input(key, place, found, "set it to a valid JSON file") from error
+
+
+def _json_rows(path: str, key: str) -> Iterator[tuple[int, Any]]:
+    content = read_json(path, key)
+    yield from enumerate(content if isinstance(content, list) else [content])
 
 
 def _json_lines(path: str, key: str) -> Iterator[tuple[int, Any]]:
