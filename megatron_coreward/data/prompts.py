@@ -198,7 +198,7 @@ def _warn_of_no_box(
     texts = apply_template(tokenizer, chats, tokenize=False, add_generation_prompt=True)
     if not any(r"\boxed" in text for text in texts):
         logger.warning(
-            r"no prompt asks for \boxed{}, and only boxed answers are read: set data.system_prompt to ask for it"
+            r"no prompt asks for \boxed{}, and only boxed answers are read: set data.system_prompt to ask"
         )
 
 

@@ -102,8 +102,8 @@ def check_prompts(
     distinct = len(set(map(tuple, prompts)))
     if distinct == 1 < different:
         raise ValueError(
-            f"model.path={tokenizer.name_or_path}: the prompts of all {different} different questions have the "
-            "same token ids; use a tokenizer that knows the words of the questions"
+            f"model.path={tokenizer.name_or_path}: the prompts of all {different} different questions have "
+            "the same token ids; use a tokenizer that knows the words of the questions"
         )
     if distinct < different:
         logger.warning(
