@@ -109,6 +109,8 @@ def index_of(record: Record) -> int:
         raise Missing(f"column '{column}' {_emptiness(value)}")
     if isinstance(value, str) and value.strip().isdecimal():
         return int(value)
+    if isinstance(value, float) and value.is_integer():  # of a Parquet column with nulls
+        return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise Unreadable(f"column '{column}' is {_kind(value)}; it must be integer")
     return value
