@@ -2,13 +2,13 @@
 
     python -m benchmarks.actor [--shape 0.6B 1.7B] [--tokens 4096 16384] [--impl local transformer_engine]
                                [--recompute none] [--output FILE.json]
-    python -m benchmarks.actor --shape tiny --tokens 512        what a CPU can show: that it runs
+    python -m benchmarks.actor --shape tiny --tokens 512        on a CPU: shows only that it runs
 
-Random weights in the shape of Qwen3-0.6B or 1.7B, in the compute type that model.dtype=auto means here.
-FLOPs are those of planning/flops.py: the half of attention that is causal, and no repeated forward pass
-(recompute). They are held against two limits: the best rate of a matrix product in this run, and the card's
-stated one where planning/devices.py has it. Responses of 1,024 tokens, a quarter prompt. One device, on which
-nothing else runs.
+The model has random weights in the shape of Qwen3-0.6B or 1.7B and the compute type of model.dtype=auto.
+FLOPs are those of planning/flops.py: they count the causal half of attention and no repeated forward pass
+(recompute). They are compared with two limits: the best rate of a matrix product in this run, and the card's
+stated rate if planning/devices.py has it. Sequences have 1,024 tokens, a quarter of them prompt. The
+benchmark uses one device and needs it for itself.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from megatron_coreward.actor import parallel
 from megatron_coreward.actor.device import compute_device, compute_dtype
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import read_shape
@@ -170,7 +171,7 @@ def make_batch(policy: MegatronPolicy, tokens: int) -> TrainBatch:
         )
         for number in range(count)
     ]
-    return policy.shard(scored).with_log_probs(old=None, ref=None)
+    return policy.shard(with_weights(scored, policy.config, policy.comm))
 
 
 def product_rate() -> float:

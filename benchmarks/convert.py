@@ -1,14 +1,14 @@
-"""Time and peak memory of the conversions, against plainly reading and writing the same tensors.
+"""Time and peak memory of the conversions, compared with plain reading and writing of the same tensors.
 
     python -m benchmarks.convert [--repeats 5] [--hf DIR] [--shard-size 5GB] [--output convert.json]
 
 The model has random weights in the shape of SmolLM2-135M (538 MB), or is that of `--hf`. Every measurement
-is a process of its own: imports are done and a first outline is made before the clock starts, and peak
-memory is what the process takes beyond that. What was imported is collected and the memory that files need
-is provided, so that no operation pays for the state in which it finds the machine. Plain means safetensors'
-load_file and save_file, and an fsync as the conversions do one, too. All files are in the page cache. The
-three take turns, and ratios are taken within a turn, so that they hold on a machine that is busy. Needs
-Linux and 3 GB of disk.
+runs in its own process: imports and a first outline come before the clock starts, and peak memory is what
+the process takes beyond them. The garbage of the imports is collected and the memory that files need is
+provided before, so that no operation pays for the state of the machine. "Plain" means safetensors' load_file
+and save_file, and an fsync, because the conversions do one. All files are in the page cache. The three cases
+take turns, and ratios are taken within a turn, so that they hold on a busy machine. Needs Linux and 3 GB of
+disk.
 """
 
 import argparse
@@ -85,6 +85,7 @@ def plain(hf: Path, target: Path) -> Callable[[], None]:
 def conversion(operation: str, hf: Path, folder: Path, target: Path, shard_bytes: int) -> Callable[[], None]:
     from megatron_coreward.actor.convert.convert import hf_to_megatron, megatron_to_hf
     from megatron_coreward.actor.convert.outline import outline_of
+    from megatron_coreward.config.model_shape import read_shape
     from megatron_coreward.utils.distributed import TorchCommunicator, initialize
     from megatron_coreward.utils.logging import setup_logging
     from megatron_coreward.utils.memory import keep_freed_memory
@@ -92,7 +93,7 @@ def conversion(operation: str, hf: Path, folder: Path, target: Path, shard_bytes
     setup_logging()
     initialize()
     comm = TorchCommunicator()
-    outline_of(hf)
+    outline_of(read_shape(hf))
 
     def run() -> None:
         keep_freed_memory()

@@ -1,19 +1,19 @@
-r"""Quality and cost of the grader, against the rules that others use.
+r"""Quality and cost of the grader, compared with other rules.
 
-    python -m benchmarks.grader [--truths 600] [--data ../shared/data/math]
+    python -m benchmarks.grader [--truths 600] [--data data/math]
 
-Quality: the pairs of tests/cases/answers.py, and ground truths of MATH (train and test) with what
-tests/cases/spellings.py makes of them. Every spelling is equal to its ground truth; a mutant counts if the
-numbers that sympy has for the two differ, which owes nothing to our reading. Four judges:
+Quality: the pairs of tests/cases/answers.py, and the ground truths of MATH (train and test) with the variants
+that tests/cases/spellings.py makes of them. Every spelling is equal to its ground truth. A mutant counts if
+sympy's numbers for the two differ, which is independent of our parser. Four judges:
 
-    exact         the strings are the same (the reference's vote and reward)
-    strip_string  the same after Hendrycks' normalisation (the reference's rule for ground truths), written
-                  here from its description
-    math-verify   verify(parse(truth), parse(answer)) as its README has it
+    exact         the strings are equal (votes and rewards of the authors' code)
+    strip_string  the strings are equal after Hendrycks' normalisation (the authors' code compares with ground
+                  truths so), written here from its description
+    math-verify   verify(parse(truth), parse(answer)), as its README says
     ours          Grader("math")
 
-Cost: CPU seconds of this process and its workers for 2,048 answers in 128 groups of 16, caches empty.
-Starting a worker (once per run) is not in it.
+Cost: CPU seconds of this process and its workers for 2,048 answers in 128 groups of 16, with empty caches and
+without the start of a worker (once per run). docs/evidence/grading.md has the results.
 """
 
 import argparse
@@ -39,6 +39,9 @@ from tests.cases.answers import EQUAL, METHOD, UNEQUAL
 from tests.cases.spellings import mutated, rewritten
 
 GROUPS, SIZE = 128, 16
+TRAIN_FILES = ("train_original.parquet", "train.parquet")
+TEST_FILE = "test.parquet"
+"""Splits of MATH; train_original is the name in the authors' release, train that of tools/prepare_math.py."""
 Pair = tuple[str, str]
 Judge = Callable[[Sequence[Pair]], list[bool]]
 
@@ -102,9 +105,11 @@ def confirmed_unequal(grader: Grader, a: str, b: str) -> bool:
 
 
 def math_truths(folder: Path) -> list[str]:
-    tables = [pq.read_table(folder / name) for name in ("train_original.parquet", "test.parquet")]
+    """Ground truths of the train and the test split, as prepared or as released."""
+    train = next((name for name in TRAIN_FILES if (folder / name).exists()), TRAIN_FILES[0])
+    tables = [pq.read_table(folder / name) for name in (train, TEST_FILE)]
     truths = [row["ground_truth"] for t in tables for row in t.column("reward_model").to_pylist()]
-    return [truth for truth in truths if truth.strip()]
+    return [truth for truth in truths if truth and truth.strip()]
 
 
 def quality_table(title: str, equal: Sequence[Pair], unequal: Sequence[Pair]) -> Table:
@@ -228,7 +233,12 @@ def cost_table(repeats: int) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/math"))
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data/math"),
+        help="folder of MATH, written by tools/prepare_math.py or released by the paper's authors",
+    )
     parser.add_argument(
         "--truths", type=int, default=0, help="so many distinct ground truths; 0: all of them"
     )
@@ -236,7 +246,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable()
     console = Console(width=130)
-    console.print(quality_table("pairs of method.md, section 5", METHOD, []))
+    console.print(quality_table("equal pairs that the authors' code calls unequal", METHOD, []))
     console.print(quality_table("hand-written pairs", EQUAL, UNEQUAL))
     if options.data.exists():
         truths = math_truths(options.data)

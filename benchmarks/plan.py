@@ -1,17 +1,17 @@
-"""What tools/plan.py predicts against what the actor takes, on this CPU.
+"""Compares the predictions of tools/plan.py with what the actor uses on this CPU.
 
     python -m benchmarks.plan [--tokens 512] [--cases tiny] [--output FILE.json]
 
 Builds models with random weights (tiny ones of each family, and the shape of SmolLM2-135M), and measures one
-micro-batch's forward and backward pass of the real policy:
+micro-batch's forward and backward pass in the real policy:
 
   weights, gradients, optimizer   bytes of the tensors themselves
   kept for backward               storages that autograd saved up to the loss, without weights
-  peak                            most bytes alive at once among those that torch operators made
-  head and log-probs              the same, of head and token_stats alone
-  FLOPs                           torch.utils.flop_counter, attention counted as whole squares
+  peak                            most bytes alive at once among the outputs of torch operators
+  head and log-probs              the same for head and token_stats only
+  FLOPs                           torch.utils.flop_counter, with attention counted as whole squares
 
-Nothing is timed, so a busy machine does not matter. Exits with 1 if a figure is more than 15% off.
+Nothing is timed, so a busy machine does not matter. Exits with 1 if a value is more than 15% off.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from megatron_coreward.actor.compute.offload import optimizer_tensors
 from megatron_coreward.actor.compute.token_stats import VocabularyShard, token_stats
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape, read_shape
@@ -143,7 +144,7 @@ def make_batch(policy: MegatronPolicy, case: Case, tokens: int) -> TrainBatch:
         )
         for number in range(case.responses)
     ]
-    batch = policy.shard(scored)
+    batch = policy.shard(with_weights(scored, policy.config, policy.comm))
     return batch.with_log_probs(old=None, ref=batch.rollout_logps_T)
 
 

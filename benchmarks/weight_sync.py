@@ -1,18 +1,18 @@
-"""The weight sync against vLLM's own reload of tensors that lie ready in memory.
+"""Compares the weight sync with vLLM's own reload of tensors that are ready in memory.
 
     python -m benchmarks.weight_sync [--model DIR] [--repeats 7] [--output FILE.json]
     torchrun --nproc-per-node 2 -m benchmarks.weight_sync --tensor 2 [--rollout-tensor 2]
 
 Without `--model` the model is random and has the 135 million parameters of SmolLM2-135M, with 6 heads of 96
-in place of 9 of 64, so that two ranks can divide them. Everything runs in one process group, in turns that
-rotate from repeat to repeat:
+instead of 9 of 64, so that two ranks can divide them. Three cases run in one process group, in an order that
+rotates from repeat to repeat:
 
   sync      sync_weights: from the actor's shards into vLLM
-  reload    vLLM's reload_weights, fed with whole tensors that are in memory already
-  transfer  as many bytes as the sync receives, broadcast from one buffer into another: what any sync with
-            these layouts has to add to the reload where the tensors are not there already
+  reload    vLLM's reload_weights from whole tensors that are already in memory
+  transfer  as many bytes as the sync receives, broadcast from one buffer into another: any sync with these
+            layouts must add this to the reload
 
-A repeat ends when the last rank has ended. Extra memory is the peak above what was resident before.
+A repeat ends when the last rank has ended. Extra memory is the peak above the resident memory before.
 """
 
 import argparse

@@ -1,26 +1,77 @@
-"""Which requests a step makes, with which seeds, and which vLLM replica draws them.
+"""The requests to draw responses: their seeds, and the vLLM replica that draws each.
 
 Pure functions of the request list and the number of replicas. A *group* is all samples of one
 (pair_id, view); it stays on one replica, which computes the prompt once and shares its prefix.
+
+A request's seed is a hash of run seed, step, pair, view and sample. Each purpose draws from a stream of its
+own, which the hash tells apart by the number in the step's place and by a suffix:
+
+    stream          in the step's place     suffix
+    TRAINING        step
+    TEACHER         step                    teacher     at first it has the policy's weights
+    EVALUATION      -1                                  every evaluation of a run draws the same noise
+    REPHRASING      -2                                  the sample is the attempt
+    ANSWERS         -3 - step                           to both wordings; the step is the attempt
+    VERIFICATION    0                                   of a weight sync; always with run seed 0
+
+Whoever changes this table changes the figures of every run.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 from megatron_coreward.types import GenerationRequest, QuestionPair, View
 
-TEACHER = "teacher"
-"""The `stream` of the teacher's requests: at first it has the policy's weights and must not draw the same."""
+
+class Stream(NamedTuple):
+    """A row of the table above: `first` + `slope` * step stands in the step's place."""
+
+    first: int
+    slope: int
+    suffix: str = ""
 
 
-def request_seed(run_seed: int, step: int, pair_id: int, view: View, sample: int, stream: str = "") -> int:
+TRAINING = Stream(0, 1)
+TEACHER = Stream(0, 1, "teacher")
+EVALUATION = Stream(-1, 0)
+REPHRASING = Stream(-2, 0)
+ANSWERS = Stream(-3, -1)
+VERIFICATION = Stream(0, 0)
+
+Prompt = tuple[int, View, tuple[int, ...]]
+"""Question or pair, wording, token ids."""
+
+
+def request_seed(
+    run_seed: int, step: int, pair_id: int, view: View, sample: int, stream: Stream = TRAINING
+) -> int:
     """63 bits of a hash over all of them, so that no two requests of a run share a random stream.
 
     Neighbouring seeds (seed + index) would not do: engines derive streams from them that overlap.
     """
-    identity = f"{run_seed}/{step}/{pair_id}/{view.value}/{sample}{stream}".encode()
+    place = stream.first + stream.slope * step
+    identity = f"{run_seed}/{place}/{pair_id}/{view.value}/{sample}{stream.suffix}".encode()
     return int.from_bytes(blake2b(identity, digest_size=8).digest(), "big") >> 1
+
+
+def requests_for(
+    prompts: Iterable[Prompt], samples: Sequence[int], run_seed: int, stream: Stream, step: int = 0
+) -> list[GenerationRequest]:
+    """A request for each of `samples` of every prompt, in canonical order."""
+    requests = [
+        GenerationRequest(
+            pair_id=pair_id,
+            view=view,
+            sample=sample,
+            prompt_ids=prompt_ids,
+            seed=request_seed(run_seed, step, pair_id, view, sample, stream),
+        )
+        for pair_id, view, prompt_ids in prompts
+        for sample in samples
+    ]
+    return sorted(requests, key=lambda request: request.key)
 
 
 def make_requests(
@@ -29,22 +80,11 @@ def make_requests(
     run_seed: int,
     step: int,
     views: Iterable[View] = View,
-    stream: str = "",
+    stream: Stream = TRAINING,
 ) -> list[GenerationRequest]:
     """`samples` requests for each of `views` of each pair, in canonical order."""
-    requests = [
-        GenerationRequest(
-            pair_id=pair.pair_id,
-            view=view,
-            sample=sample,
-            prompt_ids=pair.prompt_ids(view),
-            seed=request_seed(run_seed, step, pair.pair_id, view, sample, stream),
-        )
-        for pair in pairs
-        for view in views
-        for sample in range(samples)
-    ]
-    return sorted(requests, key=lambda request: request.key)
+    prompts = ((pair.pair_id, view, pair.prompt_ids(view)) for pair in pairs for view in views)
+    return requests_for(prompts, range(samples), run_seed, stream, step)
 
 
 def replica_of_rank(rank: int, tensor_parallel_size: int) -> int:
@@ -72,4 +112,4 @@ def place(requests: Sequence[GenerationRequest], num_replicas: int) -> list[list
         replica = min(range(num_replicas), key=lambda r: (len(placed[r]), tokens[r], r))
         placed[replica] += groups[group]
         tokens[replica] += prompt_tokens(group)
-    return [sorted(mine, key=lambda request: request.key) for mine in placed]
+    return [sorted(share, key=lambda request: request.key) for share in placed]

@@ -1,4 +1,4 @@
-"""What the trainer calls: verbs on role objects, and the communicator they share.
+"""The roles that the trainer calls by verbs, and the communicator that they share.
 
 Implementations: actor/policy.py (Policy), actor/reference.py (Reference), actor/teacher.py (Teacher),
 rollout/engine.py (RolloutEngine), coreward/stage.py (RewardStage), utils/distributed.py (Communicator).
@@ -8,7 +8,14 @@ tests/support/fakes.py holds small in-memory ones.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from megatron_coreward.types import GenerationRequest, Response, Sampling, ScoredResponse, Traffic
+from megatron_coreward.types import (
+    GenerationRequest,
+    Response,
+    Sampling,
+    ScoredResponse,
+    Traffic,
+    WeightedResponse,
+)
 from megatron_coreward.utils.metrics import Figures
 
 if TYPE_CHECKING:
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
 
 
 WEIGHTS, KV_CACHE = "weights", "kv_cache"
-"""The parts of the engine's memory that wake one by one; vLLM's names."""
+"""The regions of the engine's memory that wake one by one, by vLLM's names."""
 
 
 class Communicator(Protocol):
@@ -28,13 +35,16 @@ class Communicator(Protocol):
     rank: int
     world_size: int
     bytes_sent: int
-    """What this rank has sent to others by all_to_all so far."""
+    """Bytes that this rank has sent to others by all_to_all so far."""
 
     def all_to_all(self, outgoing: Sequence[Any]) -> list[Any]:
         """Sends `outgoing[d]` to rank d; returns what every rank s sent here, at index s."""
 
     def all_gather(self, value: Any) -> list[Any]:
         """`value` of every rank, by rank."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, by rank, on rank 0; an empty list on the others."""
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
         """`value` of rank `source`."""
@@ -45,7 +55,7 @@ class WeightSource(Protocol):
 
     @property
     def traffic(self) -> Traffic:
-        """What export_weights has moved on this rank so far."""
+        """The traffic of export_weights on this rank so far."""
 
     def export_weights(self) -> Iterator[tuple[str, "torch.Tensor"]]:
         """Full tensors under Hugging Face names, in one order on all ranks. A collective.
@@ -60,11 +70,10 @@ class WeightSource(Protocol):
 class Policy(WeightSource, Protocol):
     """The trained model."""
 
-    def shard(self, scored: Sequence[ScoredResponse], *, skip_idle: bool = False) -> "TrainBatch":
-        """Moves the step's responses to the data-parallel rank that trains on them.
+    def shard(self, held: Sequence[WeightedResponse]) -> "TrainBatch":
+        """Moves responses from the ranks that hold them to the data-parallel ranks that compute on them.
 
-        `scored` is what this rank holds. The result has this DP rank's share with global token weights;
-        with `skip_idle`, without the responses that add nothing to the loss.
+        `held` are this rank's; the result is the share of its DP rank. A collective.
         """
 
     def with_confidence(self, responses: Sequence[Response]) -> list[Response]:
@@ -97,7 +106,10 @@ class Teacher(WeightSource, Reference, Protocol):
     """A slow copy of the policy that draws responses to vote with, and the reference of the KL penalty."""
 
     def update(self, step: int, total_steps: int) -> float:
-        """Takes the policy's weights in, before the update of `step` (from 1); the share kept of its own."""
+        """Moves the average towards the policy, before the update of `step` (from 1).
+
+        Returns the share that the average keeps of itself.
+        """
 
 
 class RolloutEngine(Protocol):
@@ -128,5 +140,9 @@ class RewardStage(Protocol):
 
     def __call__(
         self, responses: Sequence[Response], teacher: Sequence[Response] = ()
-    ) -> list[ScoredResponse]:
-        """The policy's responses in the same order, with what was decided. A collective."""
+    ) -> tuple[list[ScoredResponse], Figures]:
+        """Judges the policy's `responses`; the result has them in the same order. A collective.
+
+        `teacher` are the teacher's responses. Of both, every rank gives those that it holds. The figures are
+        about the questions that this rank has judged: merge them over ranks.
+        """

@@ -13,12 +13,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from megatron_coreward.actor.checkpoint.folder import Retention, latest_checkpoint, read_state, require_intact
+from megatron_coreward.actor.checkpoint.folder import Retention, read_state, require_intact
 from megatron_coreward.actor.model.precision import this_machine
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.loading import load_config
@@ -42,20 +42,24 @@ from megatron_coreward.phases.memory import check_memory_settings, make_room
 from megatron_coreward.phases.table import PHASES
 from megatron_coreward.preflight.checks import validate
 from megatron_coreward.preflight.dry_run import show
-from megatron_coreward.roles import Communicator, Policy, Reference, RolloutEngine, Teacher
-from megatron_coreward.run.folder import CHECKPOINTS, HF_EXPORT, RunFolder
-from megatron_coreward.run.watchdog import Watchdog, watching
-from megatron_coreward.trainer import Observer, Trainer
+from megatron_coreward.roles import Communicator
+from megatron_coreward.run.folder import RunFolder
+from megatron_coreward.run.start import claim, join, resume_point, warn_of_changes
+from megatron_coreward.run.watchdog import watching
+from megatron_coreward.trainer import Trainer
 from megatron_coreward.types import QuestionPair, View
-from megatron_coreward.utils.distributed import TorchCommunicator, initialize, require_same, shutdown
-from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks
+from megatron_coreward.utils.distributed import shutdown
 from megatron_coreward.utils.logging import print_error, setup_logging
-from megatron_coreward.utils.versions import versions
+from megatron_coreward.utils.run_names import CHECKPOINTS, HF_EXPORT
+
+if TYPE_CHECKING:
+    from megatron_coreward.actor.policy import MegatronPolicy
+    from megatron_coreward.actor.reference import MegatronReference
+    from megatron_coreward.actor.teacher import MegatronTeacher
 
 logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run
 
 UNUSABLE, INTERRUPTED, FAILED = 2, 3, 4
-_OF_ONE_START = (("run", "resume"), ("run", "auto_resume"), ("run", "output_dir"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = replace(config, model=replace(config.model, path=str(shape.folder)))  # a hub id's local copy
         setup_logging(rank)
         data = _load_data(config)
-        comm = _join(config)
-        claim = _claim(Path(config.run.output_dir), comm)
-        resumed = _resume_point(config, comm)
+        comm = join(config)
+        lock = claim(Path(config.run.output_dir), comm)
+        resumed = resume_point(config, comm)
         if config.model.checkpoint:
             require_intact(Path(config.model.checkpoint), comm)
     except ValueError as error:
@@ -90,14 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_error(error)
         return UNUSABLE
     code = run(config, data, resumed, comm)
-    if claim is not None:
-        claim.release()
+    if lock is not None:
+        lock.release()
     return code
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What is read before any model is built."""
+    """The data that is read before any model is built."""
 
     stop_ids: tuple[int, ...]
     pairs: list[QuestionPair]
@@ -121,72 +125,20 @@ def _load_data(config: Config) -> RunData:
     )
 
 
-def _claim(output: Path, comm: Communicator) -> FolderLock | None:
-    """Rank 0's hold on the run folder.
-
-    Raises:
-        ValueError: on every rank: another run is at work there.
-    """
-    with errors_on_all_ranks(comm):
-        try:
-            return FolderLock(output) if comm.rank == 0 else None
-        except BlockingIOError as error:
-            raise ValueError(f"run.output_dir: {error}. Wait for it, or choose another folder") from error
-
-
-def _resume_point(config: Config, comm: Communicator) -> Path | None:
-    """The checkpoint to go on from; None for a new run. A collective.
-
-    Raises:
-        ValueError: `run.resume` without an intact checkpoint. Starting anew would overwrite the old figures.
-    """
-    if not (config.run.resume or config.run.auto_resume):
-        return None
-    folder = Path(config.run.output_dir) / CHECKPOINTS
-    found = latest_checkpoint(folder, comm)
-    if found is None and config.run.resume:
-        raise ValueError(
-            f"run.resume=true, but {folder} holds no intact checkpoint; start anew in another run.output_dir"
-        )
-    return found
-
-
-def _join(config: Config) -> Communicator:
-    """Waits for the other ranks, which have then made the same checks, and compares what they run.
-
-    Raises:
-        ValueError: a rank has another configuration, which would hang in the others' collectives, or another
-            version of a package.
-    """
-    initialize()
-    comm = TorchCommunicator()
-    keys = {f"{section}.{key}": v for section, keys in asdict(config).items() for key, v in keys.items()}
-    require_same(comm, keys, "give all ranks the same --config and overrides")
-    require_same(comm, versions(), "install the same packages on all nodes")
-    return comm
-
-
 def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator) -> int:
     """Builds every part, trains, exports. A collective over all ranks."""
     # Imported here, since a dry run and a refused configuration need neither megatron nor vllm.
     from megatron_coreward.actor.export import export_hf
-    from megatron_coreward.actor.parallel import initialize as initialize_parallel
-    from megatron_coreward.actor.policy import MegatronPolicy
-    from megatron_coreward.actor.reference import MegatronReference
     from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
-    from megatron_coreward.actor.teacher import MegatronTeacher
     from megatron_coreward.rollout.engine import VllmEngine
 
     output = Path(config.run.output_dir)
     console = setup_logging(comm.rank, output)
-    layout = initialize_parallel(config.parallel)
+    method, pairs = method_of(config), {pair.pair_id: pair for pair in data.pairs}
+    truths = {pair.pair_id: pair.answer for pair in data.pairs if pair.answer}
     sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     total_steps = config.run.steps or config.run.epochs * sampler.steps_per_epoch
-    policy = MegatronPolicy(config, layout, comm, total_steps * config.algorithm.updates_per_batch)
-    teacher = MegatronTeacher(config, layout, policy) if method_of(config).teacher else None
-    reference: Reference | None = None
-    if config.algorithm.kl_coef > 0:
-        reference = teacher or MegatronReference(config, layout)
+    policy, teacher, reference = _build_actors(config, comm, total_steps)
     keep = Retention(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
     saver = CheckpointSaver(
         output / CHECKPOINTS, policy, keep, teacher=teacher, in_background=config.checkpoint.async_save
@@ -195,16 +147,31 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     make_room(config.memory, policy, teacher or reference, PHASES["rollout"])
     engine = VllmEngine(config, config.model.path, data.stop_ids, config.run.seed)
     grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
+    evaluation = partial(evaluate, engine, comm, data.questions, config, grader)
     with (
         watching(config.run.stall_timeout_s) as watchdog,
         RunFolder(config, comm, console, total_steps, state, saver) as folder,
     ):
-        roles = Roles(policy, reference, teacher, engine, folder, watchdog)
-        trainer = _trainer(config, data, roles, grader, sampler, comm, total_steps)
+        trainer = Trainer(
+            config=config,
+            policy=policy,
+            reference=reference,
+            teacher=teacher,
+            rollout=engine,
+            reward_stage=CoRewardStage(comm, grader, config, truths if method.truth else None),
+            objective=GrpoObjective(config.algorithm),
+            sampler=sampler,
+            comm=comm,
+            observer=folder,
+            watchdog=watchdog,
+            evaluate=evaluation if data.questions else None,
+            diagnose=partial(diagnose, pairs=pairs, grader=grader, method=method, comm=comm),
+            total_steps=total_steps,
+        )
         if resumed and state:
             trainer.load_state_dict(state)
             logger.info("resumed after step %d from %s", trainer.step, resumed)
-            _warn_of_changes(read_state(resumed)["config"], asdict(config))
+            warn_of_changes(read_state(resumed)["config"], config)
         code = _fit(trainer)
         saver.finish()
         folder.on_phase("export")
@@ -219,6 +186,22 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     return code
 
 
+def _build_actors(
+    config: Config, comm: Communicator, total_steps: int
+) -> tuple["MegatronPolicy", "MegatronTeacher | None", "MegatronReference | None"]:
+    """The policy, the teacher if the method has one, and the model that the KL penalty is towards."""
+    from megatron_coreward.actor.parallel import initialize as initialize_parallel
+    from megatron_coreward.actor.policy import MegatronPolicy
+    from megatron_coreward.actor.reference import MegatronReference
+    from megatron_coreward.actor.teacher import MegatronTeacher
+
+    layout = initialize_parallel(config.parallel)
+    policy = MegatronPolicy(config, layout, comm, total_steps * config.algorithm.updates_per_batch)
+    teacher = MegatronTeacher(config, layout, policy) if method_of(config).teacher else None
+    has_penalty = config.algorithm.kl_coef > 0
+    return policy, teacher, (teacher or MegatronReference(config, layout)) if has_penalty else None
+
+
 def _fit(trainer: Trainer) -> int:
     """Trains; the program's exit code."""
     try:
@@ -229,61 +212,6 @@ def _fit(trainer: Trainer) -> int:
         return FAILED
     logger.warning("stopped after step %d; go on with: run.resume=true", trainer.step)
     return INTERRUPTED
-
-
-def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Names the keys that differ from those of the run that saved the checkpoint."""
-    for section, keys in now.items():
-        for key, value in keys.items():
-            old = before.get(section, {}).get(key)
-            if old != value and (section, key) not in _OF_ONE_START:
-                logger.warning(
-                    "%s.%s is now %r; it was %r when the checkpoint was saved", section, key, value, old
-                )
-
-
-@dataclass(frozen=True)
-class Roles:
-    """What has been built for a run."""
-
-    policy: Policy
-    reference: Reference | None
-    teacher: Teacher | None
-    engine: RolloutEngine
-    observer: Observer
-    watchdog: Watchdog
-
-
-def _trainer(
-    config: Config,
-    data: RunData,
-    roles: Roles,
-    grader: Grader,
-    sampler: PairSampler,
-    comm: Communicator,
-    total_steps: int,
-) -> Trainer:
-    """Puts the parts together."""
-    method, engine = method_of(config), roles.engine
-    truths = {pair.pair_id: pair.answer for pair in data.pairs if pair.answer}
-    stage = CoRewardStage(comm, grader, config, truths if method.truth else None)
-    by_id = {pair.pair_id: pair for pair in data.pairs}
-    return Trainer(
-        config=config,
-        policy=roles.policy,
-        reference=roles.reference,
-        teacher=roles.teacher,
-        rollout=engine,
-        reward_stage=stage,
-        objective=GrpoObjective(config.algorithm),
-        sampler=sampler,
-        comm=comm,
-        observer=roles.observer,
-        watchdog=roles.watchdog,
-        evaluate=partial(evaluate, engine, comm, data.questions, config, grader) if data.questions else None,
-        diagnose=lambda scored: diagnose(scored, by_id, stage, grader, method, comm),
-        total_steps=total_steps,
-    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Every rank runs the same code; what differs by rank hides behind the roles. The step is one function,
 `Trainer.train_step`. Two departures from the paper's listing: both views are drawn by one generate call
-and updated in one optimizer step (its code does the latter, too), and the update is outside the
+and updated in one optimizer step (the authors' code does the latter, too), and the update is outside the
 per-question loop.
 """
 
@@ -19,13 +19,14 @@ from typing import Any, Protocol
 
 from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.sampler import PairSampler
-from megatron_coreward.evaluation.outcomes import EvalResult
+from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.phases.memory import MemoryPhases
-from megatron_coreward.requests import TEACHER, make_requests
+from megatron_coreward.requests import TEACHER, TRAINING, Stream, make_requests
 from megatron_coreward.roles import (
     Communicator,
     Policy,
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """What happens around the steps: files, displays, checkpoints (run/folder.py)."""
+    """Is told what the run does, and writes files, displays and checkpoints (run/folder.py)."""
 
     def on_phase(self, name: str) -> None:
         """The run enters a phase."""
@@ -59,7 +60,7 @@ class Observer(Protocol):
     ) -> Path:
         """A loss or gradient of `step` is not finite; where its responses were saved. A collective."""
 
-    def on_evaluation(self, step: int, result: EvalResult, seconds: float) -> None:
+    def on_evaluation(self, step: int, scores: Scores, seconds: float) -> None:
         """An evaluation after `step` steps is done."""
 
     def save(self, step: int, state: dict[str, Any]) -> None:
@@ -82,39 +83,40 @@ class Trainer:
     sampler: PairSampler
     comm: Communicator
     observer: Observer
-    evaluate: Callable[[], EvalResult] | None
-    diagnose: Callable[[Sequence[ScoredResponse]], Figures]
+    evaluate: Callable[[], Scores] | None
+    diagnose: Callable[[Sequence[ScoredResponse], Figures], Figures]
     total_steps: int
     watchdog: Watchdog
     teacher: Teacher | None = None
     step: int = 0
     _memory: MemoryPhases = field(init=False)
     _times: Figures = field(default_factory=Figures)
-    _own: Figures = field(default_factory=Figures)
-    """The step's figures of this rank, to be merged with those of the others."""
+    _figures: Figures = field(default_factory=Figures)
+    """Of this rank and step, to be merged with those of the other ranks."""
 
     def __post_init__(self) -> None:
         frozen = self.teacher or self.reference
         self._memory = MemoryPhases(self.config.memory, self.policy, frozen, self.rollout)
 
     def train_step(self) -> tuple[StepReport, list[QuestionPair], list[ScoredResponse]]:
-        """One step of Algorithm 1; `scored` is this rank's part of the responses."""
+        """One step of Algorithm 1; the scored responses are those that this rank holds."""
         config, started = self.config, time.perf_counter()
-        self._times, self._own = Figures(), Figures()
+        self._times, self._figures = Figures(), Figures()
         pairs = self.sampler.next()
         with self._phase("rollout"):
             responses = self._draw(pairs, config.rollout.drawn)
-        asked = self._ask(self.teacher, pairs) if self.teacher is not None else []
+        teacher_responses = self._ask(self.teacher, pairs) if self.teacher is not None else []
         if method_of(config).confidence:
             with self._phase("confidence"):
                 responses = self.policy.with_confidence(responses)
         with self._phase("reward"):
-            scored = with_advantages(self.reward_stage(responses, asked), config)
+            judged, stage_figures = self.reward_stage(responses, teacher_responses)
+            scored = with_advantages(judged, config)
         with self._phase("log_probs"):
             trained = [r for r in scored if r.sample < config.rollout.samples]  # the others only vote
-            parts = mini_batches(pairs, trained, config.algorithm.updates_per_batch)
-            batches = [self._batch(part) for part in parts]
-        figures = self.diagnose(scored)
+            by_update = mini_batches(pairs, trained, config.algorithm.updates_per_batch)
+            batches = [self._batch(mini_batch) for mini_batch in by_update]
+        figures = self.diagnose(scored, stage_figures)
         with self._phase("update"):
             for batch in batches:
                 figures.merge(self._update(batch, pairs, scored))
@@ -144,15 +146,15 @@ class Trainer:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds beside the policy."""
+        """The part of a checkpoint that is not the policy's or the teacher's."""
         return {"step": self.step, "sampler": self.sampler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.sampler.load_state_dict(state["sampler"])
 
-    def _draw(self, pairs: Sequence[QuestionPair], samples: int, stream: str = "") -> list[Response]:
-        """Responses of the model that the engine holds; those that this rank holds."""
+    def _draw(self, pairs: Sequence[QuestionPair], samples: int, stream: Stream = TRAINING) -> list[Response]:
+        """Draws from the model that the engine holds; returns the responses that this rank holds."""
         config = self.config
         requests = make_requests(
             pairs, samples, config.run.seed, self.step, views=views_of(config), stream=stream
@@ -161,23 +163,23 @@ class Trainer:
         return self.rollout.generate(requests, sampling)
 
     def _ask(self, teacher: Teacher, pairs: Sequence[QuestionPair]) -> list[Response]:
-        """Lets the teacher follow the policy, and answer. The engine is left with the teacher's weights.
+        """The teacher moves towards the policy, then answers. The engine is left with the teacher's weights.
 
-        In this order in the authors' code: the teacher takes in the weights that drew this step's responses.
+        The order is that of the authors' code: the teacher averages in the weights that drew this step's
+        responses.
         """
         with self._phase("teacher"):
-            self._own.add_mean("teacher/alpha", teacher.update(self.step + 1, self.total_steps), 1)
-            self._own.merge(sync_weights(teacher, self.rollout, version=self.step))
+            self._figures.add_mean("teacher/alpha", teacher.update(self.step + 1, self.total_steps), 1)
+            self._figures.merge(sync_weights(teacher, self.rollout, version=self.step))
             if self.config.weight_sync.verify:
                 self._verify(teacher)
             return self._draw(pairs, self.config.teacher.samples or self.config.rollout.samples, TEACHER)
 
     def _batch(self, scored: Sequence[ScoredResponse]) -> TrainBatch:
         """This rank's share; pi_ref where the KL penalty needs it, pi_old where it differs from pi_theta."""
-        algorithm = self.config.algorithm
-        batch = self.policy.shard(scored, skip_idle=algorithm.skip_no_signal)
+        batch = self.policy.shard(with_weights(scored, self.config, self.comm))
         return batch.with_log_probs(
-            old=self.policy.log_probs(batch) if algorithm.updates_per_batch > 1 else None,
+            old=self.policy.log_probs(batch) if self.config.algorithm.updates_per_batch > 1 else None,
             ref=self.reference.log_probs(batch) if self.reference is not None else None,
         )
 
@@ -205,7 +207,7 @@ class Trainer:
 
     def _sync(self) -> None:
         with self._phase("sync"):
-            self._own.merge(sync_weights(self.policy, self.rollout, version=self.step))
+            self._figures.merge(sync_weights(self.policy, self.rollout, version=self.step))
         if self.config.weight_sync.verify:
             with self._phase("verify"):
                 self._verify(self.policy)
@@ -239,7 +241,7 @@ class Trainer:
         self._enter(name)
         yield
         self._times.add_sum(f"time/{name}", time.perf_counter() - started)
-        self._own.add_max(f"memory/{name}_gb", self._memory.peak_gb())
+        self._figures.add_max(f"memory/{name}_gb", self._memory.peak_gb())
 
     def _enter(self, name: str) -> None:
         self.watchdog.enter(self.step + 1, name)
@@ -250,9 +252,9 @@ class Trainer:
         self, figures: Figures, started: float, scored: Sequence[ScoredResponse]
     ) -> dict[str, float]:
         seconds = time.perf_counter() - started
-        self._own.add_sum("throughput/tokens_per_second", sum(r.num_tokens for r in scored) / seconds)
-        self._own.add_max("memory/peak_gb", self._memory.peak_in_all_gb())
-        totals = Figures.merged(self.comm.all_gather(self._own))
+        self._figures.add_sum("throughput/tokens_per_second", sum(r.num_tokens for r in scored) / seconds)
+        self._figures.add_max("memory/peak_gb", self._memory.peak_in_all_gb())
+        totals = Figures.merged(self.comm.all_gather(self._figures))
         totals.add_sum("time/step", seconds)
         return figures.as_dict() | self._times.as_dict() | totals.as_dict()
 
@@ -260,10 +262,10 @@ class Trainer:
 def mini_batches(
     pairs: Sequence[QuestionPair], scored: Sequence[ScoredResponse], count: int
 ) -> list[list[ScoredResponse]]:
-    """The responses in `count` parts of whole pairs, one per optimizer step; the same pairs on all ranks."""
+    """The responses by optimizer step. A step has whole pairs, the same ones on all ranks."""
     size = math.ceil(len(pairs) / count)
-    part_of = {pair.pair_id: i // size for i, pair in enumerate(pairs)}
-    return [[r for r in scored if part_of[r.pair_id] == part] for part in range(count)]
+    update_of = {pair.pair_id: i // size for i, pair in enumerate(pairs)}
+    return [[r for r in scored if update_of[r.pair_id] == update] for update in range(count)]
 
 
 def _due(step: int, every: int) -> bool:

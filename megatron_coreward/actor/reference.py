@@ -22,7 +22,7 @@ class MegatronReference:
         self._forward = PackedForward(
             self.model.module,
             layout,
-            self.model.dims.vocab,
+            self.model.shape.vocab,
             config.rollout.temperature,
             config.optimizer.micro_batch_tokens,
         )
@@ -43,5 +43,5 @@ class MegatronReference:
             return self._forward.log_probs(batch)
 
     def _tensors(self) -> Iterator[torch.Tensor]:
-        """What offloading moves."""
+        """The tensors that offloading moves."""
         yield from self.model.module.parameters()

@@ -6,7 +6,7 @@ in the metrics file, wandb id. There is no random state to keep: the actor draws
 request's seed follows from the run's seed and its place in it. Adam's settings (betas, weight decay, ...)
 always come from the configuration of the run that loads.
 
-Saving copies nothing and blocks for a moment (checkpoint_writing.py); the checkpoint gets its name by one
+Saving copies nothing and blocks for a moment (checkpoint/background.py); the checkpoint gets its name by one
 rename, when all of it is on disk and its state.json is written, and nothing earlier is deleted before.
 The folder must be one that all ranks see.
 """
@@ -41,8 +41,8 @@ from megatron_coreward.actor.checkpoint.model_state import (
     CONTENTS_OPTIMIZER,
     CONTENTS_TEACHER,
     check_model,
-    comparable_dims,
     load_model_state,
+    saved_sizes,
     sharded_model,
     sharded_tensors,
 )
@@ -92,10 +92,10 @@ class CheckpointSaver:
         self.in_background = in_background
         self._current: _Save | None = None
 
-    def save(self, step: int, trainer_state: dict[str, Any], signal: float | None = None) -> None:
+    def save(self, step: int, trainer_state: dict[str, Any], rating: float | None = None) -> None:
         """Begins the checkpoint of `step`, after the one before it is complete.
 
-        `trainer_state` goes through JSON: tuples come back as lists, and keys as strings. `signal` rates the
+        `trainer_state` goes through JSON: tuples come back as lists, and keys as strings. `rating` rates the
         checkpoint for Retention.best. A checkpoint of the same step is replaced.
 
         Raises:
@@ -103,7 +103,7 @@ class CheckpointSaver:
         """
         self.finish()
         target = self.folder / f"step_{step:06d}"
-        # Nobody else's: the orphaned writers of a killed run may still be at work in theirs.
+        # A name of its own: the orphaned writers of a killed run may still be at work in their folder.
         new = target.with_name(f".{target.name}.{self.comm.broadcast(uuid.uuid4().hex[:8])}.tmp")
         started = time.perf_counter()
         with actor_device():
@@ -114,7 +114,7 @@ class CheckpointSaver:
             if self.comm.rank == 0:
                 _make_room(self.folder, new, total_bytes)
         contents = [CONTENTS_MODEL, CONTENTS_OPTIMIZER, *([CONTENTS_TEACHER] if self.teacher else [])]
-        state = describe(step, self.policy, contents) | {"trainer": trainer_state, "signal": signal}
+        state = describe(step, self.policy, contents) | {"trainer": trainer_state, "signal": rating}
         with self._failures(new, step), actor_device():
             writing = ShardWriting(sharded, new)
         self._current = _Save(target, new, state, writing, started)
@@ -152,7 +152,7 @@ class CheckpointSaver:
 
     @contextmanager
     def _failures(self, new: Path, step: int) -> Iterator[None]:
-        """Turns what goes wrong in writing into one OSError, and removes what was half written."""
+        """Turns every failure of writing into one OSError, and removes the half-written folder."""
         try:
             yield
         except (CheckpointException, OSError, RuntimeError) as error:
@@ -193,14 +193,14 @@ def _reason(error: BaseException) -> str:
 
 
 def describe(step: int, policy: MegatronPolicy, contents: list[str]) -> dict[str, Any]:
-    """What state.json says of a policy's checkpoint, but for what the trainer adds."""
+    """The content of state.json for a policy's checkpoint, without what the trainer adds."""
     layout = policy.layout
     return {
         "step": step,
         "num_updates": policy.num_updates,
         "contents": contents,
-        "architecture": policy.model.family.architecture,
-        "dims": comparable_dims(policy.model.dims),
+        "architecture": policy.model.shape.architecture,
+        "dims": saved_sizes(policy.model.shape),
         "layout": {"tensor": layout.tp_size, "pipeline": layout.pp_size, "data": layout.dp_size},
         "config": asdict(policy.config),
         "versions": versions(),
@@ -252,7 +252,7 @@ def load_checkpoint(
             )
     with actor_device():
         state = sharded_state(policy, teacher, is_loading=True)
-        check_model(path, state, policy.model.family, policy.model.dims)
+        check_model(path, state, policy.model.shape)
         loaded = dist_checkpointing.load(state, str(path))
         load_model_state(policy.model.module, loaded["model"])
         load_optimizer_state(policy.optimizer, loaded["optimizer"])

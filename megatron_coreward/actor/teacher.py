@@ -57,9 +57,9 @@ class MegatronTeacher(MegatronReference):
 
     @torch.no_grad()
     def update(self, step: int, total_steps: int) -> float:
-        """Takes the policy's weights in, before the update of `step` (from 1); returns alpha.
+        """Moves the average towards the policy, before the policy's update of `step` (from 1); returns alpha.
 
-        1 in a step without an update (`teacher.every`).
+        Alpha is 1 in a step in which the teacher stays as it is (`teacher.every`).
         """
         assert self._weights.on_device, "the teacher is offloaded: call onload() first"
         if self._config.every == 0 or (step - 1) % self._config.every:
@@ -89,7 +89,7 @@ class MegatronTeacher(MegatronReference):
 
     @torch.no_grad()
     def load_state(self, loaded: dict[str, torch.Tensor]) -> None:
-        """Puts what was loaded into the teacher, in place."""
+        """Copies a loaded state into the teacher, in place."""
         for name, average in self._average.items():
             average.copy_(loaded[name])
         self._copy_to_model()

@@ -12,7 +12,7 @@ itself, so the gradient is unbiased and not short of 1 / G.
 The group is the trained samples of one `(pair_id, view)`: the two wordings of a question are normalised
 apart, as in the paper, and samples beyond `rollout.samples`, which only vote, have no part in mean and std
 (as in TTRL, arXiv 2504.16084). Equal rewards give exactly 0, so a group without signal moves the policy
-through the KL penalty alone. A group of one has nothing to be compared with and also gets 0 (the paper's
+through the KL penalty alone. A group of one has nothing to be compared with and also gets 0 (the authors'
 code sets mean 0 and std 1 there, which would make the bare reward the advantage).
 
 With `reward.weight_by_share` the advantage is multiplied by the share of the vote that the label won: all

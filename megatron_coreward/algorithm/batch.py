@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from megatron_coreward.types import ScoredResponse
+from megatron_coreward.types import WeightedResponse
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,6 @@ class TrainBatch:
     rollout_logps_T: torch.Tensor  # float32
     old_logps_T: torch.Tensor | None = None  # float32
     ref_logps_T: torch.Tensor | None = None  # float32
-
-    @property
-    def num_responses(self) -> int:
-        return len(self.prompt_lengths_R)
 
     @property
     def lengths_R(self) -> torch.Tensor:
@@ -78,22 +74,23 @@ class TrainBatch:
         )
 
 
-def make_batch(responses: Sequence[ScoredResponse], weights_R: Sequence[float]) -> TrainBatch:
-    """Tensors of `responses`; `weights_R[i]` is the weight of each response token of response i."""
+def make_batch(share: Sequence[WeightedResponse]) -> TrainBatch:
+    """The tensors of `share`, in its order."""
+    responses = [item.response for item in share]
 
     def flat(arrays: list[np.ndarray], dtype: type) -> torch.Tensor:
         joined = np.concatenate(arrays) if arrays else np.empty(0)
         return torch.from_numpy(joined.astype(dtype))
 
     response_lengths_R = torch.tensor([len(r.response_ids) for r in responses], dtype=torch.long)
-    weights = torch.tensor(list(weights_R), dtype=torch.float32)
+    weights_R = torch.tensor([item.weight for item in share], dtype=torch.float32)
     return TrainBatch(
         tokens_N=flat(
             [part for r in responses for part in (np.asarray(r.prompt_ids), r.response_ids)], np.int64
         ),
         prompt_lengths_R=torch.tensor([len(r.prompt_ids) for r in responses], dtype=torch.long),
         response_lengths_R=response_lengths_R,
-        advantages_R=torch.tensor([r.advantage for r in responses], dtype=torch.float32),
-        weights_T=torch.repeat_interleave(weights, response_lengths_R),
+        advantages_R=torch.tensor([item.advantage for item in share], dtype=torch.float32),
+        weights_T=torch.repeat_interleave(weights_R, response_lengths_R),
         rollout_logps_T=flat([r.rollout_logps for r in responses], np.float32),
     )

@@ -8,7 +8,7 @@ Written as a sum over tokens, the objective needs one batch and no pairing of vi
 
 with n the view's responses (B questions times G samples), N their tokens, both counted over the whole
 optimizer step and all ranks, and L the constant `rollout.max_response_tokens`. So micro-batches, ranks and
-packing cannot change the loss. (The paper's code takes the token mean per micro-batch: there a token's
+packing cannot change the loss. (The authors' code takes the token mean per micro-batch: there a token's
 weight depends on its neighbours.) The two views are added with weights 1 and 1, so the gradient is twice
 that of a one-view method, as in the paper.
 
@@ -21,57 +21,52 @@ Who takes part, and what n and N count:
   rewards have been in the group's baseline before; `all` counts them in n and N, `active` does not.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from megatron_coreward.config.schema import AlgorithmConfig
-from megatron_coreward.types import ScoredResponse, View
-
-
-@dataclass(frozen=True)
-class ViewCounts:
-    """What one view adds to the divisors."""
-
-    groups: int = 0
-    responses: int = 0
-    tokens: int = 0
-
-    def __add__(self, other: "ViewCounts") -> "ViewCounts":
-        return ViewCounts(
-            self.groups + other.groups, self.responses + other.responses, self.tokens + other.tokens
-        )
+from megatron_coreward.config.schema import AlgorithmConfig, Config
+from megatron_coreward.types import ScoredResponse, View, WeightedResponse
+from megatron_coreward.utils.distributed import Gathers
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Divisors of both views. `sum(counts_of_all_ranks, Counts())` makes them global."""
+    """The divisors n and N of each view. `sum(counts_of_all_ranks, Counts())` makes them global."""
 
-    original: ViewCounts = field(default_factory=ViewCounts)
-    rephrased: ViewCounts = field(default_factory=ViewCounts)
+    responses: Counter[View] = field(default_factory=Counter)
+    tokens: Counter[View] = field(default_factory=Counter)
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(self.original + other.original, self.rephrased + other.rephrased)
+        return Counts(self.responses + other.responses, self.tokens + other.tokens)
 
-    def of(self, view: View) -> ViewCounts:
-        return self.original if view is View.ORIGINAL else self.rephrased
+
+def with_weights(scored: Sequence[ScoredResponse], config: Config, comm: Gathers) -> list[WeightedResponse]:
+    """This rank's responses of one optimizer step, with their weights. Groups must be complete. A collective.
+
+    With `algorithm.skip_no_signal`, responses that add nothing to the loss count in the divisors, but are
+    left out.
+    """
+    algorithm = config.algorithm
+    counts = sum(comm.all_gather(local_counts(scored, algorithm)), Counts())
+    weights = token_weights(scored, counts, algorithm, config.rollout.max_response_tokens)
+    kept = contributes(scored, algorithm) if algorithm.skip_no_signal else [True] * len(scored)
+    return [
+        WeightedResponse(response, response.advantage, weight)
+        for response, weight, is_kept in zip(scored, weights, kept, strict=True)
+        if is_kept
+    ]
 
 
 def local_counts(scored: Sequence[ScoredResponse], config: AlgorithmConfig) -> Counts:
-    """What the responses of this rank add to the divisors. Groups must be complete."""
+    """The contribution of this rank's responses to the divisors. Groups must be complete."""
     counted: Sequence[ScoredResponse] = scored
     if config.denominator == "active":
         counted = [r for r, part in zip(scored, _takes_part(scored, config), strict=True) if part]
-
-    def count(view: View) -> ViewCounts:
-        of_view = [r for r in counted if r.view is view]
-        return ViewCounts(
-            groups=len({r.group for r in of_view}),
-            responses=len(of_view),
-            tokens=sum(len(r.response_ids) for r in of_view),
-        )
-
-    return Counts(original=count(View.ORIGINAL), rephrased=count(View.REPHRASED))
+    tokens: Counter[View] = Counter()
+    for r in counted:
+        tokens[r.view] += len(r.response_ids)
+    return Counts(Counter(r.view for r in counted), tokens)
 
 
 def token_weights(
@@ -84,14 +79,14 @@ def token_weights(
     """
 
     def weight(response: ScoredResponse) -> float:
-        n, length = counts.of(response.view), len(response.response_ids)
+        n, length = counts.responses[response.view], len(response.response_ids)
         match config.aggregation:
             case "seq-mean":
-                return 1.0 / (n.responses * length)
+                return 1.0 / (n * length)
             case "token-mean":
-                return 1.0 / n.tokens
+                return 1.0 / counts.tokens[response.view]
             case "dr-grpo":
-                return 1.0 / (n.responses * max_response_tokens)
+                return 1.0 / (n * max_response_tokens)
         raise AssertionError(f"aggregation {config.aggregation!r} passed validation")
 
     takes_part = _takes_part(scored, config)

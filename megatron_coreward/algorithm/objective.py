@@ -10,7 +10,7 @@ simply add up. v_t is 1 and eps_high is eps unless an option says otherwise. Eac
 below with its source; docs/algorithm.md says when to use which.
 
 Departures. The paper prints the estimator's first term as pi_theta / pi_ref, a slip: so written it is
-negative wherever pi_theta < pi_ref and its gradient vanishes nowhere, not even at pi_ref. The paper's code
+negative wherever pi_theta < pi_ref and its gradient vanishes nowhere, not even at pi_ref. The authors' code
 and Schulman's k3 have pi_ref / pi_theta, as here. That code also clamps k3 to +-10, which silences the
 penalty where the policy is furthest from the reference; we never do. It bounds the loss by 3 |A| where
 A < 0, which the paper does not mention: `algorithm.dual_clip=3`, off by default.

@@ -1,9 +1,9 @@
 """Converts between Hugging Face folders and checkpoints, compares the two, and shows what a checkpoint holds.
 
-    python tools/convert_checkpoint.py hf-to-megatron --hf models/SmolLM2 --output checkpoints/SmolLM2
-    python tools/convert_checkpoint.py megatron-to-hf --checkpoint RUN/checkpoints/step_000040 --output hf
-    python tools/convert_checkpoint.py verify --hf hf --checkpoint RUN/checkpoints/step_000040
-    python tools/convert_checkpoint.py inspect RUN/checkpoints/step_000040
+    coreward convert hf-to-megatron --hf models/SmolLM2 --output checkpoints/SmolLM2
+    coreward convert megatron-to-hf --checkpoint RUN/checkpoints/step_000040 --output hf
+    coreward convert verify --hf hf --checkpoint RUN/checkpoints/step_000040
+    coreward convert inspect RUN/checkpoints/step_000040
 
 Weights are streamed, so memory does not grow with the model. Under torchrun the ranks share the work:
 `torchrun --nproc-per-node 4 tools/convert_checkpoint.py ...`. No GPU is used. More: docs/conversion.md.
@@ -16,7 +16,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,14 +32,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from megatron_coreward.utils.logging import print_error, setup_logging
+from megatron_coreward.utils.logging import exit_code, setup_logging
 
 if TYPE_CHECKING:
     from megatron_coreward.actor.convert.convert import Converted, OnBytes
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-OK, DIFFERENT, REFUSED = 0, 1, 2
+OK, DIFFERENT = 0, 1
 
 
 def num_bytes(text: str) -> int:
@@ -50,9 +50,9 @@ def num_bytes(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2] or ""])
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="coreward convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     to_megatron = commands.add_parser("hf-to-megatron", help="Hugging Face folder -> checkpoint")
@@ -134,7 +134,7 @@ def verify(options: argparse.Namespace, comm: Any, console: Console) -> int:
 
     dtype = torch_dtype(options.dtype)
     with progress_bar(console, "comparing", shown=comm.rank == 0) as on_bytes:
-        found = convert_verify.verify(
+        compared = convert_verify.verify(
             options.hf,
             options.checkpoint,
             comm,
@@ -144,48 +144,48 @@ def verify(options: argparse.Namespace, comm: Any, console: Console) -> int:
         )
     if comm.rank == 0:
         how = f" after a cast to {options.dtype}" if dtype else ""
-        if found.differences:
-            table = Table("tensor", "difference", title=f"{len(found.differences)} differences{how}")
-            for difference in found.differences[: options.show]:
+        if compared.differences:
+            table = Table("tensor", "difference", title=f"{len(compared.differences)} differences{how}")
+            for difference in compared.differences[: options.show]:
                 table.add_row(difference.name, difference.what)
-            left = len(found.differences) - options.show
+            left = len(compared.differences) - options.show
             table.caption = f"and {left} more" if left > 0 else None
             Console().print(table)
         else:
-            console.print(f"all {found.tensors} tensors are equal, bit for bit{how}", highlight=False)
-    return DIFFERENT if found.differences else OK
+            console.print(f"all {compared.tensors} tensors are equal, bit for bit{how}", highlight=False)
+    return DIFFERENT if compared.differences else OK
 
 
 def inspect(options: argparse.Namespace) -> int:
     """Tables, or JSON."""
     from megatron_coreward.actor.checkpoint.inspect import inspect
 
-    found = inspect(options.checkpoint)
+    content = inspect(options.checkpoint)
     if options.json:
-        sys.stdout.write(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return OK
     output = Console()
-    output.print(facts_table(found))
-    for part in ("model", "optimizer"):
-        tensors = [tensor for tensor in found["tensors"] if tensor["part"] == part]
-        total = f"{part}: {len(tensors)} tensors, {sum(tensor['bytes'] for tensor in tensors):,} bytes"
-        if part == "model" or options.all:
+    output.print(facts_table(content))
+    for owner in ("model", "optimizer"):
+        tensors = [tensor for tensor in content["tensors"] if tensor["part"] == owner]
+        total = f"{owner}: {len(tensors)} tensors, {sum(tensor['bytes'] for tensor in tensors):,} bytes"
+        if owner == "model" or options.all:
             output.print(tensors_table(tensors, total))
         elif tensors:
             output.print(f"{total} (--all lists them)", highlight=False)
     return OK
 
 
-def facts_table(found: dict[str, Any]) -> Table:
-    """What state.json says, without the run's configuration."""
-    table = Table(show_header=False, title=found["path"])
+def facts_table(content: dict[str, Any]) -> Table:
+    """The content of state.json without the run's configuration."""
+    table = Table(show_header=False, title=content["path"])
     for key in ("step", "num_updates", "contents", "architecture", "dims", "layout", "versions"):
-        value = found[key]
+        value = content[key]
         if isinstance(value, dict):
             value = ", ".join(f"{name} {item}" for name, item in value.items())
         table.add_row(key, ", ".join(value) if isinstance(value, list) else str(value))
-    table.add_row("written by", "a run (its configuration: --json)" if found["config"] else "this tool")
-    sizes = [file["bytes"] for file in found["files"].values()]
+    table.add_row("written by", "a run (its configuration: --json)" if content["config"] else "this tool")
+    sizes = [file["bytes"] for file in content["files"].values()]
     table.add_row("files", f"{len(sizes)}, {sum(sizes):,} bytes, all there")
     return table
 
@@ -210,35 +210,21 @@ def torch_dtype(name: str) -> Any:
     return known[name]
 
 
-def exit_code(action: Callable[[], int], rank: int) -> int:
-    """What `action` returns; wrong input, which every rank has noticed, becomes one message."""
-    try:
-        return action()
-    except (ValueError, OSError) as error:
-        if rank == 0:
-            print_error(error)
-        return REFUSED
-
-
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_args(arguments)
     # Nothing is computed, and a GPU of a training run should not notice. Before torch is imported.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     rank = int(os.environ.get("RANK", "0"))
     console = setup_logging(rank)
     if options.command == "inspect":
-        return exit_code(lambda: inspect(options), rank)
+        return exit_code(inspect, options)
     from megatron_coreward.actor import parallel
     from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 
     initialize()
     comm = TorchCommunicator()
     command = verify if options.command == "verify" else convert
-    code = exit_code(lambda: command(options, comm, console), rank)
+    code = exit_code(command, options, comm, console)
     parallel.destroy()
     shutdown()
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
 """Is this machine fit for a run? A table with a remedy for every line that is not.
 
-    python tools/doctor.py                                       one machine
+    coreward doctor                                              one machine
     torchrun --nproc-per-node 8 tools/doctor.py --folder /runs   with the network between the ranks
-    python tools/doctor.py --json                                for a cluster's own checks
+    coreward doctor --json                                       for a cluster's own checks
 
 Exit code 1 if anything failed; warnings alone are 0. Only rank 0 prints.
 """
@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,36 +19,21 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
-from megatron_coreward.doctor import checks
-from megatron_coreward.doctor.checks import FAILED, OK, WARNING, Finding
+from megatron_coreward.doctor.checks import FAILED, OK, WARNING, Finding, findings
 
 STYLES = {OK: "green", WARNING: "yellow", FAILED: "red"}
 
 
-def findings(folder: Path, one_step: bool, timeout_s: float) -> Iterator[Finding]:
-    """All checks in order; the network's is a collective of all ranks, the others are rank 0's."""
-    is_first = int(os.environ.get("RANK", 0)) == 0
-    if is_first:
-        yield from checks.system()
-        yield from checks.packages()
-        yield from checks.devices()
-        yield from checks.speed()
-        yield from checks.disk(folder)
-    yield from checks.network()
-    if is_first and one_step:
-        yield from checks.end_to_end(timeout_s)
-
-
-def table(found: Sequence[Finding]) -> Table:
+def table(seen: Sequence[Finding]) -> Table:
     shown = Table("check", "", "seen", "what to do", title="doctor", title_justify="left")
-    for finding in found:
+    for finding in seen:
         style = STYLES[finding.status]
         shown.add_row(finding.name, f"[{style}]{finding.status}[/]", finding.seen, finding.remedy)
     return shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="doctor.py", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="coreward doctor", description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where runs will be written")
     parser.add_argument(
         "--skip-step", action="store_true", help="leave out the training step of a tiny model"
@@ -56,16 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds that this step may take")
     parser.add_argument("--json", action="store_true", help="findings as JSON")
     options = parser.parse_args(arguments)
-    found = list(findings(options.folder, not options.skip_step, options.timeout))
+    seen = list(findings(options.folder, not options.skip_step, options.timeout))
     if dist.is_initialized():
         dist.destroy_process_group()
     if int(os.environ.get("RANK", 0)) == 0:
         if options.json:
-            sys.stdout.write(json.dumps([asdict(finding) for finding in found], indent=2) + "\n")
+            sys.stdout.write(json.dumps([asdict(finding) for finding in seen], indent=2) + "\n")
         else:
-            Console().print(table(found))
-    return 1 if any(finding.status == FAILED for finding in found) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            Console().print(table(seen))
+    return 1 if any(finding.status == FAILED for finding in seen) else 0

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from megatron_coreward.utils.logging import REFUSED
+
 COMMANDS = {
     "train": ("megatron_coreward.train", "Co-Reward and its baselines, from one YAML file"),
     "evaluate": ("megatron_coreward.evaluation.program", "pass@1, pass@k and maj@k of a model on questions"),
@@ -25,7 +27,6 @@ COMMANDS = {
     "doctor": ("megatron_coreward.cli.doctor", "whether this machine is fit for a run"),
 }
 """Command -> the module whose `main` it runs, and what it is for."""
-UNUSABLE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return import_module(COMMANDS[command][0]).main(given[1:])
     if command in ("", "-h", "--help"):
         sys.stdout.write(usage())
-        return 0 if command else UNUSABLE
+        return 0 if command else REFUSED
     sys.stderr.write(f"error: there is no command {command!r}; there are {', '.join(COMMANDS)}\n")
-    return UNUSABLE
+    return REFUSED
 
 
 def usage() -> str:
@@ -45,7 +46,3 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  coreward {name:{width}}  {purpose}\n" for name, (_, purpose) in COMMANDS.items()]
     return "".join(["usage: coreward COMMAND ...\n\n", *lines, "\ncoreward COMMAND --help explains each.\n"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
 """Plans a run before a GPU is paid for: memory by phase, traffic, time, and whether the layout works.
 
-    python tools/plan.py --config run.yaml --gpus 4 --device H100
-    python tools/plan.py --model Qwen2.5-7B --gpus 4 --device H200 parallel.tensor=4 memory.recompute=full
-    python tools/plan.py --model DIR --gpus 16 --device A100 --inter-gbs 12 --response-tokens 1200 --json
+    coreward plan --config run.yaml --gpus 4 --device H100
+    coreward plan --model Qwen2.5-7B --gpus 4 --device H200 parallel.tensor=4 memory.recompute=full
+    coreward plan --model DIR --gpus 16 --device A100 --inter-gbs 12 --response-tokens 1200 --json
 
 Arithmetic only: nothing is built or fetched, and no GPU, data or weights are needed. Times are estimates from
 stated device numbers, which are printed. What was checked against measurements, and what was not:
@@ -14,6 +14,7 @@ Exit codes: 0 the layout works, 1 it does not, 2 wrong input.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import Field, fields, replace
 from typing import Any
 
@@ -26,18 +27,22 @@ from megatron_coreward.planning.layouts import make_plan, search, search_larger
 from megatron_coreward.planning.models import find_shape
 from megatron_coreward.planning.report import as_dict, show
 from megatron_coreward.planning.timing import Lengths
-from megatron_coreward.utils.logging import print_error
+from megatron_coreward.utils.logging import exit_code
 
-WORKS, DOES_NOT, REFUSED = 0, 1, 2
+WORKS, DOES_NOT = 0, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return exit_code(run, parse_args(arguments))
 
 
 def numbers_of(cls: type) -> list[Field[Any]]:
     return [field for field in fields(cls) if field.type is float]
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="coreward plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", help="YAML file of a run")
     parser.add_argument("--model", help="folder with a config.json, or a model of the paper by its name")
@@ -99,24 +104,15 @@ def lengths_of(options: argparse.Namespace, config: Config) -> Lengths:
     return given
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse_args(arguments)
-    try:
-        model = [f"model.path={options.model}"] if options.model else []
-        config = load_config(options.config, [*model, *options.overrides])
-        cluster, lengths = cluster_of(options), lengths_of(options, config)
-        shape = find_shape(config.model.path)
-    except ValueError as error:
-        print_error(error)
-        return REFUSED
+def run(options: argparse.Namespace) -> int:
+    model = [f"model.path={options.model}"] if options.model else []
+    config = load_config(options.config, [*model, *options.overrides])
+    cluster, lengths = cluster_of(options), lengths_of(options, config)
+    shape = find_shape(config.model.path)
     plan = make_plan(config, shape, cluster, lengths)
-    found = search(config, shape, cluster, lengths) or search_larger(config, shape, cluster, lengths)
+    better = search(config, shape, cluster, lengths) or search_larger(config, shape, cluster, lengths)
     if options.json:
-        sys.stdout.write(json.dumps(as_dict(plan, found), indent=1) + "\n")
+        sys.stdout.write(json.dumps(as_dict(plan, better), indent=1) + "\n")
     else:
-        show(plan, found, Console())
+        show(plan, better, Console())
     return WORKS if plan.works else DOES_NOT
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,45 +11,27 @@ Exit codes: 0 written; 2 wrong input.
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from megatron_coreward.reporting.curves import draw
-from megatron_coreward.reporting.page import page
+from megatron_coreward.reporting.curves import save_curves
+from megatron_coreward.reporting.page import write_page
 from megatron_coreward.reporting.runs import Run, check_folders, read_run, run_names
-from megatron_coreward.utils.logging import print_error
+from megatron_coreward.utils.logging import exit_code
 from megatron_coreward.utils.metrics import read_metrics
 
-DONE, REFUSED = 0, 2
+DONE = 0
 PICTURE = ".png"
 LARGE_PAGE_BYTES = 100_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    try:
-        check_options(options)
-        check_folders(options.runs)
-        if options.output.suffix == PICTURE:
-            draw(read_metrics(options.runs[0])).savefig(options.output, dpi=130)
-            return DONE
-        names = run_names(options.runs)
-        runs = [
-            read_run(folder, name, options.steps, options.pairs)
-            for folder, name in zip(options.runs, names, strict=True)
-        ]
-        write_page(options.output, page(runs))
-    except (OSError, ValueError) as error:
-        print_error(error)
-        return REFUSED
-    _tell(Console(), options.output, runs)
-    return DONE
+    return exit_code(report, parse_args(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="coreward report", description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder (run.output_dir)")
     parser.add_argument(
@@ -62,7 +44,22 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", type=int, default=6, help="steps per run with rollouts to read (default 6, 0 = all)"
     )
     parser.add_argument("--pairs", type=int, default=6, help="pairs per such step (default 6, 0 = all)")
-    return parser
+    return parser.parse_args(arguments)
+
+
+def report(options: argparse.Namespace) -> int:
+    check_options(options)
+    check_folders(options.runs)
+    if options.output.suffix == PICTURE:
+        save_curves(read_metrics(options.runs[0]), options.output)
+        return DONE
+    runs = [
+        read_run(folder, name, options.steps, options.pairs)
+        for folder, name in zip(options.runs, run_names(options.runs), strict=True)
+    ]
+    write_page(runs, options.output)
+    show_size(Console(), options.output, runs)
+    return DONE
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -91,14 +88,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--output {options.output}: {folder} is not writable; choose another folder")
 
 
-def write_page(path: Path, html: str) -> None:
-    """The file appears complete or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(html, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _tell(console: Console, path: Path, runs: Sequence[Run]) -> None:
+def show_size(console: Console, path: Path, runs: Sequence[Run]) -> None:
     size = path.stat().st_size
     console.print(f"{path}: {size / 1e6:.1f} MB", highlight=False, markup=False, soft_wrap=True)
     for run in runs:
@@ -107,7 +97,3 @@ def _tell(console: Console, path: Path, runs: Sequence[Run]) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if size > LARGE_PAGE_BYTES:
         console.print("a browser may be slow with this page: lower --steps or --pairs", style="yellow")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

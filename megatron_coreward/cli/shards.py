@@ -11,56 +11,20 @@ Exit codes: 0 done, 2 wrong input.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from megatron_coreward.data.pair_files import write_table
-from megatron_coreward.data.tables import read_parquet
-from megatron_coreward.rephrasing.store import ORIGINAL, REJECTS, REPHRASED, REPORT
-from megatron_coreward.utils.logging import print_error
-
-REFUSED = 2
-
-
-def cut(questions: str, part: int, of: int, output: Path) -> None:
-    """Writes rows of shard `part` of `of`.
-
-    Raises:
-        ValueError: no such shard, or a file that cannot be read.
-    """
-    if not 0 <= part < of:
-        raise ValueError(f"--part is {part}, but must be at least 0 and below --of ({of})")
-    table = read_parquet(questions, "QUESTIONS")
-    if of > table.num_rows:
-        raise ValueError(f"--of is {of}, but {questions} has {table.num_rows} rows: a shard would be empty")
-    begin, end = (table.num_rows * bound // of for bound in (part, part + 1))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_table(table.slice(begin, end - begin), output)
-
-
-def join(folders: Sequence[Path], output: Path) -> None:
-    """Writes the pair files of all `folders`, one after the other, into `output`.
-
-    Raises:
-        ValueError: a folder is not finished, or a file cannot be read.
-    """
-    for folder in folders:
-        if not (folder / REPORT).is_file():  # written last
-            raise ValueError(f"{folder} has no {REPORT}: it is not finished; run its task again")
-    output.mkdir(parents=True, exist_ok=True)
-    for name in (ORIGINAL, REPHRASED, REJECTS):
-        files = [folder / name for folder in folders if (folder / name).is_file()]
-        if files:
-            write_table(pa.concat_tables([pq.read_table(file) for file in files]), output / name)
+from megatron_coreward.data.preparation.shards import cut, join
+from megatron_coreward.utils.logging import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return exit_code(run, parse_args(arguments))
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="coreward shards", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     actions = parser.add_subparsers(dest="action", required=True)
     cutting = actions.add_parser("cut", help="one shard of a file")
@@ -70,20 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cutting.add_argument("--output", type=Path, required=True, metavar="FILE")
     joining = actions.add_parser("join", help="the pairs of all shards")
     joining.add_argument(
-        "folders", type=Path, nargs="+", metavar="FOLDER", help="outputs of rephrase_questions.py"
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="outputs of coreward rephrase"
     )
     joining.add_argument("--output", type=Path, required=True, metavar="DIR")
-    options = parser.parse_args(arguments)
-    try:
-        if options.action == "cut":
-            cut(options.questions, options.part, options.of, options.output)
-        else:
-            join(options.folders, options.output)
-    except (ValueError, OSError) as error:
-        print_error(error)
-        return REFUSED
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.action == "cut":
+        cut(options.questions, options.part, options.of, options.output)
+    else:
+        join(options.folders, options.output)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

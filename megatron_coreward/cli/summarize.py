@@ -6,7 +6,6 @@ Prints the table and writes it to RUN/summary.md, the curves to RUN/curves.png.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,31 +13,26 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_coreward.reporting.changes import COLUMNS, evaluation_changes, table_row, training_changes
-from megatron_coreward.reporting.curves import draw
+from megatron_coreward.reporting.curves import save_curves
+from megatron_coreward.utils.logging import exit_code
 from megatron_coreward.utils.metrics import read_metrics
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="coreward summarize", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder (run.output_dir)")
-    options = parser.parse_args(arguments)
-    try:
-        changes = evaluation_changes(options.run)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    records = read_metrics(options.run)
+    return exit_code(summarize, parser.parse_args(arguments).run)
+
+
+def summarize(run: Path) -> int:
+    changes, records = evaluation_changes(run), read_metrics(run)
     rows = [table_row(change) for change in [*changes, *training_changes(records)]]
-    table = Table(*COLUMNS, title=f"{options.run}: before and after {int(records[-1]['step'])} steps")
+    table = Table(*COLUMNS, title=f"{run}: before and after {int(records[-1]['step'])} steps")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
     lines = [" | ".join(row) for row in (COLUMNS, ("---",) * len(COLUMNS), *rows)]
-    (options.run / "summary.md").write_text("".join(f"| {line} |\n" for line in lines))
-    draw(records).savefig(options.run / "curves.png", dpi=130)
-    Console().print(f"curves: {options.run / 'curves.png'}")
+    (run / "summary.md").write_text("".join(f"| {line} |\n" for line in lines))
+    save_curves(records, run / "curves.png")
+    Console().print(f"curves: {run / 'curves.png'}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,21 +1,23 @@
 """From a YAML file and `key.sub=value` overrides to a Config, and back.
 
-Strict: every key must be a field of schema.py and every value of its type, so that a slip of the pen is
-an error here and not a run with defaults. Layers are merged in order (defaults, file, overrides), one
-value at a time, so that an error can name the key, the value and the type. Imports no torch.
+Strict: every key must be a field of schema.py and every value one that the field allows, so that a slip of
+the pen is an error here and not a run with defaults. Layers are set in order (defaults, file, overrides), one
+value at a time, so that an error can name the key, the value and what is allowed. Imports no torch.
 """
 
-import difflib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
 
+from megatron_coreward.config.keys import Key, all_keys, find_key, nearest, section_meanings
 from megatron_coreward.config.schema import Config
+
+_MISSING = "???"
+"""Stands for a value that a later layer must give."""
 
 
 def load_config(yaml_path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -25,118 +27,128 @@ def load_config(yaml_path: str | Path | None, overrides: Sequence[str] = ()) -> 
     `key=` and `key: null` set a text field to "".
 
     Raises:
-        ValueError: file missing or not YAML, unknown key, value of the wrong type, model.path not given.
+        ValueError: file missing or not YAML, unknown key, value that its field does not allow, model.path
+            not given.
     """
-    merged = OmegaConf.structured(Config())
-    types = field_types()
-    if yaml_path is not None:
-        for key, value in _leaves(_read_yaml(Path(yaml_path)), types):
-            _set(merged, types, key, value)
-    for override in overrides:
-        key, value = _parse_override(override, types)
-        _set(merged, types, key, value)
-    for key in sorted(OmegaConf.missing_keys(merged)):
-        raise ValueError(f"{key} is missing: set it in the YAML file or as {key}=VALUE on the command line.")
-    config = OmegaConf.to_object(merged)
-    assert isinstance(config, Config), "the structured schema is that of Config"
+    config = Config()
+    missing = {name for name, key in all_keys().items() if key.default == _MISSING}
+    for key, value in _layers(yaml_path, overrides):
+        if value == _MISSING:
+            missing.add(key.name)
+        else:
+            _set(config, key, value)
+            missing.discard(key.name)
+    for name in sorted(missing):
+        raise ValueError(
+            f"{name} is missing: set it in the YAML file or as {name}=VALUE on the command line."
+        )
     return config
 
 
 def to_yaml(config: Config) -> str:
     """The complete configuration as YAML that load_config() reads back to an equal one."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
 
 
-def field_types() -> dict[str, type]:
-    """Full key -> type of every leaf, in the order of schema.py; a section maps to its dataclass."""
-    return dict(_walk(Config, ""))
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, and leaves dates as text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for i, (key, _) in enumerate(node.value):
+            if key.value in names[:i]:
+                raise yaml.constructor.ConstructorError(
+                    "while reading a section", node.start_mark, f"found {key.value} twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str | None:
-    """The one of `allowed` that `word` was most likely meant to be; None when nothing is near."""
-    matches = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
 
 
-def _walk(cls: type, prefix: str) -> Iterator[tuple[str, type]]:
-    for item in fields(cls):
-        key, kind = f"{prefix}{item.name}", item.type
-        assert isinstance(kind, type), f"{key}: schema.py must not postpone its annotations"
-        yield key, kind
-        if is_dataclass(kind):
-            yield from _walk(kind, f"{key}.")
+def _layers(yaml_path: str | Path | None, overrides: Sequence[str]) -> Iterator[tuple[Key, Any]]:
+    if yaml_path is not None:
+        yield from _leaves(_read_yaml(Path(yaml_path)))
+    for override in overrides:
+        yield _parse_override(override)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[Any, Any]:
     try:
-        content = OmegaConf.load(path)
+        with path.open(encoding="utf-8") as file:  # errors name the file, which they would not for its text
+            content = yaml.load(file, _Loader)
     except FileNotFoundError:
         raise ValueError(f"Configuration file {path} does not exist. Check the path given.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Configuration file {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"Configuration file {path} is not valid YAML: {error}") from error
-    if not isinstance(content, DictConfig):
+    if not isinstance(content, dict | None):
         raise ValueError(f"Configuration file {path} must hold `section:` blocks, not a list or a text.")
-    plain = OmegaConf.to_container(content, resolve=False)
-    assert isinstance(plain, dict), "a DictConfig becomes a dict"
-    return {str(key): value for key, value in plain.items()}
+    return content or {}
 
 
-def _leaves(content: dict[str, Any], types: dict[str, type], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(full key, value) of every leaf; checks the keys on the way. An empty section sets nothing."""
+def _leaves(content: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Key, Any]]:
+    """Every key of a file with its value. An empty section sets nothing."""
     for name, value in content.items():
-        key = f"{prefix}{name}"
-        kind = _type_of(key, types)
-        if not is_dataclass(kind):
-            yield key, value
+        key_name = f"{prefix}{name}"
+        if key_name not in section_meanings():
+            yield find_key(key_name), value
         elif isinstance(value, dict):
-            yield from _leaves(value, types, prefix=f"{key}.")
+            yield from _leaves(value, prefix=f"{key_name}.")
         elif value is not None:
-            raise _section_error(key, value, types)
+            raise _section_error(key_name, value)
 
 
-def _parse_override(override: str, types: dict[str, type]) -> tuple[str, Any]:
-    key, separator, text = override.partition("=")
+def _parse_override(override: str) -> tuple[Key, Any]:
+    name, separator, text = override.partition("=")
     if not separator:
         raise ValueError(f"Override {override!r} has no '='. Write overrides as key.sub=value.")
-    kind = _type_of(key.strip(), types)
-    if is_dataclass(kind):
-        raise _section_error(key, text, types)
-    if kind is str:
-        return key.strip(), text
+    if name.strip() in section_meanings():
+        raise _section_error(name.strip(), text)
+    key = find_key(name.strip())
     try:
-        return key.strip(), yaml.safe_load(text)
+        return key, text if key.type is str else yaml.load(text, _Loader)
     except yaml.YAMLError:
-        raise ValueError(f"{key} is {text!r}, but must be of type {kind.__name__}.") from None
+        raise _refusal(key, text) from None
 
 
-def _set(merged: DictConfig, types: dict[str, type], key: str, value: Any) -> None:
-    kind = types[key]
-    if value is None and kind is str:
-        value = ""
-    if isinstance(value, str) and "${" in value:
-        raise ValueError(f"{key} is {value!r}, but interpolation is not supported: write the value out.")
-    wrong_type = ValueError(f"{key} is {value!r}, but must be of type {kind.__name__}.")
-    if kind is bool and not isinstance(value, bool):  # OmegaConf would take 5 for true
-        raise wrong_type
+def _set(config: Config, key: Key, given: Any) -> None:
+    if isinstance(given, str) and "${" in given:
+        raise ValueError(f"{key.name} is {given!r}, but interpolation is not supported: write the value out.")
+    section, _, field = key.name.partition(".")
+    value = _converted(given, key.type)
     try:
-        OmegaConf.update(merged, key, value)
-    except OmegaConfBaseException:
-        raise wrong_type from None
+        setattr(vars(config)[section], field, value)
+    except ValidationError:
+        raise _refusal(key, value) from None
 
 
-def _type_of(key: str, types: dict[str, type]) -> type:
-    if key in types:
-        return types[key]
-    leaves = [known for known, kind in types.items() if not is_dataclass(kind)]
-    elsewhere = [leaf for leaf in leaves if leaf.rpartition(".")[2] == key.rpartition(".")[2]]
-    guess = elsewhere[0] if elsewhere else nearest(key, leaves)
-    sections = ", ".join(known for known in types if "." not in known)
-    hint = f"Did you mean {guess}?" if guess else f"The sections are {sections}."
-    raise ValueError(f"Unknown configuration key {key!r}. {hint}")
+def _converted(given: Any, wanted: type) -> Any:
+    """`given` as `wanted` if YAML reads it differently: it takes 7 for a number even if a text is wanted, and
+    1e-5 and nan for texts."""
+    if wanted is str and given is None:
+        return ""
+    if wanted is str and isinstance(given, bool | int | float):
+        return str(given)
+    if type(given) is str and wanted in (int, float) or type(given) is int and wanted is float:
+        try:
+            return wanted(given)
+        except (ValueError, OverflowError):
+            pass  # pydantic refuses it
+    return given
 
 
-def _section_error(key: str, value: Any, types: dict[str, type]) -> ValueError:
-    keys = ", ".join(known for known in types if known.startswith(f"{key}."))
-    return ValueError(f"{key} is a section and cannot be set to {value!r}. Set its keys: {keys}.")
+def _refusal(key: Key, value: Any) -> ValueError:
+    if type(value) is not key.type:
+        return ValueError(f"{key.name} is {value!r}, but must be of type {key.type.__name__}.")
+    if isinstance(value, str):
+        guess = nearest(value, key.choices)
+        hint = f" Did you mean {guess}?" if guess else ""
+        return ValueError(f"{key.name} is {value!r}, but must be one of {', '.join(key.choices)}.{hint}")
+    return ValueError(f"{key.name} is {value}, but must be {key.limits}.")
+
+
+def _section_error(name: str, value: Any) -> ValueError:
+    keys = ", ".join(known for known in all_keys() if known.startswith(f"{name}."))
+    return ValueError(f"{name} is a section and cannot be set to {value!r}. Set its keys: {keys}.")

@@ -1,16 +1,20 @@
-"""What config.json of the start model says, checked against what the actor implements.
+"""The start model as its config.json describes it, checked against what the actor implements.
 
-A model whose config asks for something the actor does not compute is refused: a run that silently trains
-another function than the one vLLM samples from is the worst outcome. Imports no torch and no transformers.
+Checks, planner and actor take a model's sizes from here and nowhere else. A config that asks for something
+that the actor does not compute is refused: a run that silently trains another function than the one vLLM
+samples from is the worst outcome. Imports no torch and no transformers.
 """
 
-import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_coreward.config.hf_files import read_index, read_json
 from megatron_coreward.config.schema import ModelConfig
+from megatron_coreward.families.mapping import Family
+from megatron_coreward.families.registry import FAMILIES
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
@@ -19,37 +23,28 @@ _ROPE_TYPES = ("default", "llama3")
 
 
 @dataclass(frozen=True)
-class Family:
-    """An architecture's fixed features, and the defaults transformers fills in for absent keys."""
+class RopeScaling:
+    """Llama 3.1's stretching of the rotary embedding's long wavelengths, in config.json's words."""
 
-    qkv_bias: bool
-    qk_norm: bool
-    head_dim: int | None
-    max_positions: int
-    experts: bool = False
-
-
-FAMILIES = {
-    "LlamaForCausalLM": Family(qkv_bias=False, qk_norm=False, head_dim=None, max_positions=2048),
-    "Qwen2ForCausalLM": Family(qkv_bias=True, qk_norm=False, head_dim=None, max_positions=32768),
-    "Qwen3ForCausalLM": Family(qkv_bias=False, qk_norm=True, head_dim=128, max_positions=32768),
-    "Qwen3MoeForCausalLM": Family(
-        qkv_bias=False, qk_norm=True, head_dim=None, max_positions=32768, experts=True
-    ),
-}
-"""Supported architectures by their name in config.json."""
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of the start model. `folder` holds its files, on this machine."""
+    """Sizes of the start model, and what else its layers compute with. `folder` holds its files.
+
+    Absent keys of config.json have the values that transformers fills in.
+    """
 
     folder: Path
     architecture: str
     layers: int
     hidden: int
     intermediate: int
-    """Of the MLP, or of one expert."""
+    """Width of the MLP, or of one expert."""
     heads: int
     kv_heads: int
     head_dim: int
@@ -57,22 +52,31 @@ class ModelShape:
     tied: bool
     max_positions: int
     experts: int = 0
-    """Per layer, in a Mixture of Experts."""
+    """Experts of a layer in a Mixture of Experts; 0: none."""
     active_experts: int = 0
-    """Those that a token goes to."""
+    """Experts that a token goes to."""
+    norm_topk_prob: bool = False
+    """The weights of the active experts are normalised to a sum of 1."""
+    norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
 
     @property
     def family(self) -> Family:
         return FAMILIES[self.architecture]
 
+    def padded_vocab(self, tensor: int) -> int:
+        """The vocabulary as `tensor` tensor-parallel ranks hold it: padded to a multiple of their number."""
+        return math.ceil(self.vocab / tensor) * tensor
+
     @property
     def active_intermediate(self) -> int:
-        """What a token goes through."""
+        """The MLP's size for one token: that of all its experts together."""
         return self.intermediate * max(self.active_experts, 1)
 
 
 def layers_per_stage(layers: int, stages: int) -> list[int]:
-    """How the actor divides layers over pipeline stages: evenly, and the first take one each of a rest."""
+    """Layers of each pipeline stage: as many for all, and one more for each of the first if any are left."""
     return [layers // stages + (stage < layers % stages) for stage in range(stages)]
 
 
@@ -85,13 +89,15 @@ def read_model_shape(model: ModelConfig) -> ModelShape:
     """
     folder = find_folder(model.path)
     shape = read_shape(folder, model.trust_remote_code)
-    _check_files(folder)
+    read_index(folder, "model.path")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ValueError(f"{folder} (model.path) has no tokenizer, one of {', '.join(_TOKENIZER_FILES)}.")
     return shape
 
 
 def read_shape(folder: Path, trust_remote_code: bool = False) -> ModelShape:
-    """What `folder`/config.json says; no other file needs to be there. Raises ValueError as above."""
-    settings = _read_json(folder / "config.json")
+    """The shape that `folder`/config.json describes; reads no other file. Raises ValueError as above."""
+    settings = read_json(folder / "config.json", "model.path")
     if "auto_map" in settings and not trust_remote_code:
         raise ValueError(
             f"The model in {folder} wants to run its own Python code (auto_map in config.json). If you trust "
@@ -123,18 +129,6 @@ def find_folder(path: str) -> Path:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path} is missing. model.path must be a folder in Hugging Face format.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} (model.path) cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} (model.path) holds no JSON object.")
-    return content
-
-
 def _architecture(settings: dict[str, Any], folder: Path) -> str:
     names = settings.get("architectures") or ["none"]
     if names[0] not in FAMILIES:
@@ -145,19 +139,29 @@ def _architecture(settings: dict[str, Any], folder: Path) -> str:
     return names[0]
 
 
+def _rope_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of RoPE, by their name before transformers 5, which comes first there too, or since."""
+    return settings.get("rope_scaling") or settings.get("rope_parameters") or {}
+
+
+def _rope_type(settings: dict[str, Any]) -> str:
+    rope = _rope_of(settings)
+    return rope.get("rope_type", rope.get("type", "default"))
+
+
 def _check_features(settings: dict[str, Any], architecture: str, folder: Path) -> None:
     """Refuses settings that change the function the model computes and that the actor does not know."""
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}  # transformers 5, or before
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    family, rope = FAMILIES[architecture], _rope_of(settings)
     partial = rope.get("partial_rotary_factor", settings.get("partial_rotary_factor", 1.0))
     sliding = "sliding_attention" in (settings.get("layer_types") or [])
     unsupported = {
         "hidden_act": settings.get("hidden_act", "silu") != "silu",
-        "attention_bias": architecture != "Qwen2ForCausalLM" and bool(settings.get("attention_bias")),
+        "attention_bias": not family.qkv_bias and bool(settings.get("attention_bias")),
         "mlp_bias": bool(settings.get("mlp_bias")),
         "use_sliding_window": bool(settings.get("use_sliding_window")),
         "layer_types": sliding,
         "partial_rotary_factor": partial not in (None, 1, 1.0),
+        "rope_parameters": any(isinstance(value, dict) for value in rope.values()),  # other ones by layer
         "mlp_only_layers": bool(settings.get("mlp_only_layers")),
         "decoder_sparse_step": settings.get("decoder_sparse_step", 1) != 1,
         "quantization_config": bool(settings.get("quantization_config")),
@@ -169,61 +173,76 @@ def _check_features(settings: dict[str, Any], architecture: str, folder: Path) -
                 f"config.json of {folder} (model.path) sets {key}={value!r}, which is not supported for "
                 f"{architecture}. Choose another model."
             )
-    if rope_type not in _ROPE_TYPES:
+    for key, required in family.required.items():
+        if key not in settings or settings[key] != required:
+            given = f"sets {key}={settings[key]!r}" if key in settings else f"does not set {key}"
+            raise ValueError(
+                f"config.json of {folder} (model.path) {given}, but {architecture} is supported with "
+                f"{required!r} only. Choose another model."
+            )
+    if _rope_type(settings) not in _ROPE_TYPES:
         raise ValueError(
-            f"config.json of {folder} (model.path) has RoPE type {rope_type!r}; "
+            f"config.json of {folder} (model.path) has RoPE type {_rope_type(settings)!r}; "
             f"supported: {', '.join(_ROPE_TYPES)}."
         )
 
 
-def _check_files(folder: Path) -> None:
-    weights = {path.name for path in folder.glob("*.safetensors")}
-    if not weights:
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-        reason = "; pickled weights (*.bin, *.pt) can run code and are not read" if pickled else ""
-        raise ValueError(f"model.path must hold *.safetensors, but {folder} has none{reason}.")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        missing = sorted(set(_read_json(index).get("weight_map", {}).values()) - weights)
-        if missing:
-            raise ValueError(f"{index} (model.path) names files that are missing: {', '.join(missing)}.")
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ValueError(f"{folder} (model.path) has no tokenizer, one of {', '.join(_TOKENIZER_FILES)}.")
+@dataclass(frozen=True)
+class _Numbers:
+    """Sizes and other numbers of a section of config.json; absent keys and null have the default."""
+
+    section: dict[str, Any]
+    folder: Path
+
+    def size(self, key: str, default: int | None = None) -> int:
+        return self._positive(key, default, int, "integer")
+
+    def number(self, key: str, default: float | None = None) -> float:
+        return self._positive(key, default, (int, float), "number")
+
+    def _positive(self, key: str, default: float | None, types: Any, kind: str) -> Any:
+        value = self.section.get(key)
+        value = default if value is None else value
+        if not isinstance(value, types) or value <= 0:
+            given = f"config.json of {self.folder} (model.path): {key} is {value!r}"
+            raise ValueError(f"{given}, but must be a positive {kind}.")
+        return value
 
 
 def _shape(settings: dict[str, Any], architecture: str, folder: Path) -> ModelShape:
-    def size(key: str, default: int | None = None) -> int:
-        value = settings.get(key)
-        value = default if value is None else value
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"config.json of {folder} (model.path): {key} is {value!r}, but must be a positive integer."
-            )
-        return value
-
-    family, heads, hidden = FAMILIES[architecture], size("num_attention_heads"), size("hidden_size")
-    is_llama = architecture == "LlamaForCausalLM"
-    kv_heads = size("num_key_value_heads", default=heads if is_llama else None)
+    given, rope = _Numbers(settings, folder), _Numbers(_rope_of(settings), folder)
+    family = FAMILIES[architecture]
+    heads, hidden = given.size("num_attention_heads"), given.size("hidden_size")
+    kv_heads = given.size("num_key_value_heads", default=heads if family.kv_heads_are_heads else None)
     if heads % kv_heads:
         raise ValueError(
             f"config.json of {folder} (model.path): num_attention_heads={heads} is no multiple of "
             f"num_key_value_heads={kv_heads}."
         )
-    experts = (
-        "num_local_experts" if "num_local_experts" in settings else "num_experts"
-    )  # transformers 5, or before
+    # Their number has another name in transformers 5 than before.
+    experts = "num_local_experts" if "num_local_experts" in settings else "num_experts"
+    max_positions = given.size("max_position_embeddings", default=family.max_positions)
     return ModelShape(
         folder=folder,
         architecture=architecture,
-        layers=size("num_hidden_layers"),
+        layers=given.size("num_hidden_layers"),
         hidden=hidden,
-        intermediate=size("moe_intermediate_size" if family.experts else "intermediate_size"),
+        intermediate=given.size("moe_intermediate_size" if family.experts else "intermediate_size"),
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=size("head_dim", default=family.head_dim or hidden // heads),
-        vocab=size("vocab_size"),
+        head_dim=given.size("head_dim", default=family.head_dim or hidden // heads),
+        vocab=given.size("vocab_size"),
         tied=bool(settings.get("tie_word_embeddings", False)),
-        max_positions=size("max_position_embeddings", default=family.max_positions),
-        experts=size(experts) if family.experts else 0,
-        active_experts=size("num_experts_per_tok") if family.experts else 0,
+        max_positions=max_positions,
+        experts=given.size(experts) if family.experts else 0,
+        active_experts=given.size("num_experts_per_tok") if family.experts else 0,
+        norm_topk_prob=bool(settings.get("norm_topk_prob", False)),
+        norm_eps=given.number("rms_norm_eps", default=1e-6),
+        rope_theta=rope.number("rope_theta", default=given.number("rope_theta", default=10000.0)),
+        rope_scaling=_scaling(rope, max_positions) if _rope_type(settings) == "llama3" else None,
     )
+
+
+def _scaling(rope: _Numbers, max_positions: int) -> RopeScaling:
+    factor, low, high = (rope.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    return RopeScaling(factor, low, high, rope.size("original_max_position_embeddings", max_positions))

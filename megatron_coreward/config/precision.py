@@ -1,7 +1,7 @@
 """Checks of the layers' modules, of FP8 and of determinism. Imports no torch.
 
-What the configuration and the model's sizes decide is checked with the rest of the configuration; what the
-machine decides in `check_machine`, which is told what the machine has. Limits of hardware and CUDA are those
+preflight/ calls the checks that need the configuration and the model's sizes only. `check_machine` makes
+those that depend on the machine, which its caller describes. Limits of hardware and CUDA are those
 of Transformer Engine's quantization.py (check_recipe_support), versions those of Megatron-Core 0.16.1's
 fp8_utils.py (get_fp8_recipe).
 """
@@ -15,15 +15,15 @@ from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.schema import Config
 from megatron_coreward.utils.versions import installed
 
-ENGINE = "transformer-engine"
+TE_PACKAGE = "transformer-engine"
 _INSTALL = "pip install 'transformer-engine[pytorch]' (needs a CUDA build of torch and the CUDA toolkit)"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe of FP8 asks for."""
+    """Requirements of an FP8 recipe."""
 
-    engine: str
+    te_version: str
     """Least version of Transformer Engine."""
     capability: tuple[int, int]
     """Least compute capability of the GPU."""
@@ -32,7 +32,7 @@ class Recipe:
     multiple: int
     """Rows and columns of a matrix are multiples of it (fp8_utils.get_fp8_align_size)."""
     capability_below: tuple[int, int] | None = None
-    """The first compute capability that has it no more."""
+    """The first compute capability without it."""
 
     def runs_on(self, capability: tuple[int, int]) -> bool:
         below = self.capability_below
@@ -40,7 +40,7 @@ class Recipe:
 
     @property
     def capabilities(self) -> str:
-        """In words."""
+        """The allowed compute capabilities in words."""
         below = f" and below {_dotted(self.capability_below)}" if self.capability_below else ""
         return f"{_dotted(self.capability)} or higher{below}"
 
@@ -51,7 +51,7 @@ RECIPES = {
     "blockwise": Recipe("2.3", (9, 0), (12, 9), 16),
     "mxfp8": Recipe("2.1", (10, 0), (12, 8), 32, capability_below=(12, 0)),
 }
-"""By `fp8.recipe`. 1.7 is where packed sequences go by the mask that Megatron passes; CUDA 12.8 is the first
+"""By `fp8.recipe`. From 1.7 on packed sequences obey the mask that Megatron passes; CUDA 12.8 is the first
 that compiles for Blackwell."""
 
 DETERMINISTIC_ENVIRONMENT = {
@@ -59,28 +59,35 @@ DETERMINISTIC_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": (":4096:8", ":16:8"),
     "NVTE_ALLOW_NONDETERMINISTIC_ALGO": ("0",),
 }
-"""What a deterministic run on GPUs needs: in sums over ranks (the values that Megatron-LM's arguments.py
-allows), in cuBLAS (torch.use_deterministic_algorithms) and in Transformer Engine's attention."""
+"""Environment variables of a deterministic run on GPUs: for sums over ranks (the values that Megatron-LM's
+arguments.py allows), cuBLAS (torch.use_deterministic_algorithms) and Transformer Engine's attention."""
+
+
+def resolve_dtype(choice: str, *, on_gpu: bool) -> str:
+    """`model.dtype` without auto: float32 on a CPU, where bfloat16 is emulated and slow, else bfloat16."""
+    if choice != "auto":
+        return choice
+    return "bfloat16" if on_gpu else "float32"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a rank runs on."""
+    """Hardware and software that a rank runs on."""
 
     capability: tuple[int, int] | None
-    """Of its GPU; None without one."""
+    """Compute capability of the GPU; None without a GPU."""
     cuda: str | None
     """CUDA version that torch is built for; None for a CPU build."""
-    engine: str | None
+    te_version: str | None
     """Version of Transformer Engine, if it can be imported."""
 
 
 def check_installed(config: Config) -> None:
-    """Raises ValueError if a package that was asked for is not there; a plan for other machines skips it."""
-    if config.model.transformer_impl == "transformer_engine" and installed(ENGINE) is None:
+    """Raises ValueError if a requested package is not installed; a plan for other machines skips it."""
+    if config.model.transformer_impl == "transformer_engine" and installed(TE_PACKAGE) is None:
         raise ValueError(
-            f"model.transformer_impl is transformer_engine, but {ENGINE} is not installed: {_INSTALL}, or "
-            f"set model.transformer_impl=local."
+            f"model.transformer_impl is transformer_engine, but {TE_PACKAGE} is not installed: {_INSTALL}, "
+            f"or set model.transformer_impl=local."
         )
 
 
@@ -155,34 +162,37 @@ def check_fp8_sizes(config: Config, shape: ModelShape) -> None:
 
 
 def check_machine(config: Config, machine: Machine, environment: Mapping[str, str]) -> None:
-    """Raises ValueError for what this machine cannot do.
+    """Raises ValueError for what this machine cannot do, given its environment variables.
 
-    `environment` are its environment variables. Nothing is asked of a machine that the configuration leaves
-    the choice.
+    Settings that are auto require nothing of a machine.
     """
     if config.model.transformer_impl == "transformer_engine":
-        _check_engine(machine, "model.transformer_impl is transformer_engine", "model.transformer_impl=local")
+        _check_transformer_engine(
+            machine, "model.transformer_impl is transformer_engine", "model.transformer_impl=local"
+        )
     if config.fp8.format != "none":
-        _check_engine(machine, f"fp8.format is {config.fp8.format}", "fp8.format=none")
+        _check_transformer_engine(machine, f"fp8.format is {config.fp8.format}", "fp8.format=none")
         _check_recipe(config.fp8.recipe, machine)
     if config.model.deterministic and machine.capability is not None:
         _check_deterministic(machine, environment)
 
 
-def _check_engine(machine: Machine, given: str, way_out: str) -> None:
+def _check_transformer_engine(machine: Machine, given: str, way_out: str) -> None:
     if machine.capability is None:
         raise ValueError(
             f"{given}, but Transformer Engine needs a GPU, and there is none here. Set {way_out}."
         )
-    if machine.engine is None:
+    if machine.te_version is None:
         raise ValueError(f"{given}, but Transformer Engine cannot be imported: {_INSTALL}, or set {way_out}.")
 
 
 def _check_recipe(name: str, machine: Machine) -> None:
     recipe = RECIPES[name]
-    assert machine.capability is not None and machine.engine is not None, "_check_engine has let it pass"
+    assert machine.capability is not None and machine.te_version is not None, (
+        "_check_transformer_engine has let it pass"
+    )
     if not recipe.runs_on(machine.capability):
-        able = [other for other, one in RECIPES.items() if one.runs_on(machine.capability)]
+        able = [other for other, needs in RECIPES.items() if needs.runs_on(machine.capability)]
         raise ValueError(
             f"fp8.recipe is {name}, which needs compute capability {recipe.capabilities}, but this GPU has "
             f"{_dotted(machine.capability)}. "
@@ -193,16 +203,16 @@ def _check_recipe(name: str, machine: Machine) -> None:
             f"fp8.recipe is {name}, which needs CUDA {_dotted(recipe.cuda)} or newer, but torch is built for "
             f"{machine.cuda}. Install another torch, or choose another fp8.recipe."
         )
-    if Version(machine.engine) < Version(recipe.engine):
+    if Version(machine.te_version) < Version(recipe.te_version):
         raise ValueError(
-            f"fp8.recipe is {name}, which needs {ENGINE} {recipe.engine} or newer, but {machine.engine} is "
-            f"installed. Upgrade it, or choose another fp8.recipe."
+            f"fp8.recipe is {name}, which needs {TE_PACKAGE} {recipe.te_version} or newer, but "
+            f"{machine.te_version} is installed. Upgrade it, or choose another fp8.recipe."
         )
 
 
 def _check_deterministic(machine: Machine, environment: Mapping[str, str]) -> None:
     for name, allowed in DETERMINISTIC_ENVIRONMENT.items():
-        if name.startswith("NVTE") and machine.engine is None:
+        if name.startswith("NVTE") and machine.te_version is None:
             continue
         given = environment.get(name)
         if given not in allowed:

@@ -1,17 +1,40 @@
-"""The configuration of a run: a tree of dataclasses, filled from strict YAML plus `key.sub=value` overrides.
+"""The configuration of a run: a tree of dataclasses in which everything about a key stands at its field.
 
-Importable without torch. An unknown key is an error that names the nearest known one. All cross-checks
-are in config_checks.validate(), which runs before any model or engine is built. The reference in
-docs/config.md is generated from the docstrings below: a field is documented by the string after it.
+A field has the key's type, its allowed values and its default, and the string after it has its meaning and
+unit. pydantic enforces them, at construction and at every assignment; keys.py reads them for error messages
+and for docs/config.md. Checks of several keys together are in preflight/. Importable without torch.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(
+    strict=True, extra="forbid", allow_inf_nan=False, validate_assignment=True, use_attribute_docstrings=True
+)
+"""Nothing is converted to another type, except a whole number to a float."""
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+AtLeastZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Off = Annotated[float, Field(ge=0, le=0)]
+"""0: the option is off."""
+Where = Literal["auto", "always", "never"]
+
+MIN_TEMPERATURE = 0.01
+"""vLLM raises lower ones to this, silently."""
+Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE)]
 
 SYSTEM_PROMPT = "Let's think step by step and output the final answer within \\boxed{}."
-"""The system turn of the paper (method 2.2)."""
+"""The paper's system turn."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class RunConfig:
     """Where a run lives and how long it is."""
 
@@ -22,20 +45,20 @@ class RunConfig:
     auto_resume: bool = False
     """Continue if `output_dir` has an intact checkpoint, else start anew: one command for the first start and
     for every restart, by torchrun --max-restarts or a requeued job."""
-    seed: int = 1
+    seed: AtLeastZero = 1
     """Seeds sampling, data order and every random number of the run."""
-    steps: int = 0
+    steps: AtLeastZero = 0
     """Rollout batches to train on; 0 means `epochs` full passes over the data."""
-    epochs: int = 3
+    epochs: AtLeastOne = 3
     """Passes over the pairs when `steps` is 0."""
-    stall_timeout_s: float = 0.0
+    stall_timeout_s: NotNegative = 0.0
     """Longest that a phase of a step may take, evaluations included. A run that takes longer names the rank
-    that is behind, ends with exit code 5 and can be resumed; 0 = as long as it likes."""
+    that is behind, ends with exit code 5 and can be resumed; 0 = no limit."""
     export_hf: bool = True
     """Write a Hugging Face folder (safetensors, tokenizer, config) to `output_dir`/hf at the end."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class ModelConfig:
     """The start model."""
 
@@ -44,39 +67,39 @@ class ModelConfig:
     checkpoint: str = ""
     """Take the weights from this checkpoint (a run's, or one of tools/convert_checkpoint.py) instead of those
     in `path`; config and tokenizer still come from `path`."""
-    dtype: str = "auto"
-    """Compute type of actor and rollout: auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type of actor and rollout; auto: float32 on CPU, bfloat16 on GPU."""
     trust_remote_code: bool = False
     """Allow a model folder to run its own Python code. Off: such a model is refused."""
-    transformer_impl: str = "auto"
+    transformer_impl: Literal["auto", "transformer_engine", "local"] = "auto"
     """Modules of the actor's layers: transformer_engine (GPUs; the only one that computes in FP8), local
-    (torch) or auto (transformer_engine where it and a GPU are there, else local). See docs/fp8.md."""
+    (torch) or auto (transformer_engine if it and a GPU are available, else local). See docs/fp8.md."""
     deterministic: bool = False
     """The actor uses only algorithms that give the same bits every time. On GPUs it is slower and needs
     environment variables, which the error names; on a CPU a run is deterministic anyway."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class ParallelConfig:
     """Layout of the Megatron-Core actor; data parallel = world size / (tensor x pipeline)."""
 
-    tensor: int = 1
+    tensor: AtLeastOne = 1
     """Tensor-parallel ranks (TP). Must divide the attention heads, and must divide the key/value heads or be
     a multiple of them."""
-    pipeline: int = 1
-    """Pipeline stages (PP), at most one per layer. A rest of layers goes to the first stages, one each."""
+    pipeline: AtLeastOne = 1
+    """Pipeline stages (PP), at most one per layer. Remaining layers go to the first stages, one each."""
     sequence: bool = False
     """Sequence parallelism in norms and residuals; needs tensor > 1."""
-    expert: int = 1
+    expert: AtLeastOne = 1
     """Ranks that share the experts of a Mixture of Experts (EP); must divide the experts and tensor x data.
     With tensor > 1 such a model needs expert > 1 and `sequence`."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class DataConfig:
     """Question pairs and prompts."""
 
-    source: str = "parquet"
+    source: Literal["parquet", "synthetic"] = "parquet"
     """parquet (files below) or synthetic (generated arithmetic word problems, nothing to download)."""
     original: str = ""
     """Parquet file of original questions (columns prompt, reward_model, extra_info), or one file with
@@ -84,43 +107,43 @@ class DataConfig:
     rephrased: str = ""
     """Parquet file of rephrasings, aligned with `original` row by row on extra_info.index; empty when
     `original` holds both views, or when only originals are answered (rollout.views)."""
-    batch_pairs: int = 128
+    batch_pairs: AtLeastOne = 128
     """Question pairs per rollout batch, over all ranks."""
     shuffle: bool = True
     """Shuffle the pairs anew in every epoch, seeded."""
-    max_prompt_tokens: int = 512
+    max_prompt_tokens: AtLeastOne = 512
     """A pair is dropped when either prompt is longer; the number dropped is logged."""
-    limit: int = 0
+    limit: AtLeastZero = 0
     """Use only the first n pairs; 0 = all."""
     system_prompt: str = SYSTEM_PROMPT
     """System turn of the chat template; empty = no system turn."""
-    synthetic_pairs: int = 2000
+    synthetic_pairs: AtLeastOne = 2000
     """Training pairs to generate when source=synthetic."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class RolloutConfig:
     """vLLM rollout."""
 
-    views: str = "auto"
+    views: Literal["auto", "original", "rephrased", "both"] = "auto"
     """Wordings of a question that are answered and trained on: original, rephrased, both, or auto (both for
     methods that judge one by the other, else original)."""
-    samples: int = 8
+    samples: AtLeastOne = 8
     """Responses per question and view that are trained on (G)."""
-    vote_samples: int = 0
+    vote_samples: AtLeastZero = 0
     """Responses per question and view that are drawn and vote, at least `samples`; 0 = `samples`. The first
     `samples` are trained on, and advantages are relative to these alone (TTRL: 64 vote, 32 train)."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Sampling temperature of training; the actor divides its logits by it too."""
-    max_response_tokens: int = 3072
+    max_response_tokens: AtLeastOne = 3072
     """Generation limit; a longer response is truncated (finish_reason=length)."""
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: AtLeastOne = 1
     """Consecutive ranks that form one vLLM replica. Must divide the world size."""
-    memory_gb: float = 2.0
+    memory_gb: Positive = 2.0
     """KV cache per rank on CPU, in GiB."""
-    gpu_memory_utilization: float = 0.6
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of GPU memory vLLM may use."""
-    max_num_seqs: int = 256
+    max_num_seqs: AtLeastOne = 256
     """Sequences decoded at once per replica."""
     enforce_eager: bool = True
     """Run vLLM without CUDA graphs; always true on CPU."""
@@ -131,61 +154,70 @@ class RolloutConfig:
         return self.vote_samples or self.samples
 
 
-@dataclass
+@dataclass(config=STRICT)
 class RewardConfig:
     """The reward stage."""
 
-    method: str = "co_reward"
+    method: Literal[
+        "co_reward",
+        "co_rewarding_2",
+        "co_rewarding_3",
+        "majority_voting",
+        "ground_truth",
+        "self_certainty",
+        "entropy",
+        "random",
+    ] = "co_reward"
     """Where rewards come from: co_reward (Co-rewarding-I: the majority answer of one view is the label of the
     other, Eq. 6-8), co_rewarding_2 (the teacher's majority answer), co_rewarding_3 (that of the other view),
     majority_voting (the group's own), ground_truth, self_certainty, entropy or random. docs/reward_methods.md
     has the formulas."""
-    equality: str = "math"
-    """math: answers are equivalence classes (normalise, then math-verify); exact: the reference's string
-    equality."""
-    ties: str = "first"
+    equality: Literal["math", "exact"] = "math"
+    """math: answers are equivalence classes (normalise, then math-verify); exact: the string equality of
+    the authors' code."""
+    ties: Literal["first", "abstain"] = "first"
     """first: the tied class that holds the smallest sample index wins; abstain: no label."""
-    min_agreement: float = 0.0
+    min_agreement: Share = 0.0
     """Least share of a group's responses that the winning class needs; below it there is no label."""
     weight_by_share: bool = False
     """Multiply advantages by the share of the vote that the label won, so that narrow votes count less."""
-    no_answer_entropy: float = 0.0
+    no_answer_entropy: NotNegative = 0.0
     """entropy: a response without an answer counts as having this entropy in nats (RENT: 7); 0 = its own."""
-    timeout_s: float = 5.0
-    """Hard limit for reading an answer or comparing two, in CPU seconds; a time-out counts as unequal. What
-    is left to math-verify in one step gets so much, and 0.02 s for each answer, in all."""
-    workers: int = 1
+    timeout_s: Positive = 5.0
+    """Hard limit for reading an answer or comparing two, in CPU seconds; a time-out counts as unequal.
+    All answers of a step that are left to math-verify share `timeout_s` + 0.02 s per answer."""
+    workers: AtLeastOne = 1
     """Worker processes per rank for comparing answers."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class TeacherConfig:
     """The teacher of co_rewarding_2 and co_rewarding_3: a moving average of the policy's weights, in float32.
 
     teacher <- alpha * teacher + (1 - alpha) * policy; 1 - alpha falls along half a cosine over the run.
     """
 
-    samples: int = 0
+    samples: AtLeastZero = 0
     """Responses per question and view that the teacher draws and votes with; 0 = rollout.samples."""
-    alpha_start: float = 0.99
+    alpha_start: Share = 0.99
     """alpha at the first update."""
-    alpha_end: float = 0.9999
+    alpha_end: Share = 0.9999
     """alpha at the last one (the paper; its released script: 0.99999)."""
-    every: int = 1
+    every: AtLeastZero = 1
     """Steps between updates; 0 = never, the teacher stays the start model (the paper's ablation)."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class AlgorithmConfig:
     """GRPO objective (Eq. 4-7) and its variants; formulas, sources and advice in docs/algorithm.md."""
 
-    advantage: str = "group-norm"
+    advantage: Literal["group-norm", "no-std", "rloo"] = "group-norm"
     """group-norm (the paper, Eq. 7), no-std (Dr. GRPO: without dividing by the standard deviation) or rloo
     (reward minus the mean reward of the group's other responses)."""
-    aggregation: str = "seq-mean"
+    aggregation: Literal["seq-mean", "token-mean", "dr-grpo"] = "seq-mean"
     """seq-mean (the paper: mean over tokens, then over responses), token-mean (over all tokens) or dr-grpo
     (sum over tokens / rollout.max_response_tokens, then mean over responses)."""
-    denominator: str = "all"
+    denominator: Literal["all", "active"] = "all"
     """all: every response counts in the divisor; active: only groups with unequal rewards take part in loss
     and divisor, and masked truncated responses are in neither."""
     mask_truncated: bool = False
@@ -194,148 +226,147 @@ class AlgorithmConfig:
     skip_no_signal: bool = False
     """Leave out of forward and backward passes what adds exactly nothing to the loss: groups with equal
     rewards (if kl_coef=0 or denominator=active) and masked responses. Never changes the gradient."""
-    clip: float = 0.2
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """PPO clip range epsilon."""
-    clip_high: float = 0.0
-    """Upper clip range, where it differs from `clip` (DAPO's clip-higher: 0.28); 0 = `clip`."""
-    dual_clip: float = 0.0
-    """Bound of the ratio where the advantage is negative (Ye et al.: 3), above 1; 0 = none."""
-    tis_cap: float = 0.0
-    """Truncated importance sampling: each token's policy loss is weighted by min(pi_old / pi_vllm, cap). At
-    least 1, usually 2; 0 = off."""
-    kl_coef: float = 0.005
+    clip_high: NotNegative = 0.0
+    """Upper clip range, if it differs from `clip` (DAPO's clip-higher: 0.28); 0 = `clip`."""
+    dual_clip: Off | Annotated[float, Field(gt=1)] = 0.0
+    """Bound of the ratio where the advantage is negative (Ye et al.: 3); 0 = none."""
+    tis_cap: Off | Annotated[float, Field(ge=1)] = 0.0
+    """Truncated importance sampling: each token's policy loss is weighted by min(pi_old / pi_vllm, cap);
+    usually 2, 0 = off."""
+    kl_coef: NotNegative = 0.005
     """Weight of the KL penalty to the reference: the start model, or the teacher where there is one. 0 = no
     penalty and no reference. The paper has 0.005 for Co-rewarding-I and 0.001 for II."""
-    kl_estimator: str = "k3"
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """k3 (the paper's; its gradient is that of the forward KL), k2 (of the reverse KL) or k1 (of no KL: noise
     of mean 0, no penalty; for comparisons only)."""
-    updates_per_batch: int = 1
+    updates_per_batch: AtLeastOne = 1
     """Optimizer steps per rollout batch; above 1 the old log-probs are recomputed by the actor."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class OptimizerConfig:
     """AdamW and learning rate."""
 
-    lr: float = 3e-6
+    lr: Positive = 3e-6
     """Peak learning rate."""
-    schedule: str = "cosine"
+    schedule: Literal["cosine", "constant"] = "cosine"
     """cosine (to `min_lr`) or constant."""
-    min_lr: float = 0.0
+    min_lr: NotNegative = 0.0
     """Floor of the cosine schedule."""
-    warmup_ratio: float = 0.1
+    warmup_ratio: Share = 0.1
     """Share of all optimizer steps that warm up linearly; step k of n has factor (k+1)/n."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """Decoupled weight decay; norms and biases are excluded."""
-    beta1: float = 0.9
+    beta1: Beta = 0.9
     """Adam beta 1."""
-    beta2: float = 0.999
+    beta2: Beta = 0.999
     """Adam beta 2."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """Adam epsilon."""
-    clip_grad: float = 1.0
+    clip_grad: NotNegative = 1.0
     """Global gradient norm limit; 0 = no clipping."""
-    micro_batch_tokens: int = 4096
+    micro_batch_tokens: AtLeastOne = 4096
     """Token budget of one packed micro-batch. A longer single response gets one of its own."""
     distributed: bool = False
     """Megatron's distributed optimizer: data-parallel ranks share Adam's state, where memory is short."""
     overlap: bool = False
     """Reduce gradients over data-parallel ranks during the backward pass, and with `distributed` gather
     parameters during the next forward pass. For many data-parallel ranks, which wait for each other."""
-    nonfinite: str = "stop"
-    """What a loss or gradient that is NaN or infinite does: stop (the last checkpoint is intact) or skip
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """If a loss or gradient is NaN or infinite: stop (the last checkpoint is intact) or skip
     (that optimizer step is left out). The batch is saved in `output_dir`/nonfinite either way."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class EvaluationConfig:
     """Evaluation on held-out questions: before training, every `every` steps and after."""
 
     file: str = ""
     """Questions with answers: Parquet in the data schema, or JSON/JSONL. Empty with source=synthetic means
     the held-out synthetic problems; empty otherwise means no evaluation."""
-    limit: int = 500
+    limit: AtLeastZero = 500
     """Use only the first n questions; 0 = all."""
-    every: int = 10
+    every: AtLeastZero = 10
     """Steps between evaluations; 0 = only before and after."""
-    samples: int = 8
+    samples: AtLeastOne = 8
     """Sampled responses per question (pass@1, maj@k)."""
-    temperature: float = 0.8
+    temperature: Temperature = 0.8
     """Sampling temperature; greedy decoding is evaluated as well."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class CheckpointConfig:
     """Checkpoints of everything a run needs to go on."""
 
-    every: int = 10
+    every: AtLeastZero = 10
     """Steps between checkpoints; 0 = only at the end and when interrupted."""
-    keep_last: int = 2
+    keep_last: AtLeastZero = 2
     """Newest checkpoints to keep; 0 = all."""
-    keep_every: int = 0
+    keep_every: AtLeastZero = 0
     """Keep those whose step is a multiple of this as well; 0 = none for this reason."""
-    keep_best: int = 0
+    keep_best: AtLeastZero = 0
     """Keep this many of the highest agreement between the two views as well (mean since the checkpoint
     before); needs no labels, but both views."""
     async_save: bool = True
     """Write in the background while the next step runs; false = wait until it is written."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class WeightSyncConfig:
     """Actor weights into vLLM."""
 
-    bucket_mb: int = 64
-    """Size of one collective bucket."""
+    bucket_mb: AtLeastOne = 64
+    """Size of one collective bucket, in MiB."""
     verify: bool = False
     """After every sync draw a few responses and compare vLLM's log-probs with the actor's."""
-    tolerance: float = 1e-3
+    tolerance: Positive = 1e-3
     """Largest difference in nats that `verify` lets pass; about 0.1 in bfloat16."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class MemoryConfig:
     """What leaves the device while a phase of the step does not need it (phases/table.py), and activations.
 
-    auto means: where there is a GPU. On a CPU, always costs time and saves nothing. The part on GPUs has not
-    been run yet.
+    auto means: if there is a GPU. On a CPU, always costs time and saves nothing. Not run on a GPU yet.
     """
 
-    offload_optimizer: str = "auto"
-    """Optimizer state and gradient buffers to main memory except in updates: auto, always or never."""
-    offload_reference: str = "auto"
-    """Reference or teacher weights to main memory except while they are used: auto, always or never."""
-    rollout_sleep: str = "auto"
-    """vLLM gives its memory up while it is not used: auto, always (refused without a GPU) or never."""
-    recompute: str = "none"
+    offload_optimizer: Where = "auto"
+    """Optimizer state and gradient buffers are in main memory except in updates."""
+    offload_reference: Where = "auto"
+    """Reference or teacher weights are in main memory except while they are used."""
+    rollout_sleep: Where = "auto"
+    """vLLM gives its memory up while it is not used; always is refused without a GPU."""
+    recompute: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again instead of keeping them: none, selective (attention:
     little time, some memory) or full (all but each layer's input: a third more time; for long responses)."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class Fp8Config:
     """Matrix products of the actor's layers in FP8, on GPUs with Transformer Engine (docs/fp8.md).
 
     Not run yet. vLLM, the head, norms, attention scores and Adam stay as they are.
     """
 
-    format: str = "none"
+    format: Literal["none", "hybrid", "e4m3"] = "none"
     """none (off), hybrid (E4M3 forward, E5M2 for gradients) or e4m3 (both)."""
-    recipe: str = "tensorwise"
+    recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "tensorwise"
     """How numbers are scaled into FP8: tensorwise (by the tensor's maximum), delayed (by maxima of earlier
     passes), blockwise (each block by its own; CUDA 12.9) or mxfp8 (blocks of 32; Blackwell)."""
     params: bool = False
     """Keep the weights of these products in FP8, too: less memory. Needs optimizer.distributed; not with
     mxfp8. The start weights are rounded to FP8."""
-    first_last_bf16: int = 0
-    """So many of the first and so many of the last layers stay in bfloat16; not with delayed."""
-    amax_history: int = 1024
-    """Maxima that delayed remembers; it scales by the largest."""
+    first_last_bf16: AtLeastZero = 0
+    """This many of the first and of the last layers stay in bfloat16; not with delayed."""
+    amax_history: AtLeastOne = 1024
+    """Number of maxima that delayed remembers; it scales by the largest."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class LoggingConfig:
-    """Where figures go. metrics.jsonl is always written."""
+    """Where metrics are written besides metrics.jsonl, which always is."""
 
     tensorboard: bool = True
     """Write TensorBoard events."""
@@ -347,7 +378,7 @@ class LoggingConfig:
     """Write every step's rollouts to `output_dir`/rollouts/step_*.parquet."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class Config:
     """Everything about one run."""
 

@@ -1,7 +1,7 @@
-"""Figures about a step's responses, for the log only: nothing here reaches a reward.
+"""Figures about a step's responses, for the log only: no reward depends on them.
 
-Each function sees what one rank holds and returns sums that merge over ranks. What needs all responses to a
-question at once is in CoRewardStage.figures. Names are explained in docs/metrics.md; those that need the
+Each function sees what one rank holds and returns sums that merge over ranks. Figures that need all responses
+to a question at once come from the reward stage. Names are explained in docs/metrics.md; those that need the
 ground truth begin with diagnostics/, and are the paper's Figures 4 and 5 for a batch.
 """
 
@@ -12,7 +12,6 @@ from itertools import groupby
 import numpy as np
 
 from megatron_coreward.coreward.rewards.registry import Method
-from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.roles import Communicator
 from megatron_coreward.types import QuestionPair, ScoredResponse
@@ -104,22 +103,22 @@ def _groups(scored: Sequence[ScoredResponse]) -> list[list[ScoredResponse]]:
 
 def diagnose(
     scored: Sequence[ScoredResponse],
+    stage_figures: Figures,
     pairs: Mapping[int, QuestionPair],
-    stage: CoRewardStage,
     grader: Grader,
     method: Method,
     comm: Communicator,
 ) -> Figures:
-    """All of the above and the stage's own figures, over all ranks. A collective."""
+    """All of the above and the reward stage's figures, over all ranks. A collective."""
     local = label_free_figures(scored)
     with_truth, right = ground_truth_figures(scored, pairs, grader, method)
     local.merge(with_truth)
-    local.merge(stage.figures)
+    local.merge(stage_figures)
     total = Figures()
     by_pair: dict[int, list[bool]] = {}
-    for figures, part in comm.all_gather((local, right)):
+    for figures, right_of_rank in comm.all_gather((local, right)):
         total.merge(figures)
-        for (pair_id, _), correct in part.items():
+        for (pair_id, _), correct in right_of_rank.items():
             by_pair.setdefault(pair_id, []).append(correct)
     for outcomes in by_pair.values():
         if len(outcomes) == 2:  # the paper's curve "CoReward" in Figure 4

@@ -3,23 +3,22 @@
 The two views of a pair, and the teacher's responses, may have been drawn on different ranks. What crosses
 ranks is the normal form of each answer, never its text:
 
-    holder: extract, normalise       --(pair, view, sample, form, signal)-->   owner of the pair
-    owner:  classes, votes, rewards  --(label, share, majority, reward)----->  holder
+    holder: extract, normalise       --(pair, source, view, sample, form, score)-->   owner of the pair
+    owner:  classes, votes, rewards  --(label, share, majority, reward)----------->   holder
 
 Each pair has one owner, so no two ranks ever decide the same question. The result is a pure function of
 the step's responses: the number of ranks, the placement of groups and the order of the list change
-nothing. The reference gathers all text on one driver and loops over it.
+nothing. The authors' code gathers all text on one driver and loops over it.
 """
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from megatron_coreward.config.schema import Config
-from megatron_coreward.coreward.rewards.judging import Answers, Group, Judgement
+from megatron_coreward.coreward.rewards.judging import Answers, Group, Judgement, voted
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
-from megatron_coreward.coreward.voting import Vote, vote
+from megatron_coreward.coreward.voting import Vote
 from megatron_coreward.grading.answers import extract_answer
 from megatron_coreward.grading.grader import NO_ANSWER, Grader
 from megatron_coreward.roles import Communicator
@@ -27,6 +26,8 @@ from megatron_coreward.types import Response, ScoredResponse, View
 from megatron_coreward.utils.metrics import Figures
 
 POLICY, TEACHER = "policy", "teacher"
+_Identity = tuple[int, str, str, int]
+"""(pair_id, source, view, sample)"""
 
 
 class _Answer(NamedTuple):
@@ -37,7 +38,15 @@ class _Answer(NamedTuple):
     view: str
     sample: int
     form: str
-    signal: float = 0.0
+    score: float = 0.0
+
+    @property
+    def identity(self) -> _Identity:
+        return (self.pair_id, self.source, self.view, self.sample)
+
+
+_ByGroup = dict[tuple[str, str], list[tuple[_Answer, int]]]
+"""Answers of one pair with their classes, by (source, view)."""
 
 
 class _Verdict(NamedTuple):
@@ -51,11 +60,6 @@ class CoRewardStage:
     """roles.RewardStage, for every method of rewards/registry.py.
 
     `truths` by pair_id is for a method that needs it; any other must not be given one.
-
-    After a call, on every rank:
-        figures: what the owner knows of its pairs; merge over ranks (names in docs/metrics.md).
-        last_bytes: pickled bytes that this rank sent to others.
-        last_seconds: duration of the call.
     """
 
     def __init__(
@@ -70,43 +74,36 @@ class CoRewardStage:
             f"reward.method={config.reward.method}: ground truths {'missing' if truths is None else 'given'}"
         )
         self._truths = truths or {}
-        self.figures = Figures()
-        self.last_bytes = 0
-        self.last_seconds = 0.0
 
     def __call__(
         self, responses: Sequence[Response], teacher: Sequence[Response] = ()
-    ) -> list[ScoredResponse]:
-        """The policy's `responses`, in the same order, with what was decided. A collective.
-
-        `teacher` are the teacher's responses that this rank holds.
-        """
-        started = time.perf_counter()
+    ) -> tuple[list[ScoredResponse], Figures]:
+        """roles.RewardStage."""
         timeouts, bytes_before = self._grader.timeouts, self._comm.bytes_sent
-        self.figures = Figures()
-        answers = [self._answer(r, POLICY) for r in responses]
-        outgoing = self._by_owner(answers + [self._answer(r, TEACHER) for r in teacher])
-        received = self._exchange(outgoing)
-        verdicts = self._judge(sorted(_Answer._make(item) for part in received for item in part))
-        returned = self._exchange([[verdicts[a] for a in part if a[1] == POLICY] for part in received])
+        answers = [self._answer(response, POLICY) for response in responses]
+        outgoing = self._by_owner([*answers, *(self._answer(response, TEACHER) for response in teacher)])
+        received = [[_Answer(*item) for item in of_rank] for of_rank in self._exchange(outgoing)]
+        verdicts, figures = self._judge(sorted(answer for of_rank in received for answer in of_rank))
+        returned = self._exchange(
+            [[verdicts[a.identity] for a in of_rank if a.source == POLICY] for of_rank in received]
+        )
         verdict_of = {
-            answer: _Verdict._make(item)
-            for sent, back in zip(outgoing, returned, strict=True)
-            for answer, item in zip([a for a in sent if a.source == POLICY], back, strict=True)
+            answer.identity: _Verdict(*item)
+            for sent, items in zip(outgoing, returned, strict=True)
+            for answer, item in zip([a for a in sent if a.source == POLICY], items, strict=True)
         }
-        self._note_top_answers(answers)
-        self.figures.add_sum("grader/timeouts", self._grader.timeouts - timeouts)
-        self.last_bytes = self._comm.bytes_sent - bytes_before
-        self.figures.add_sum("stage/bytes", self.last_bytes)
-        self.last_seconds = time.perf_counter() - started
-        return [_scored(r, a, verdict_of[a]) for r, a in zip(responses, answers, strict=True)]
+        figures.merge(self._top_answer_figures(answers))
+        figures.add_sum("grader/timeouts", self._grader.timeouts - timeouts)
+        figures.add_sum("stage/bytes", self._comm.bytes_sent - bytes_before)
+        scored = [_scored(r, a, verdict_of[a.identity]) for r, a in zip(responses, answers, strict=True)]
+        return scored, figures
 
     def _answer(self, response: Response, source: str) -> _Answer:
         form = self._grader.form(extract_answer(response.text))
-        signal = 0.0
-        if self._method.signal is not None:
-            signal = self._method.signal(response, self._config.run.seed)
-        return _Answer(response.pair_id, source, response.view.value, response.sample, form, signal)
+        score = 0.0
+        if self._method.score is not None:
+            score = self._method.score(response, self._config.run.seed)
+        return _Answer(response.pair_id, source, response.view.value, response.sample, form, score)
 
     def _by_owner(self, answers: Sequence[_Answer]) -> list[list[_Answer]]:
         owners = self._owners({answer.pair_id for answer in answers})
@@ -118,109 +115,99 @@ class CoRewardStage:
     def _owners(self, pair_ids: set[int]) -> dict[int, int]:
         """Owner rank of every pair of the step: dealt out in order, so ranks differ by one pair at most."""
         gathered = self._comm.all_gather(sorted(pair_ids))
-        distinct = sorted({pair_id for part in gathered for pair_id in part})
+        distinct = sorted({pair_id for of_rank in gathered for pair_id in of_rank})
         return {pair_id: i % self._comm.world_size for i, pair_id in enumerate(distinct)}
 
-    def _exchange(self, outgoing: Sequence[Sequence[tuple]]) -> list[list]:
+    def _exchange(self, outgoing: Sequence[Sequence[tuple]]) -> list[list[tuple]]:
         # plain tuples: pickled without the name of their class in every item
-        return self._comm.all_to_all([[tuple(item) for item in part] for part in outgoing])
+        return self._comm.all_to_all([[tuple(item) for item in to_rank] for to_rank in outgoing])
 
-    def _judge(self, answers: Sequence[_Answer]) -> dict[tuple, _Verdict]:
+    def _judge(self, answers: Sequence[_Answer]) -> tuple[dict[_Identity, _Verdict], Figures]:
         """Verdicts on the policy's responses to this rank's own pairs; `answers` in canonical order."""
         by_pair: dict[int, list[_Answer]] = {}
         for answer in answers:
             by_pair.setdefault(answer.pair_id, []).append(answer)
         truths = {pair_id: self._grader.form(self._truths[pair_id]) for pair_id in by_pair if self._truths}
-        forms = [[*(a.form for a in found), truths.get(pair_id, "")] for pair_id, found in by_pair.items()]
-        verdicts: dict[tuple, _Verdict] = {}
-        for (pair_id, found), classes in zip(by_pair.items(), self._grader.classify(forms), strict=True):
-            truth = Answers(classes[-1:], [truths[pair_id]]) if truths else Answers()
-            groups, asked = self._groups(pair_id, found, classes, truth)
+        forms = [
+            [*(a.form for a in of_pair), truths.get(pair_id, "")] for pair_id, of_pair in by_pair.items()
+        ]
+        verdicts: dict[_Identity, _Verdict] = {}
+        figures = Figures()
+        for of_pair, classes in zip(by_pair.values(), self._grader.classify(forms), strict=True):
+            by_group = self._by_group(of_pair, classes)
+            truth = Answers(classes[-1:], [truths[of_pair[0].pair_id]]) if truths else Answers()
+            groups = {view: self._group(by_group, view, truth) for view in self._views}
             judgements = self._method.judge(groups, self._config.reward)
-            votes = {view: self._vote(group.answers) for view, group in groups.items()}
-            self._note_pair(groups, votes, judgements)
+            figures.merge(_pair_figures(groups, judgements))
             for view, judgement in judgements.items():
-                majority = groups[view].answers.winner(votes[view])
-                for answer, reward in zip(asked[view], judgement.rewards, strict=True):
-                    verdicts[answer] = _Verdict(judgement.label, judgement.share, majority, reward)
-        return verdicts
+                majority = groups[view].answers.winner
+                for (answer, _), reward in zip(by_group[POLICY, view], judgement.rewards, strict=True):
+                    verdicts[answer.identity] = _Verdict(judgement.label, judgement.share, majority, reward)
+        return verdicts, figures
 
-    def _groups(
-        self, pair_id: int, found: Sequence[_Answer], classes: Sequence[int], truth: Answers
-    ) -> tuple[dict[View, Group], dict[View, list[_Answer]]]:
-        """The groups of a pair, and the policy's answers that they are made of."""
-        asked: dict[tuple[str, str], list[_Answer]] = {}
-        ids: dict[tuple[str, str], list[int]] = {}
-        for answer, class_id in zip(found, classes, strict=False):  # the truth's class is the last one
-            asked.setdefault((answer.source, answer.view), []).append(answer)
-            ids.setdefault((answer.source, answer.view), []).append(class_id)
-        _check_pair(pair_id, asked, [POLICY, TEACHER] if self._method.teacher else [POLICY], self._views)
+    def _by_group(self, of_pair: Sequence[_Answer], classes: Sequence[int]) -> _ByGroup:
+        by_group: _ByGroup = {}
+        for answer, class_id in zip(of_pair, classes, strict=False):  # the truth's class is the last one
+            by_group.setdefault((answer.source, answer.view), []).append((answer, class_id))
+        sources = [POLICY, TEACHER] if self._method.teacher else [POLICY]
+        _check_pair(
+            of_pair[0].pair_id, by_group, [(source, view.value) for source in sources for view in self._views]
+        )
+        return by_group
 
-        def answers_of(source: str, view: View) -> Answers:
-            key = (source, view.value)
-            return Answers(ids.get(key, ()), [a.form for a in asked.get(key, ())])
+    def _group(self, by_group: _ByGroup, view: View, truth: Answers) -> Group:
+        def answers_of(source: str) -> Answers:
+            members = by_group.get((source, view), [])
+            return voted([c for _, c in members], [answer.form for answer, _ in members], self._config.reward)
 
-        groups = {
-            view: Group(
-                answers=answers_of(POLICY, view),
-                signals=[a.signal for a in asked[POLICY, view.value]],
-                teacher=answers_of(TEACHER, view),
-                truth=truth,
-            )
-            for view in self._views
-        }
-        return groups, {view: asked[POLICY, view.value] for view in self._views}
+        scores = [answer.score for answer, _ in by_group[POLICY, view]]
+        return Group(answers_of(POLICY), scores, answers_of(TEACHER), truth)
 
-    def _vote(self, answers: Answers) -> Vote:
-        return vote(answers.classes, self._config.reward.ties, self._config.reward.min_agreement)
-
-    def _note_pair(
-        self, groups: Mapping[View, Group], votes: Mapping[View, Vote], judgements: Mapping[View, Judgement]
-    ) -> None:
-        for view, group in groups.items():
-            own, judged = votes[view], judgements[view].vote
-            self.figures.add_mean(f"{view.value}/majority_share", own.share, 1)
-            distinct = set(group.answers.classes) - {NO_ANSWER}
-            self.figures.add_mean(f"{view.value}/distinct_answers", len(distinct), 1)
-            if judged is not None:
-                self.figures.add_mean("coreward/labelled", judged.label is not None, 1)
-                self.figures.add_mean("coreward/tied", judged.tied, 1)
-            if group.teacher.classes:
-                self._note_agreement("coreward/teacher_agreement", own, self._vote(group.teacher))
-        if len(votes) == 2:
-            self._note_agreement("coreward/agreement", *votes.values())
-
-    def _note_agreement(self, name: str, one: Vote, other: Vote) -> None:
-        """Only where there are two labels to compare."""
-        if one.label is not None and other.label is not None:
-            self.figures.add_mean(name, one.label == other.label, 1)
-
-    def _note_top_answers(self, answers: Sequence[_Answer]) -> None:
+    def _top_answer_figures(self, answers: Sequence[_Answer]) -> Figures:
         """The share of the one most frequent answer among all questions: near 1 after a collapse."""
         local = {view: Counter(a.form for a in answers if a.view == view.value) for view in self._views}
         gathered = self._comm.all_gather(local)
+        figures = Figures()
         if self._comm.rank == 0:
             for view in self._views:
-                counts: Counter[str] = sum((part[view] for part in gathered), Counter())
+                counts: Counter[str] = sum((of_rank[view] for of_rank in gathered), Counter())
                 top = max((n for form, n in counts.items() if form), default=0)
-                self.figures.add_mean(f"{view.value}/top_answer_share", top, counts.total())
+                figures.add_mean(f"{view.value}/top_answer_share", top, counts.total())
+        return figures
 
 
-def _check_pair(
-    pair_id: int,
-    asked: Mapping[tuple[str, str], Sequence[_Answer]],
-    sources: Sequence[str],
-    views: Sequence[View],
-) -> None:
-    expected = [(source, view.value) for source in sources for view in views]
-    assert sorted(asked) == sorted(expected), (
-        f"pair {pair_id} has only {sorted(asked)} responses, it needs {expected}"
+def _check_pair(pair_id: int, by_group: _ByGroup, expected: Sequence[tuple[str, str]]) -> None:
+    assert sorted(by_group) == sorted(expected), (
+        f"pair {pair_id} has only {sorted(by_group)} responses, it needs {expected}"
     )
-    for (source, view), answers in asked.items():
-        samples = [answer.sample for answer in answers]
+    for (source, view), members in by_group.items():
+        samples = [answer.sample for answer, _ in members]
         assert len(set(samples)) == len(samples), (
             f"pair {pair_id}, {source}, {view}: repeated samples {samples}"
         )
+
+
+def _pair_figures(groups: Mapping[View, Group], judgements: Mapping[View, Judgement]) -> Figures:
+    figures = Figures()
+    for view, group in groups.items():
+        own, judged = group.answers.vote, judgements[view].vote
+        figures.add_mean(f"{view.value}/majority_share", own.share, 1)
+        distinct = set(group.answers.classes) - {NO_ANSWER}
+        figures.add_mean(f"{view.value}/distinct_answers", len(distinct), 1)
+        if judged is not None:
+            figures.add_mean("coreward/labelled", judged.label is not None, 1)
+            figures.add_mean("coreward/tied", judged.tied, 1)
+        if group.teacher.classes:
+            _add_agreement(figures, "coreward/teacher_agreement", own, group.teacher.vote)
+    if len(groups) == 2:
+        _add_agreement(figures, "coreward/agreement", *(group.answers.vote for group in groups.values()))
+    return figures
+
+
+def _add_agreement(figures: Figures, name: str, first: Vote, second: Vote) -> None:
+    """Only where there are two labels to compare."""
+    if first.label is not None and second.label is not None:
+        figures.add_mean(name, first.label == second.label, 1)
 
 
 def _scored(response: Response, answer: _Answer, verdict: _Verdict) -> ScoredResponse:

@@ -2,7 +2,7 @@
 
     y_v = argmax_a sum_i 1[ans(y_i) = a]
 
-The paper leaves equality and ties open. Equality here is the grader's classes. The reference breaks a tie
+The paper leaves equality and ties open. Equality here is the grader's classes. The authors' code breaks a tie
 by batch position after balancing by length, hence by world size; here the rule depends on the responses
 alone.
 """
@@ -18,10 +18,10 @@ from megatron_coreward.grading.grader import NO_ANSWER
 class Vote:
     """Outcome of a vote: the winning class or None, and how the top class fared."""
 
-    label: int | None
-    count: int
-    share: float
-    tied: bool
+    label: int | None = None
+    count: int = 0
+    share: float = 0.0
+    tied: bool = False
 
 
 def vote(classes: Sequence[int], ties: str, min_agreement: float) -> Vote:
@@ -39,7 +39,7 @@ def vote(classes: Sequence[int], ties: str, min_agreement: float) -> Vote:
     assert ties in ("first", "abstain"), f"unknown rule for ties {ties!r}"
     counts = Counter(c for c in classes if c != NO_ANSWER)
     if not counts:
-        return Vote(label=None, count=0, share=0.0, tied=False)
+        return Vote()
     count = max(counts.values())
     top = [c for c in counts if counts[c] == count]  # a Counter keeps the order of first appearance
     tied = len(top) > 1

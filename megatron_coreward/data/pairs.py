@@ -139,14 +139,14 @@ def check_wordings_differ(pairs: Sequence[PairRecord], original: str, rephrased:
     """
     same = sum(" ".join(pair.original.split()) == " ".join(pair.rephrased.split()) for pair in pairs)
     if rephrased and Path(original).samefile(rephrased):
-        found = f"data.rephrased={rephrased}: this is the file of data.original"
+        problem = f"data.rephrased={rephrased}: this is the file of data.original"
     elif same >= _SAME_SHARE * len(pairs):
         name = f"data.rephrased={rephrased}" if rephrased else f"data.original={original}"
-        found = f"{name}: {same} of {len(pairs)} rephrasings are their original question"
+        problem = f"{name}: {same} of {len(pairs)} rephrasings are their original question"
     else:
         return
     raise ValueError(
-        f"{found}; set data.rephrased to rephrasings (`coreward rephrase` makes them), or "
+        f"{problem}; set data.rephrased to rephrasings (`coreward rephrase` makes them), or "
         "reward.method=majority_voting with an empty data.rephrased"
     )
 

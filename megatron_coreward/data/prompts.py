@@ -102,8 +102,8 @@ def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     answer = "ANSWER"
     turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": answer}]
     [rendered] = apply_template(tokenizer, [turns], tokenize=False)
-    _, found, tail = rendered.rpartition(answer)
-    if not found:
+    _, separator, tail = rendered.rpartition(answer)
+    if not separator:
         return None
     added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
     ids = tokenizer.encode(tail, add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""Which pairs make up a rollout batch: seeded, and resumable to the batch.
+"""The pairs of each rollout batch: seeded, and resumable to the batch.
 
 Every rank holds the same sampler and gets the same global batch; requests.py distributes it. Each
 epoch is a new permutation drawn from (seed, epoch) and gives `len(pairs) // batch_pairs` batches; what is

@@ -13,14 +13,11 @@ held out.
 import random
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 
-from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.pairs import PairRecord, Question
 
 OPERANDS = range(10, 100)
 HELD_OUT_ONE_IN = 8
-SOURCE = "synthetic"
 NAMES = ("Ann", "Ben", "Eva", "Tom")
 THINGS = ("apples", "books", "coins", "pens")
 PHRASINGS = {
@@ -116,21 +113,6 @@ def supervised_examples(count: int, seed: int) -> list[tuple[str, str]]:
         problem = draw.choice(problems)
         examples.append(_phrase(problem, draw.choice(PHRASINGS[problem.operation]), draw))
     return examples
-
-
-def write_parquet(folder: Path | str, count: int = 2000, seed: int = 1) -> None:
-    """Writes train_original.parquet, train_rephrased.parquet and test.parquet to `folder`.
-
-    The schema is the one load_pairs and load_questions read; test.parquet has every held-out problem.
-    """
-    pairs, folder = make_pairs(count, seed), Path(folder)
-    originals = [ViewRow(p.pair_id, p.original, p.answer, subject=p.subject) for p in pairs]
-    rephrasings = [ViewRow(p.pair_id, p.rephrased, p.answer, subject=p.subject) for p in pairs]
-    questions = [ViewRow(q.question_id, q.question, q.answer, subject=q.subject) for q in held_out()]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_view(originals, folder / "train_original.parquet", SOURCE, "train")
-    write_view(rephrasings, folder / "train_rephrased.parquet", SOURCE, "train")
-    write_view(questions, folder / "test.parquet", SOURCE, "test")
 
 
 def _phrase(problem: Problem, phrasing: str, draw: random.Random) -> tuple[str, str]:

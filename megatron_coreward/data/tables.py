@@ -26,8 +26,8 @@ _PARQUET_MAGIC = b"PAR1"
 _LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 
 
-def bad_input(key: str, path: str, found: str, allowed: str) -> ValueError:
-    return ValueError(f"{key}={path}: {found}; {allowed}")
+def bad_input(key: str, path: str, problem: str, allowed: str) -> ValueError:
+    return ValueError(f"{key}={path}: {problem}; {allowed}")
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class DataFile:
     records: list[Record]
     places: list[int]
 
-    def error(self, found: str, allowed: str, places: Sequence[int] = ()) -> ValueError:
-        """An error about the whole file, or one whose `found` names records at these `places`."""
+    def error(self, problem: str, allowed: str, places: Sequence[int] = ()) -> ValueError:
+        """An error about the whole file, or one whose `problem` names records at these `places`."""
         if not places:
-            return bad_input(self.key, self.path, found, allowed)
+            return bad_input(self.key, self.path, problem, allowed)
         if unit_of(self.path) == "line":
-            return bad_input(self.key, f"{self.path}:{places[0]}", found, allowed)
-        return bad_input(self.key, self.path, f"{found} (rows count from 0)", allowed)
+            return bad_input(self.key, f"{self.path}:{places[0]}", problem, allowed)
+        return bad_input(self.key, self.path, f"{problem} (rows count from 0)", allowed)
 
     def named(self, places: Sequence[int]) -> str:
         """'row 3', 'lines 3, 5', or the first _NAMED of them 'and 7 more'."""
@@ -97,8 +97,8 @@ def iter_records(path: str, key: str, columns: set[str] | None = None) -> Iterat
         for place, record in _json_lines(path, key) if suffix == ".jsonl" else _json_rows(path, key):
             if not isinstance(record, dict):
                 file = DataFile(key, path, [], [], [])
-                found = f"{file.named([place])} is a {type(record).__name__}"
-                raise file.error(found, "every record must be an object", [place])
+                problem = f"{file.named([place])} is a {type(record).__name__}"
+                raise file.error(problem, "every record must be an object", [place])
             yield place, record
     else:
         allowed = f"allowed are {', '.join(RECORD_SUFFIXES)}"
@@ -184,8 +184,8 @@ def read_json(path: str, key: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"{path}:{error.lineno}"
-        found = f"not readable as JSON ({error.msg}, column {error.colno})"
-        raise bad_input(key, place, found, "set it to a valid JSON file") from error
+        problem = f"not readable as JSON ({error.msg}, column {error.colno})"
+        raise bad_input(key, place, problem, "set it to a valid JSON file") from error
 
 
 def _json_rows(path: str, key: str) -> Iterator[tuple[int, Any]]:
@@ -199,8 +199,10 @@ def _json_lines(path: str, key: str) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(line)
             except json.JSONDecodeError as error:
-                found = f"not readable as JSON lines ({error.msg}, column {error.colno})"
-                raise bad_input(key, f"{path}:{number}", found, "every line must be a JSON object") from error
+                problem = f"not readable as JSON lines ({error.msg}, column {error.colno})"
+                raise bad_input(
+                    key, f"{path}:{number}", problem, "every line must be a JSON object"
+                ) from error
 
 
 def _csv_records(path: str, key: str) -> Iterator[tuple[int, Record]]:
@@ -218,5 +220,5 @@ def _csv_records(path: str, key: str) -> Iterator[tuple[int, Record]]:
                 yield place, dict(zip(header, fields, strict=True))
             place = lines.line_num + 1  # a field may go over several lines; a record begins at its first
     except csv.Error as error:
-        found = f"not readable as CSV ({error})"
-        raise bad_input(key, f"{path}:{place}", found, "it needs a header line and UTF-8") from error
+        problem = f"not readable as CSV ({error})"
+        raise bad_input(key, f"{path}:{place}", problem, "it needs a header line and UTF-8") from error

@@ -63,11 +63,11 @@ def apply_template(
         ) from error
 
 
-def _bad_template(tokenizer: "PreTrainedTokenizerBase", found: str, advice: str) -> ValueError:
+def _bad_template(tokenizer: "PreTrainedTokenizerBase", problem: str, advice: str) -> ValueError:
     path = tokenizer.name_or_path
     own_file = (Path(path) / "chat_template.jinja").is_file()
     place = "chat_template.jinja" if own_file else "chat_template in tokenizer_config.json"
-    return ValueError(f"model.path={path}: its chat template ({place}) {found}; {advice}")
+    return ValueError(f"model.path={path}: its chat template ({place}) {problem}; {advice}")
 
 
 def check_prompts(

@@ -1,4 +1,4 @@
-"""What the doctor looks at. A check yields findings, and raises nothing for a machine that is ill."""
+"""The checks of a machine. Each yields findings, and raises no error for a machine that is not fit."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ REQUIRED = {
     "math-verify": "",
     "pyarrow": "",
 }
-"""Packages without which nothing runs, and their tried versions."""
+"""Packages without which no run starts, and the versions that were tried."""
 OPTIONAL = {
     "transformer-engine": "FP8 and fused layers on GPUs",
     "apex": "fused kernels",
@@ -53,6 +53,20 @@ class Finding:
     status: str
     seen: str
     remedy: str = ""
+
+
+def findings(folder: Path, one_step: bool, timeout_s: float) -> Iterator[Finding]:
+    """All checks in order; the network's is a collective of all ranks, the others are rank 0's."""
+    is_first = int(os.environ.get("RANK", 0)) == 0
+    if is_first:
+        yield from system()
+        yield from packages()
+        yield from devices()
+        yield from speed()
+        yield from disk(folder)
+    yield from network()
+    if is_first and one_step:
+        yield from end_to_end(timeout_s)
 
 
 def system() -> Iterator[Finding]:
@@ -79,7 +93,7 @@ def system() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Versions, and packages that are known not to get on."""
+    """Versions, and packages that are known to conflict."""
     for name, wanted in REQUIRED.items():
         version = installed(name)
         if version is None:
@@ -135,7 +149,7 @@ def devices() -> Iterator[Finding]:
 
 
 def speed() -> Iterator[Finding]:
-    """A short matrix product: is the device as fast as its kind is?"""
+    """A short matrix product, to see whether the device is as fast as its kind."""
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu else torch.float32
     a = torch.randn(MATMUL, MATMUL, dtype=dtype, device="cuda" if on_gpu else "cpu")
@@ -254,7 +268,7 @@ def _importable(module: str) -> bool:
 
 
 def _seconds(work: Callable[[], object], on_gpu: bool) -> float:
-    """Of the second call: the first one warms up."""
+    """Seconds of the second call; the first one warms up."""
     work()
     if on_gpu:
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""What an evaluation is going to do: read and checked before a weight is touched."""
+"""The inputs of an evaluation: read and checked before a weight is touched."""
 
 import argparse
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_coreward.config.loading import load_config
-from megatron_coreward.config.model_shape import ModelShape, read_model_shape, read_shape
+from megatron_coreward.config.model_shape import read_model_shape, read_shape
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data.pairs import load_questions
 from megatron_coreward.data.prompts import (
@@ -19,7 +19,7 @@ from megatron_coreward.data.prompts import (
     with_prompts,
 )
 from megatron_coreward.evaluation.model_folder import config_folder
-from megatron_coreward.preflight.checks import RANGES
+from megatron_coreward.preflight.layout import check_engine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,8 +41,8 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is evaluated, and how; made and checked before anything is built."""
+class EvaluationInputs:
+    """What is evaluated, and how."""
 
     config: Config
     folder: Path
@@ -53,12 +53,12 @@ class Plan:
     benchmarks: list[Benchmark]
     ks: list[int]
     seeds: list[int]
-    """Of the sampled responses; nothing is sampled if `ks` is empty."""
+    """The seeds of the sampled responses; nothing is sampled if `ks` is empty."""
     output: Path | None
 
 
-def make_plan(options: argparse.Namespace, world_size: int) -> Plan:
-    """Checks and reads everything but the weights. Raises ValueError for the first thing found wrong."""
+def read_inputs(options: argparse.Namespace, world_size: int) -> EvaluationInputs:
+    """Reads and checks everything but the weights. Raises ValueError for the first thing that is wrong."""
     config = _config(options)
     if options.checkpoint is not None:
         folder = config_folder(options.checkpoint)
@@ -66,14 +66,14 @@ def make_plan(options: argparse.Namespace, world_size: int) -> Plan:
     else:
         shape = read_model_shape(config.model)
         folder = shape.folder
-    check_sizes(config, shape, world_size)
+    check_engine(config, shape, world_size)
     ks, seeds = _ks_and_seeds(options, config)
     tokenizer = load_tokenizer(str(folder), config.model.trust_remote_code)
     generation = load_generation_config(str(folder), config.model.trust_remote_code)
     benchmarks = _benchmarks(options, config, tokenizer)
     if options.output is not None:
         _make_folder(options.output)
-    return Plan(
+    return EvaluationInputs(
         config=config,
         folder=folder,
         checkpoint=options.checkpoint,
@@ -99,38 +99,10 @@ def _config(options: argparse.Namespace) -> Config:
     return load_config(None, [f"{key}={value}" for key, value in settings.items()] + options.overrides)
 
 
-def check_sizes(config: Config, shape: ModelShape, world_size: int) -> None:
-    """What the engine needs to be true, as ValueErrors before it is built."""
-    for key, value in {
-        "evaluation.samples": config.evaluation.samples,
-        "evaluation.temperature": config.evaluation.temperature,
-        "data.max_prompt_tokens": config.data.max_prompt_tokens,
-        "rollout.max_response_tokens": config.rollout.max_response_tokens,
-        "evaluation.limit": config.evaluation.limit,
-        "run.seed": config.run.seed,
-    }.items():
-        if value not in RANGES[key]:
-            raise ValueError(f"{key} is {value}, but must be {RANGES[key]}")
-    if config.evaluation.samples > MAX_SAMPLES:
-        raise ValueError(
-            f"--samples is {config.evaluation.samples}, but must be at most {MAX_SAMPLES}; use more --seeds"
-        )
-    size = config.rollout.tensor_parallel_size
-    if size < 1 or world_size % size or shape.heads % size:
-        raise ValueError(
-            f"rollout.tensor_parallel_size={size} must divide the {world_size} ranks and the model's "
-            f"{shape.heads} attention heads"
-        )
-    needed = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-    if needed > shape.max_positions:
-        raise ValueError(
-            f"data.max_prompt_tokens + rollout.max_response_tokens = {needed} tokens, but the model's "
-            f"context is {shape.max_positions}; lower --max-prompt-tokens or --max-response-tokens"
-        )
-
-
 def _ks_and_seeds(options: argparse.Namespace, config: Config) -> tuple[list[int], list[int]]:
     samples = config.evaluation.samples
+    if samples > MAX_SAMPLES:
+        raise ValueError(f"--samples is {samples}, but must be at most {MAX_SAMPLES}; use more --seeds")
     if options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}, but must be at least 1")
     if options.greedy_only:
@@ -162,15 +134,14 @@ def _benchmarks(
                 f"--file {benchmarks[name].file} and --file {file} are both called {name}; give one of them "
                 f"another name: --file NAME={file}"
             )
-        one = replace(config, evaluation=replace(config.evaluation, file=file))
-        questions = evaluation_questions(one)
+        config_of_file = replace(config, evaluation=replace(config.evaluation, file=file))
+        questions = evaluation_questions(config_of_file)
         if not questions:
             raise ValueError("no questions: give --file, or data.source=synthetic for the synthetic problems")
-        kept = with_prompts(questions, one, tokenizer)
+        kept = with_prompts(questions, config_of_file, tokenizer)
         benchmarks[name] = Benchmark(name, file, kept, len(questions) - len(kept))
-    return (
-        _labelled(list(benchmarks.values()), options.labels) if options.labels else list(benchmarks.values())
-    )
+    chosen = list(benchmarks.values())
+    return _labelled(chosen, options.labels) if options.labels else chosen
 
 
 def _name_and_file(given: str) -> tuple[str, str]:
@@ -180,7 +151,7 @@ def _name_and_file(given: str) -> tuple[str, str]:
 
 
 def _labelled(benchmarks: list[Benchmark], path: str) -> list[Benchmark]:
-    """With level and subject of the equal questions in the file `path`, where a question has none.
+    """The benchmarks with levels and subjects from the file `path` for questions that have none themselves.
 
     Raises:
         ValueError: as load_questions, and if no question is in the file.
@@ -190,12 +161,15 @@ def _labelled(benchmarks: list[Benchmark], path: str) -> list[Benchmark]:
         raise ValueError(f"--labels {path} has none of the questions; give a file with the same texts")
 
     def label(question: EvaluationQuestion) -> EvaluationQuestion:
-        found = labels.get(question.question.strip(), question)
+        equal = labels.get(question.question.strip(), question)
         return replace(
-            question, level=question.level or found.level, subject=question.subject or found.subject
+            question, level=question.level or equal.level, subject=question.subject or equal.subject
         )
 
-    return [replace(one, questions=[label(question) for question in one.questions]) for one in benchmarks]
+    return [
+        replace(benchmark, questions=[label(question) for question in benchmark.questions])
+        for benchmark in benchmarks
+    ]
 
 
 def _make_folder(folder: Path) -> None:

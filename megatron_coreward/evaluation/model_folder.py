@@ -12,7 +12,7 @@ from megatron_coreward.utils.folders import errors_on_all_ranks
 
 
 def config_folder(checkpoint: Path) -> Path:
-    """Where config and tokenizer of a checkpoint lie. Raises ValueError if it is no complete checkpoint."""
+    """The folder of a checkpoint's config and tokenizer. Raises ValueError if it is not complete."""
     from megatron_coreward.actor.checkpoint.inspect import open_checkpoint  # needs torch
 
     open_checkpoint(checkpoint)
@@ -21,7 +21,7 @@ def config_folder(checkpoint: Path) -> Path:
 
 @contextmanager
 def exported(checkpoint: Path, scratch: Path | None, comm: Communicator) -> Iterator[Path]:
-    """The checkpoint, of whatever layout, as a Hugging Face folder that ends with the body. A collective.
+    """The checkpoint of any layout as a Hugging Face folder, which is removed after the body. A collective.
 
     All ranks write it and read it, so on several nodes `scratch`, the folder to make it in, has to be shared.
     None is the system's temporary folder.

@@ -11,16 +11,20 @@ files in one run: docs/evaluation.md. Exit codes: 0 done, 2 wrong input (one lin
 import argparse
 import logging
 import os
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from megatron_coreward.evaluation.inputs import Benchmark, Plan, make_plan
-from megatron_coreward.evaluation.measures import Scores
+from megatron_coreward.evaluation.inputs import EvaluationInputs, read_inputs
 from megatron_coreward.evaluation.model_folder import exported
-from megatron_coreward.evaluation.outcomes import GREEDY, SAMPLED, Row, draw
-from megatron_coreward.evaluation.report import Summary, benchmark_summary, show, write_rows, write_summary
+from megatron_coreward.evaluation.outcomes import measure
+from megatron_coreward.evaluation.report import (
+    Summary,
+    benchmark_summary,
+    print_tables,
+    write_rows,
+    write_summary,
+)
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.roles import Communicator, RolloutEngine
 from megatron_coreward.utils.logging import print_error, setup_logging
@@ -35,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     setup_logging(rank)
     try:
-        plan = make_plan(options, world_size)
+        inputs = read_inputs(options, world_size)
     except ValueError as error:
         if rank == 0:
             print_error(error)
         return UNUSABLE
-    return run(plan)
+    return run(inputs)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,70 +78,56 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(plan: Plan) -> int:
+def run(inputs: EvaluationInputs) -> int:
     """Builds the engine once and measures every benchmark. A collective; rank 0 writes and prints."""
     from megatron_coreward.rollout.engine import VllmEngine
     from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 
     initialize()
     comm = TorchCommunicator()
-    config = plan.config
+    config = inputs.config
     with ExitStack() as stack:
-        folder = plan.folder
-        if plan.checkpoint is not None:
+        folder = inputs.folder
+        if inputs.checkpoint is not None:
             try:
-                folder = stack.enter_context(exported(plan.checkpoint, plan.scratch, comm))
+                folder = stack.enter_context(exported(inputs.checkpoint, inputs.scratch, comm))
             except (ValueError, OSError) as error:
                 if comm.rank == 0:
                     print_error(error)
                 shutdown()
                 return UNUSABLE
-        engine = VllmEngine(config, str(folder), plan.stop_ids, config.run.seed)
+        engine = VllmEngine(config, str(folder), inputs.stop_ids, config.run.seed)
     with Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers) as grader:
-        measure_all(plan, engine, comm, grader)
+        measure_all(inputs, engine, comm, grader)
     engine.close()
     return 0
 
 
-def measure_all(plan: Plan, engine: RolloutEngine, comm: Communicator, grader: Grader) -> None:
+def measure_all(inputs: EvaluationInputs, engine: RolloutEngine, comm: Communicator, grader: Grader) -> None:
     """Every benchmark in turn; what is done is on disk before the next one begins."""
-    evaluation = plan.config.evaluation
+    evaluation = inputs.config.evaluation
     summary: Summary = {
-        "model": plan.config.model.path,
-        "samples": evaluation.samples if plan.ks else 0,
-        "ks": plan.ks,
-        "seeds": plan.seeds,
+        "model": inputs.config.model.path,
+        "samples": evaluation.samples if inputs.ks else 0,
+        "ks": inputs.ks,
+        "seeds": inputs.seeds,
         "temperature": evaluation.temperature,
-        "max_response_tokens": plan.config.rollout.max_response_tokens,
-        "system_prompt": plan.config.data.system_prompt,
+        "max_response_tokens": inputs.config.rollout.max_response_tokens,
+        "system_prompt": inputs.config.data.system_prompt,
         "benchmarks": {},
     }
-    for benchmark in plan.benchmarks:
+    for benchmark in inputs.benchmarks:
         logger.info("%s: %d questions", benchmark.name, len(benchmark.questions))
-        rows = _draw_all(plan, benchmark, engine, comm, grader)
+        scores, own_rows = measure(
+            *(engine, comm, benchmark.questions, inputs.config, grader),
+            *(inputs.seeds, inputs.ks, benchmark.name),
+        )
+        rows = [row for share in comm.gather(own_rows) for row in share]
         if comm.rank == 0:
-            ids = [question.question_id for question in benchmark.questions]
-            scores = Scores.from_rows(rows, ids, plan.seeds if plan.ks else [], summary["samples"])
-            found = benchmark_summary(scores, rows, plan.ks, plan.seeds, benchmark.dropped)
-            summary["benchmarks"][benchmark.name] = {"file": benchmark.file, **found}
-            if plan.output is not None:
-                write_rows(plan.output, benchmark.name, rows)
-                write_summary(plan.output, summary)
+            measured = benchmark_summary(scores, rows, inputs.ks, inputs.seeds, benchmark.dropped)
+            summary["benchmarks"][benchmark.name] = {"file": benchmark.file, **measured}
+            if inputs.output is not None:
+                write_rows(inputs.output, benchmark.name, rows)
+                write_summary(inputs.output, summary)
     if comm.rank == 0:
-        show(summary)
-
-
-def _draw_all(
-    plan: Plan, benchmark: Benchmark, engine: RolloutEngine, comm: Communicator, grader: Grader
-) -> list[Row]:
-    """All rows of a benchmark on rank 0, none elsewhere."""
-    sampled = [(SAMPLED, seed) for seed in plan.seeds] if plan.ks else []
-    mine: list[Row] = []
-    for decoding, seed in [(GREEDY, plan.seeds[0]), *sampled]:
-        started = time.perf_counter()
-        mine += draw(engine, benchmark.questions, plan.config, grader, decoding, seed)
-        seconds = time.perf_counter() - started
-        logger.info("%s: %s responses of seed %d after %.0f s", benchmark.name, decoding, seed, seconds)
-    nothing: list[Row] = []
-    parts = comm.all_to_all([mine, *[nothing] * (comm.world_size - 1)])
-    return [row for part in parts for row in part]
+        print_tables(summary)

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: summary.json, a table for people, and every response.
+"""The files that an evaluation writes: summary.json, a table for people, and every response.
 
 OUTPUT/summary.json     measures with intervals, by level and subject, and the outcome of every question
        summary.md       the tables that are printed
@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from megatron_coreward.evaluation.measures import Scores, by_group, estimates
-from megatron_coreward.evaluation.outcomes import GREEDY, SAMPLED, EvalResult, Row
+from megatron_coreward.evaluation.measures import GREEDY, SAMPLED, Row, Scores, by_group, estimates
 from megatron_coreward.grading.grader import NO_ANSWER
 
 SUMMARY_FILE, TABLES_FILE = "summary.json", "summary.md"
@@ -32,14 +31,15 @@ Summary = dict[str, Any]
 def benchmark_summary(
     scores: Scores, rows: Sequence[Row], ks: Sequence[int], seeds: Sequence[int], dropped: int
 ) -> Summary:
-    """One benchmark's part of summary.json, from the rows of all ranks. The first seed draws the bootstrap.
+    """A benchmark's entry in summary.json, from the rows of all ranks. The first seed draws the bootstrap.
 
-    `outcomes` has an entry per seed that EvalResult.from_summary({"outcomes": entry}) reads, for `compare`.
+    Scores.from_outcomes reads the entries of `outcomes`, for `compare`.
     """
     values = scores.by_question(ks)
-    best = {name: v for name, v in values.items() if name in headline(scores.sampled_SQK.shape[2], ks)}
+    best = {name: v for name, v in values.items() if name in headline(scores.samples, ks)}
     labels = {row["question_id"]: row for row in rows}
     questions = [labels[question_id] for question_id in scores.question_ids_Q.tolist()]
+    outcomes = scores.outcomes()
     return {
         "questions": len(questions),
         "dropped": dropped,
@@ -47,7 +47,9 @@ def benchmark_summary(
         "levels": by_group(best, [row["level"] for row in questions], seeds[0]),
         "subjects": by_group(best, [row["subject"] for row in questions], seeds[0]),
         "responses": {kind: _response_figures(rows, kind) for kind in (GREEDY, SAMPLED)},
-        "outcomes": list(_outcomes(scores, seeds)),
+        "outcomes": [{"seed": s, **entry} for s, entry in zip(seeds, outcomes, strict=True)]
+        if ks
+        else outcomes,
     }
 
 
@@ -71,18 +73,6 @@ def _response_figures(rows: Sequence[Row], decoding: str) -> dict[str, float]:
         "mean_tokens": [row["response_tokens"] for row in drawn],
     }
     return {name: float(np.mean(values)) for name, values in figures.items() if values}
-
-
-def _outcomes(scores: Scores, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
-    samples = scores.sampled_SQK.shape[2]
-    if not len(scores.sampled_SQK):
-        yield {"question_id": scores.question_ids_Q.tolist(), "greedy": scores.greedy_Q.astype(int).tolist()}
-        return
-    values = scores.by_question([samples])
-    voted_SQ = values[f"maj@{samples}" if samples > 1 else "avg@1"]
-    for seed, sampled_QK, voted_Q in zip(seeds, scores.sampled_SQK, voted_SQ, strict=True):
-        result = EvalResult(scores.question_ids_Q, scores.greedy_Q, sampled_QK, voted_Q.astype(bool))
-        yield {"seed": seed, **result.outcomes()}
 
 
 @dataclass(frozen=True)
@@ -119,7 +109,7 @@ def grids(summary: Summary) -> list[Grid]:
     main = Grid(
         title,
         ["benchmark", "questions", *names],
-        [[name, _count(found), *_cells(found, names)] for name, found in benchmarks.items()],
+        [[name, _count(benchmark), *_cells(benchmark, names)] for name, benchmark in benchmarks.items()],
     )
     groups = [
         Grid(f"by {what}", ["benchmark", what, "questions", *names], _group_rows(benchmarks, key, names))
@@ -130,8 +120,8 @@ def grids(summary: Summary) -> list[Grid]:
         ["benchmark", "decoding", "no answer", "cut off at the limit", "mean tokens"],
         [
             [name, kind, f"{f['no_answer']:.1%}", f"{f['cut_off']:.1%}", f"{f['mean_tokens']:.0f}"]
-            for name, found in benchmarks.items()
-            for kind, f in found["responses"].items()
+            for name, benchmark in benchmarks.items()
+            for kind, f in benchmark["responses"].items()
             if f
         ],
     )
@@ -142,24 +132,26 @@ def _every_k(benchmarks: dict[str, Summary], ks: Sequence[int]) -> Iterator[Grid
     for kind, measured in (("pass", ks), ("maj", [k for k in ks if k > 1])):
         names = [f"{kind}@{k}" for k in measured]
         if len(names) > 1:
-            rows = [[name, *_cells(found, names)] for name, found in benchmarks.items()]
+            rows = [[name, *_cells(benchmark, names)] for name, benchmark in benchmarks.items()]
             yield Grid(f"{kind}@k", ["benchmark", *names], rows)
 
 
 def _group_rows(benchmarks: dict[str, Summary], key: str, names: Sequence[str]) -> list[list[str]]:
     return [
-        [name, group, str(part["questions"]), *_cells(part, names)]
-        for name, found in benchmarks.items()
-        for group, part in found[key].items()
+        [name, label, str(group["questions"]), *_cells(group, names)]
+        for name, benchmark in benchmarks.items()
+        for label, group in benchmark[key].items()
     ]
 
 
-def _count(found: Summary) -> str:
-    return f"{found['questions']}" + (f"\n{found['dropped']} too long" if found["dropped"] else "")
+def _count(benchmark: Summary) -> str:
+    return f"{benchmark['questions']}" + (
+        f"\n{benchmark['dropped']} too long" if benchmark["dropped"] else ""
+    )
 
 
-def _cells(found: Summary, names: Sequence[str]) -> list[str]:
-    return [_cell(found["metrics"][name]) for name in names]
+def _cells(measured: Summary, names: Sequence[str]) -> list[str]:
+    return [_cell(measured["metrics"][name]) for name in names]
 
 
 def _cell(estimate: dict[str, Any]) -> str:
@@ -167,8 +159,8 @@ def _cell(estimate: dict[str, Any]) -> str:
     return "\n".join([*lines, f"± {estimate['spread']:.3f}"] if "spread" in estimate else lines)
 
 
-def show(summary: Summary) -> None:
-    """Prints the tables."""
+def print_tables(summary: Summary) -> None:
+    """The tables on stdout."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for grid in grids(summary):
         console.print(grid.rich())

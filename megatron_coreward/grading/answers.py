@@ -7,8 +7,8 @@ Two answers with one normal form are equal; whether two different normal forms a
 grader.py. Normalisation is therefore cheap and safe: it removes what cannot change the value (layout,
 currency and percent signs, a leading `x=`) and leaves everything else, units included, to the grader.
 
-Departures from the reference (method 5.1-5.3): it compares the raw string in the last box, and lets
-`\boxed 5` hijack a later `\boxed{7}`. equality="exact" keeps the first, never the second.
+Departures from the authors' code: it compares the raw string in the last box, and takes `\boxed 5` for the
+last box even where `\boxed{7}` follows. equality="exact" keeps the first, never the second.
 """
 
 import re
@@ -59,7 +59,7 @@ def normal_form(answer: str, equality: str) -> str:
 
     Args:
         answer: what extract_answer returned, or a ground truth.
-        equality: "math" normalises; "exact" keeps the raw string, as the reference does.
+        equality: "math" normalises; "exact" keeps the raw string, as the authors' code does.
 
     Returns:
         At most MAX_FORM_BYTES bytes of UTF-8. A longer form becomes "#" and its blake2b hash, and is equal

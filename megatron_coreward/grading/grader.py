@@ -12,7 +12,7 @@ this relation, so they do not depend on order. A comparison that runs out of tim
 when the answers of one call have used up what they may take together (ANSWER_S), counts as unequal for the
 rest of the run and is counted in `Grader.timeouts`.
 
-Departs from the reference, which compares strings: equality="exact" does that.
+Departs from the authors' code, which compares strings: equality="exact" does that.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What is on the device in which phase of a step: the table that phases/memory.py carries out.
+"""The table of what is on the device in which phase of a step; phases/memory.py carries it out.
 
     phase        vLLM                  optimizer state,      reference
                  weights   KV cache    gradient buffers      weights
@@ -25,7 +25,7 @@ from megatron_coreward.roles import KV_CACHE, WEIGHTS
 
 @dataclass(frozen=True)
 class Needs:
-    """What a phase has on the device, beside the policy's weights."""
+    """Needs of a phase on the device, beside the policy's weights."""
 
     engine: tuple[str, ...] = ()
     """Tags of vLLM's memory."""

@@ -34,7 +34,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Kernels:
-    """What the device's kernels save: `bytes_per_value` of the compute type, and whether norms are fused."""
+    """Kernels of the device: the bytes of a value in their compute type, and whether norms are fused."""
 
     dtype: str
     fused_norm: bool
@@ -50,7 +50,7 @@ class Kernels:
 
 
 def layer_bytes_per_token(config: Config, shape: ModelShape, kernels: Kernels, recompute: str) -> int:
-    """What one layer keeps for the backward pass; `recompute` as memory.recompute."""
+    """Bytes that one layer keeps for the backward pass; `recompute` as memory.recompute."""
     tensor, size = config.parallel.tensor, kernels.bytes_per_value
     residual = shape.hidden // (tensor if config.parallel.sequence else 1)
     if recompute == "full":
@@ -88,13 +88,13 @@ def _attention(
 
 
 def kept_bytes(config: Config, shape: ModelShape, kernels: Kernels, stage: int, packed: Pass) -> int:
-    """What one micro-batch's layers keep on a rank of `stage` from their forward to their backward pass."""
+    """Bytes that a micro-batch's layers keep on a rank of `stage` from forward to backward pass."""
     layers = layers_per_stage(shape.layers, config.parallel.pipeline)[stage]
     return layers * layer_bytes_per_token(config, shape, kernels, config.memory.recompute) * packed.tokens
 
 
 def head_input_bytes(config: Config, shape: ModelShape, kernels: Kernels, packed: Pass) -> int:
-    """What the final norm and the head keep of their inputs, on the last stage."""
+    """Bytes that the final norm and the head keep of their inputs, on the last stage."""
     residual = shape.hidden // (config.parallel.tensor if config.parallel.sequence else 1)
     return (
         residual * kernels.norm_input * packed.tokens + shape.hidden * kernels.bytes_per_value * packed.rows

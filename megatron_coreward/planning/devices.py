@@ -24,8 +24,6 @@ class Device:
     intra_gbs: float
     inter_gbs: float
     host_gbs: float
-    dtype: str = "bfloat16"
-    """What model.dtype=auto means on it."""
 
     @property
     def is_gpu(self) -> bool:
@@ -39,7 +37,7 @@ DEVICES = {
         Device("H100", 79, 989, 3350, 450, 50, 50),
         Device("H200", 139, 989, 4800, 450, 50, 50),
         Device("B200", 178, 2250, 7700, 900, 50, 50),
-        Device("CPU", 8, 0.08, 10, 1, 0.1, 10, dtype="float32"),
+        Device("CPU", 8, 0.08, 10, 1, 0.1, 10),
     )
 }
 """80 GB A100 and H100, 141 GB H200, 192 GB B200, all with NVLink; 200 or 400 Gbit/s a GPU between nodes."""
@@ -54,11 +52,11 @@ class Assumptions:
     """
 
     training: float = 0.35
-    """Of `tflops`, in forward and backward passes."""
+    """Share of `tflops` in forward and backward passes."""
     prefill: float = 0.5
-    """Of `tflops`, when vLLM reads prompts."""
+    """Share of `tflops` when vLLM reads prompts."""
     bandwidth: float = 0.6
-    """Of memory and link bandwidths."""
+    """Share of memory and link bandwidths."""
     decode_overhead_s: float = 0.01
     """Seconds of a decoding step that no device number explains: scheduling, sampling, kernel launches."""
     reserve: float = 0.06
@@ -78,7 +76,7 @@ class Cluster:
 
     @property
     def usable_bytes(self) -> int:
-        """Of one device's memory."""
+        """Bytes of one device's memory that can be planned with."""
         return int(self.device.memory_gib * 2**30 * (1 - self.assumptions.reserve))
 
     def link(self, span: int) -> float:

@@ -30,7 +30,7 @@ def attention_flops(shape: ModelShape, lengths: Sequence[int], *, causal: bool =
 
 
 def forward_flops(shape: ModelShape, lengths: Sequence[int], rows: int, *, causal: bool = True) -> int:
-    """Of sequences of these `lengths`, `rows` of whose tokens are response tokens."""
+    """Forward pass over sequences of these `lengths`, `rows` of whose tokens are response tokens."""
     linear = linear_flops_per_token(shape) * sum(lengths) + head_flops(shape, rows)
     return linear + attention_flops(shape, lengths, causal=causal)
 

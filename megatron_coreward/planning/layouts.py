@@ -1,4 +1,4 @@
-"""Whether a layout works, and the nearest and the fastest one that do.
+"""Tells whether a layout works, and finds the nearest and the fastest layout that do.
 
 A layout works if preflight/checks.py lets it pass, every phase fits into a device's memory, and vLLM's KV
 cache holds at least one sequence of full length. The nearest one differs from what was given in the fewest
@@ -23,7 +23,7 @@ from megatron_coreward.preflight.costs import GIB
 UTILIZATIONS = (0.5, 0.4, 0.3)
 """Tried for rollout.gpu_memory_utilization where they are below what is given."""
 LARGEST_FACTOR = 64
-"""How many times the given number of devices is tried at most."""
+"""At most this many times the given number of devices is tried."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plan:
 
 
 def make_plan(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> Plan:
-    """The plan with what is wrong with it; a layout that does not divide has no figures."""
+    """The plan with its problems; a layout that does not divide has no figures."""
     try:
         validate_layout(config, shape, cluster.gpus)
     except ValueError as error:
@@ -55,7 +55,7 @@ def make_plan(config: Config, shape: ModelShape, cluster: Cluster, lengths: Leng
 
 
 def memory_problems(config: Config, cluster: Cluster, memory: MemoryPlan) -> list[str]:
-    """What does not fit, and the keys that it depends on."""
+    """Messages about what does not fit, with the keys that it depends on."""
     problems = []
     usable, device = cluster.usable_bytes, cluster.device
     key = "rollout.gpu_memory_utilization" if device.is_gpu else "rollout.memory_gb"
@@ -92,7 +92,7 @@ def _remedy(part: str, engine_key: str) -> str:
 
 
 def warnings_of(config: Config, cluster: Cluster) -> list[str]:
-    """What works, but slowly."""
+    """Messages about what works, but slowly."""
     sizes = {
         "parallel.tensor": config.parallel.tensor,
         "parallel.expert": config.parallel.expert,
@@ -120,12 +120,12 @@ class Found:
     """Plans that work on one cluster."""
 
     nearest: Plan
-    """With the fewest changed keys, and of those the fastest."""
+    """The plan with the fewest changed keys, and of several the fastest."""
     fastest: Plan
 
 
 def search(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> Found | None:
-    """Over all layouts and what saves memory. None: nothing works on so few devices."""
+    """Tries all layouts, with and without what saves memory. None: nothing works on so few devices."""
     works = _working(config, shape, cluster, lengths, _options(config, cluster))
     if not works:
         return None
@@ -135,7 +135,7 @@ def search(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths
 
 
 def search_larger(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> Found | None:
-    """On twice, four times, ... as many devices, the first number on which something works."""
+    """Searches on twice, four times, ... as many devices, up to the first number on which something works."""
     factor = 2
     while factor <= LARGEST_FACTOR:
         larger = replace(cluster, gpus=cluster.gpus * factor)

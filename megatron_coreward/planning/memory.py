@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.precision import resolve_dtype
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of
 from megatron_coreward.phases.table import PHASES, Needs
@@ -46,9 +47,9 @@ class MemoryPlan:
 
     phases: list[PhaseMemory]
     kv_cache_bytes: int
-    """What is left for it; below 0: vLLM does not start."""
+    """Bytes that are left for it; below 0: vLLM does not start."""
     sequences: int
-    """At full length, that the KV cache of a replica holds."""
+    """Sequences of full length that the KV cache of a replica holds."""
 
     @property
     def fullest(self) -> PhaseMemory:
@@ -56,8 +57,8 @@ class MemoryPlan:
 
 
 def run_dtype(config: Config, cluster: Cluster) -> str:
-    """The compute type: model.dtype, where auto depends on the device."""
-    return cluster.device.dtype if config.model.dtype == "auto" else config.model.dtype
+    """The compute type of the planned run."""
+    return resolve_dtype(config.model.dtype, on_gpu=cluster.device.is_gpu)
 
 
 def full_length(config: Config) -> int:
@@ -77,7 +78,7 @@ def plan_memory(config: Config, shape: ModelShape, cluster: Cluster) -> MemoryPl
 
 
 def _phases_of(config: Config) -> list[str]:
-    """Those that this run has, without evaluate and verify, which need what rollout does."""
+    """The phases that this run has, without evaluate and verify, which need what rollout does."""
     method = method_of(config)
     runs = {
         "teacher": method.teacher,
@@ -105,11 +106,11 @@ def _fullest_stage(
 ) -> PhaseMemory:
     last = config.parallel.pipeline - 1
     stages = sorted({0, min(1, last), last})  # those between hold no more than the second
-    found = [
+    candidates = [
         PhaseMemory(name, stage, _parts(config, shape, cluster, name, needs, engine, stage))
         for stage in stages
     ]
-    return max(found, key=lambda phase: phase.total)
+    return max(candidates, key=lambda phase: phase.total)
 
 
 def _parts(
@@ -152,7 +153,7 @@ def packed_pass(config: Config, cluster: Cluster) -> Pass:
 
 
 def _work(config: Config, shape: ModelShape, cluster: Cluster, name: str, stage: int) -> dict[str, int]:
-    """What a phase computes with, beside what the table moves."""
+    """Memory that a phase computes with, beside what the table moves."""
     dtype = run_dtype(config, cluster)
     kernels = Kernels(dtype, fused_norm=cluster.device.is_gpu)
     packed = packed_pass(config, cluster)
@@ -165,13 +166,13 @@ def _work(config: Config, shape: ModelShape, cluster: Cluster, name: str, stage:
             "logits and backward": work_bytes(config, shape, kernels, stage, packed),
         }
     if name in (FIRST_SYNC, "sync", "teacher"):
-        # Bucket, whole tensor and the engine's copy of it; see "extra memory" in docs/weight_sync.md.
+        # Bucket, whole tensor and the engine's copy of it: "extra memory" in docs/evidence/weight_sync.md.
         whole = vocabulary_parameters(shape, 1) * kernels.bytes_per_value
         return {"buckets": 3 * max(config.weight_sync.bucket_mb * MIB, whole)}
     return {}
 
 
 def micro_batches(config: Config, cluster: Cluster) -> int:
-    """Of one optimizer step, on one data-parallel rank, all responses at full length."""
+    """Micro-batches of an optimizer step on one data-parallel rank, all responses at full length."""
     batch = batch_arithmetic(config, cluster.gpus, config.data.batch_pairs)
     return math.ceil(batch.micro_batches / config.algorithm.updates_per_batch)

@@ -1,6 +1,6 @@
 """Sizes of the paper's models and of one Mixture of Experts, so that runs can be planned without their files.
 
-From each model's published config.json; a folder's own config.json is read with config_model.read_shape.
+From each model's published config.json; a folder's own config.json is read with config/model_shape.py.
 """
 
 from pathlib import Path

@@ -39,7 +39,7 @@ def as_dict(plan: Plan, found: Found | None) -> dict[str, Any]:
 
 
 def layout_of(config: Config, cluster: Cluster) -> dict[str, int]:
-    """Sizes of the actor's and the engine's parallelism."""
+    """Sizes of the actor's and of vLLM's parallelism."""
     tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
     engine = config.rollout.tensor_parallel_size
     return {
@@ -164,5 +164,5 @@ def _summary(plan: Plan, other: Plan) -> str:
 
 
 def yaml_value(value: Any) -> str:
-    """As it is written in an override."""
+    """A value as it is written in an override."""
     return str(value).lower() if isinstance(value, bool) else str(value)

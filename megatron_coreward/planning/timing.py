@@ -45,7 +45,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Of one step. Seconds by phase; bytes that one rank sends (the sync: receives), by kind."""
+    """Estimates for one step: seconds by phase, and bytes by kind that a rank sends (of a sync: receives)."""
 
     seconds: dict[str, float]
     sent: dict[str, float]
@@ -60,7 +60,7 @@ class StepPlan:
 def plan_step(
     config: Config, shape: ModelShape, cluster: Cluster, memory: MemoryPlan, lengths: Lengths
 ) -> StepPlan:
-    """The layout must be one that divides, with room for a sequence in the KV cache."""
+    """Estimates a step. The layout must be one that divides, with room for a sequence in the KV cache."""
     batch = batch_arithmetic(config, cluster.gpus, config.data.batch_pairs)
     dtype, method, updates = run_dtype(config, cluster), method_of(config), config.algorithm.updates_per_batch
     pipeline, rank = config.parallel.pipeline, batch.per_rank
@@ -140,7 +140,7 @@ def _optimizer_seconds(config: Config, shape: ModelShape, cluster: Cluster, data
 
 
 def _sync_seconds(config: Config, shape: ModelShape, cluster: Cluster, received: float) -> float:
-    """What is received, and one copy of the whole model into vLLM's tensors."""
+    """Receives the weights, and copies the whole model once into vLLM's tensors."""
     copied = 2 * count_parameters(shape) * PRECISIONS[run_dtype(config, cluster)].weight
     span = config.parallel.tensor if config.parallel.pipeline == 1 else cluster.gpus
     copying = copied / (cluster.device.hbm_gbs * 1e9 * cluster.assumptions.bandwidth)

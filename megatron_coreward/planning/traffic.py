@@ -1,7 +1,7 @@
-"""What ranks send each other in a step, and the idle share of a pipeline.
+"""The bytes that ranks send each other in a step, and the idle share of a pipeline.
 
-Bytes that one rank sends, with ring algorithms: an all-reduce of S bytes over n ranks sends 2 (n - 1) / n S,
-a reduce-scatter or all-gather half of it. The weight sync counts what one rank receives, shard by shard as
+Counted per rank, with ring algorithms: in an all-reduce of S bytes over n ranks each sends 2 (n - 1) / n S,
+in a reduce-scatter or all-gather half of it. The weight sync counts what one rank receives, shard by shard as
 actor/weights/stream.py sends them.
 """
 
@@ -21,7 +21,7 @@ from megatron_coreward.preflight.costs import (
 )
 
 ENGINE_VOCABULARY_MULTIPLE = 64
-"""As in actor/weights/shares.py: vLLM pads the vocabulary to a multiple of it."""
+"""vLLM pads the vocabulary to a multiple of it; the same as in actor/weights/shares.py."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class StepTokens:
     tokens: int
     rows: int
     forward_passes: int
-    """Without gradient: reference, old log-probs, confidence."""
+    """Passes without gradient: reference, old log-probs, confidence."""
 
 
 def bubble(pipeline: int, micro_batches: int) -> float:
@@ -45,7 +45,7 @@ def all_reduce(num_bytes: float, ranks: int) -> float:
 
 
 def tensor_parallel_bytes(config: Config, shape: ModelShape, step: StepTokens, dtype: str) -> float:
-    """Of a step, on a rank of the first stage.
+    """Bytes of a step, on a rank of the first stage.
 
     Two all-reduces per layer and pass, forward and backward; one of the embedding, one of the head's input
     gradient. Sequence parallelism sends the same in other pieces, and gathers two inputs a layer once more in
@@ -62,7 +62,7 @@ def tensor_parallel_bytes(config: Config, shape: ModelShape, step: StepTokens, d
 
 
 def pipeline_bytes(config: Config, shape: ModelShape, step: StepTokens, dtype: str) -> float:
-    """Of a step, on a rank of an inner stage: hidden states forward, their gradients backward."""
+    """Bytes of a step, on a rank of an inner stage: hidden states forward, their gradients backward."""
     if config.parallel.pipeline == 1:
         return 0.0
     share = config.parallel.tensor if config.parallel.sequence else 1
@@ -70,7 +70,7 @@ def pipeline_bytes(config: Config, shape: ModelShape, step: StepTokens, dtype: s
 
 
 def data_parallel_bytes(config: Config, shape: ModelShape, ranks: int, dtype: str) -> float:
-    """Of one optimizer step: float32 gradients are summed; distributed, each rank's slice, then weights."""
+    """Bytes of an optimizer step: float32 gradients are summed, or if distributed, sliced; then weights."""
     tensor, pipeline, expert = config.parallel.tensor, config.parallel.pipeline, config.parallel.expert
     experts = experts_on_stage(shape, pipeline, 0, expert)
     dense = count_parameters_per_rank(shape, tensor, pipeline, expert) - experts
@@ -85,7 +85,7 @@ def data_parallel_bytes(config: Config, shape: ModelShape, ranks: int, dtype: st
 
 
 def expert_parallel_bytes(config: Config, shape: ModelShape, step: StepTokens, dtype: str) -> float:
-    """Of a step, on a rank of the first stage: tokens to their experts and back, and their gradients.
+    """Bytes of a step, on a rank of the first stage: tokens to their experts and back, and their gradients.
 
     Tokens are taken to be spread evenly over the experts.
     """

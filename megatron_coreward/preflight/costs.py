@@ -1,4 +1,4 @@
-"""What a run will cost, computed from its configuration: batch arithmetic, parameters, memory, disk.
+"""The cost of a run, computed from its configuration: batch arithmetic, parameters, memory, disk.
 
 Pure functions of the configuration and the model's sizes; nothing is built and torch is not imported.
 Bytes per parameter follow Megatron-Core's mixed precision: with bfloat16, weights take 2, the gradient
@@ -29,9 +29,8 @@ class Precision:
 
 PRECISIONS = {"float32": Precision(4, 4, 8), "bfloat16": Precision(2, 4, 12)}
 
-
 TEACHER_BYTES = 4
-"""Per parameter, of the teacher's float32 average."""
+"""Bytes per parameter of the teacher's float32 average."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def count_parameters_per_rank(shape: ModelShape, tensor: int, pipeline: int, exp
 
 
 def experts_on_stage(shape: ModelShape, pipeline: int, stage: int, expert: int) -> int:
-    """Parameters of experts on a rank of `stage`: a part of count_parameters_on_stage."""
+    """Parameters of experts on a rank of `stage`; count_parameters_on_stage includes them."""
     return layers_per_stage(shape.layers, pipeline)[stage] * expert_parameters(shape) // expert
 
 
@@ -153,7 +152,7 @@ def expert_replicas(config: Config, data_parallel: int) -> int:
 def memory_per_rank(
     config: Config, shape: ModelShape, dtype: str, *, data_parallel: int = 1, stage: int | None = None
 ) -> dict[str, int]:
-    """Part -> bytes on one rank of `stage`, by default the fullest.
+    """Bytes on one rank of `stage` (by default the fullest), by their use.
 
     `data_parallel` ranks share Adam's state where optimizer.distributed says so, and others that of experts.
     The KV cache is that of CPU runs (rollout.memory_gb). Activations, logits and libraries come on top.
@@ -195,7 +194,7 @@ def kv_cache_tokens(config: Config, shape: ModelShape, dtype: str) -> int:
 
 
 def disk(config: Config, shape: ModelShape, batch: BatchArithmetic, dtype: str) -> dict[str, int]:
-    """What is written -> bytes.
+    """Bytes on disk by kind of file.
 
     A checkpoint holds weights, optimizer and the teacher's average. While a new one is written the oldest is
     still there, hence one more than the checkpoint.keep_* rules keep. Rollouts are an upper bound: 4 bytes of

@@ -1,4 +1,4 @@
-"""What `--dry-run` prints: the resolved configuration and what the run will cost. Builds nothing."""
+"""The output of `--dry-run`: the resolved configuration and the cost of the run. Builds nothing."""
 
 import shutil
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from megatron_coreward.config.loading import to_yaml
 from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.precision import resolve_dtype
 from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.costs import (
     GIB,
@@ -36,8 +37,8 @@ def show(config: Config, shape: ModelShape, world_size: int, console: Console | 
     console.print(to_yaml(config), markup=False, highlight=False)
     console.print(_batch_table(config, batch))
     console.print(_model_table(config, shape))
-    # Which device there is, is not asked here: with dtype=auto both possibilities are shown.
-    dtypes = ("float32", "bfloat16") if config.model.dtype == "auto" else (config.model.dtype,)
+    # The device is unknown here (no torch), so with dtype=auto both possibilities are shown.
+    dtypes = list(dict.fromkeys(resolve_dtype(config.model.dtype, on_gpu=gpu) for gpu in (False, True)))
     ranks = batch.data_parallel
     memory = {dtype: memory_per_rank(config, shape, dtype, data_parallel=ranks) for dtype in dtypes}
     console.print(_bytes_table("Memory per rank (no activations)", memory, with_sum=True))

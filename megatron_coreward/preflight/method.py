@@ -1,4 +1,4 @@
-"""What a reward method asks of the rest of the configuration.
+"""Checks that the options fit the reward method.
 
 An option that the chosen method would ignore is an error: it would make an experiment look like another one.
 """

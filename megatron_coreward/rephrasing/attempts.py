@@ -1,7 +1,7 @@
-"""Rephrasing questions with a language model: the prompt, what to make of a response, and the attempts.
+"""Rephrasing questions with a language model: the prompt, the parsing of a response, and the attempts.
 
-Departs from the authors' script, which takes the first pair of markers it meets, an echo of its own template
-included, and draws once (method 2.3): here the last pair counts, every rephrasing is checked, and a faulty
+Departs from the authors' script, which takes the first pair of markers in a response, even where that is an
+echo of its own template, and draws once. Here the last pair counts, every rephrasing is checked, and a faulty
 one is drawn again with another seed. The prompt is our own.
 """
 
@@ -27,7 +27,7 @@ YOUR NEW WORDING
 
 The question:
 """
-"""What the model is told; the question follows."""
+"""The start of the prompt; the question follows."""
 
 GENERATION_REASONS = {
     "too_long": "the prompt does not fit",
@@ -35,7 +35,7 @@ GENERATION_REASONS = {
     "unparsed": "no rephrasing in the response",
     "answers_differ": "the model answers the two wordings differently",
 }
-"""Reasons that only appear while rephrasing, besides rephrasing_checks.REASONS."""
+"""Reasons that only appear while rephrasing, besides checks.REASONS."""
 
 _BLOCK = re.compile(r"<rephrased>(.*?)</rephrased>", re.DOTALL | re.IGNORECASE)
 _OPEN_BLOCK = re.compile(r"<rephrased>(.*)", re.DOTALL | re.IGNORECASE)
@@ -52,7 +52,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Rephrasing:
-    """What became of a question: accepted if there are no findings, which are those of the last attempt."""
+    """The result for a question: accepted if the last attempt has no findings."""
 
     row: int
     question: str
@@ -89,11 +89,11 @@ def rephrase(
     compare: Compare | None = None,
     keep: Collection[str] = (),
 ) -> list[Rephrasing]:
-    """Rephrases all questions, given by row, and draws what fails a check again, up to `attempts` times.
+    """Rephrases all questions, given by row, and draws again what fails a check, up to `attempts` times.
 
     Args:
         compare: asked about what passes the checks.
-        keep: reasons that are no fault.
+        keep: reasons that are not faults.
 
     Returns:
         One result per question, by row.

@@ -2,10 +2,10 @@ r"""Whether a rephrasing can stand in for its question: pure functions, each wit
 
     check(original, rephrased) -> [Finding("numbers_changed", "7 -> 5, 3"), ...]
 
-The signal of Co-Reward is that both wordings have the same answer. The authors' rephrasings were only parsed,
-never checked (method 2.3, 4): placeholders, unchanged questions, lost figures and other numbers were trained
-on. No check here knows the answer; what they miss is a changed sense without a changed number. What each
-reason finds and how often it is wrong is measured in docs/data.md.
+Co-Reward relies on both wordings having the same answer. The authors parsed their rephrasings but never
+checked them: placeholders, unchanged questions, lost figures and other numbers were trained on. No check here
+knows the answer; what they miss is a changed sense without a changed number. What each
+reason finds: docs/data.md; how often it is wrong: docs/evidence/rephrasing_checks.md.
 """
 
 import re
@@ -31,7 +31,7 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault. `reason` is a key of REASONS, `detail` what was seen."""
+    """One fault. `reason` is a key of REASONS, `detail` quotes the text."""
 
     reason: str
     detail: str = ""
@@ -46,14 +46,14 @@ def check(original: str, rephrased: str, instruction: str = "") -> list[Finding]
     useless = find_empty(rephrased) or find_placeholder(rephrased) or find_identical(original, rephrased)
     if useless:
         return [useless]
-    found = [
+    findings = [
         find_echo(original, rephrased, instruction),
         find_language(original, rephrased),
         find_lost_figure(original, rephrased),
         find_changed_numbers(original, rephrased),
         find_length(original, rephrased),
     ]
-    return [finding for finding in found if finding is not None]
+    return [finding for finding in findings if finding is not None]
 
 
 def find_empty(rephrased: str) -> Finding | None:
@@ -117,7 +117,7 @@ _ENOUGH_WORDS, _LEAST_ENGLISH, _SURELY_ENGLISH = 8, 0.1, 0.2
 
 
 def find_language(original: str, rephrased: str) -> Finding | None:
-    """A script that the original has not, or English in, something else out."""
+    """A script that the original does not have, or another language in place of English."""
     foreign = scripts(rephrased) - scripts(original)
     if foreign:
         return Finding("language", f"{', '.join(sorted(foreign)).lower()} script")
@@ -162,7 +162,7 @@ def find_lost_figure(original: str, rephrased: str) -> Finding | None:
         return None
     shown = quantities("; ".join(_LABEL.findall("".join(figures)))).mentions
     known = quantities(rephrased).values
-    missing = sorted({one.text for one in shown if one.is_telling and not one.is_in(known)})
+    missing = sorted({label.text for label in shown if label.is_telling and not label.is_in(known)})
     pointer = _POINTS_TO_FIGURE.search(rephrased)
     if missing:
         return Finding("figure_lost", f"labels missing: {', '.join(missing)}")
@@ -172,7 +172,7 @@ def find_lost_figure(original: str, rephrased: str) -> Finding | None:
 
 
 def find_changed_numbers(original: str, rephrased: str) -> Finding | None:
-    """Numbers that are missing, with or without new ones; numbers inside of figures may be missing."""
+    """Numbers that are missing, with or without new ones; numbers inside figures may be missing."""
     before, before_with_figures = _quantities(original)
     after, after_with_figures = _quantities(rephrased)
     lost, new = before.missing_in(after_with_figures), after.missing_in(before_with_figures)
@@ -185,7 +185,7 @@ def find_changed_numbers(original: str, rephrased: str) -> Finding | None:
 
 
 def _quantities(text: str) -> tuple[Quantities, Quantities]:
-    """Of the text without its figures, and with them."""
+    """The quantities of the text without its figures, and with them."""
     words = _FIGURE.sub(" ", text)
     in_words = quantities(words)
     return in_words, in_words if words == text else quantities(text)
@@ -196,11 +196,11 @@ def _listed(mentions: list[Mention]) -> str:
 
 
 def _is_calculation(lost: list[Mention], new: list[Mention]) -> bool:
-    """x + 30 = 7 restated as x + 23 = 0: two numbers are gone and their sum or difference is there."""
+    """Whether two numbers were replaced by their sum or difference: x + 30 = 7 restated as x + 23 = 0."""
     if len(lost) != 2 or len(new) != 1:
         return False
-    one, other = (next(iter(mention.readings[0])) for mention in lost)
-    return next(iter(new[0].readings[0])) in (one + other, abs(one - other))
+    first, second = (next(iter(mention.readings[0])) for mention in lost)
+    return next(iter(new[0].readings[0])) in (first + second, abs(first - second))
 
 
 _EXTRA_CHARACTERS, _LARGEST_RATIO = 60, 3.0

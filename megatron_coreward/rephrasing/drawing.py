@@ -16,15 +16,12 @@ from megatron_coreward.grading.answers import extract_answer
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.rephrasing.attempts import Drawn, message
 from megatron_coreward.rephrasing.checks import Finding
-from megatron_coreward.requests import request_seed
+from megatron_coreward.requests import ANSWERS, REPHRASING, Prompt, requests_for
 from megatron_coreward.roles import Communicator, RolloutEngine
-from megatron_coreward.types import GenerationRequest, Response, Sampling, View
+from megatron_coreward.types import Response, Sampling, View
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-REPHRASING_STEP, ANSWER_STEP = -2, -3
-"""In place of the training step in the requests' seeds; answers to later attempts count down from there."""
 
 LEAST_AGREEMENT = 0.5
 """Share of its samples that a wording's answer needs to be compared at all."""
@@ -43,7 +40,7 @@ class Settings:
 
 
 class Rephraser:
-    """rephrasing.Draw and rephrasing.Compare on an engine."""
+    """attempts.Draw and attempts.Compare on an engine."""
 
     def __init__(
         self,
@@ -61,33 +58,28 @@ class Rephraser:
 
     def draw(self, attempt: int, questions: Mapping[int, str]) -> dict[int, Drawn]:
         """One response per question whose prompt fits."""
-        prompts = self._prompts({row: message(question) for row, question in questions.items()}, "")
-        requests = [
-            GenerationRequest(
-                row, View.REPHRASED, attempt, ids, self._seed(REPHRASING_STEP, row, View.REPHRASED, attempt)
-            )
-            for row, ids in prompts.items()
-        ]
+        texts = {row: message(question) for row, question in questions.items()}
+        prompts = self._prompts(texts, View.REPHRASED, "")
+        requests = requests_for(prompts, [attempt], self.settings.seed, REPHRASING)
         drawn = [
             (response.pair_id, Drawn(response.text, response.finish_reason == "stop"))
             for response in self.engine.generate(requests, self.settings.rephrasing)
         ]
-        return {row: one for part in self.comm.all_gather(drawn) for row, one in part}
+        return {row: wording for share in self.comm.all_gather(drawn) for row, wording in share}
 
     def compare(self, attempt: int, wordings: Mapping[int, tuple[str, str]]) -> dict[int, Finding]:
         """Faults of the pairs whose two majority answers are known and differ."""
-        requests = []
-        for view, place in ((View.ORIGINAL, 0), (View.REPHRASED, 1)):
-            prompts = self._prompts({row: pair[place] for row, pair in wordings.items()}, SYSTEM_PROMPT)
-            requests += [
-                GenerationRequest(
-                    row, view, sample, ids, self._seed(ANSWER_STEP - attempt, row, view, sample)
-                )
-                for row, ids in prompts.items()
-                for sample in range(self.settings.answer_samples)
-            ]
-        answers = [_answer_of(one) for one in self.engine.generate(requests, self.settings.answers)]
-        gathered = [answer for part in self.comm.all_gather(answers) for answer in part]
+        prompts = [
+            prompt
+            for place, view in enumerate((View.ORIGINAL, View.REPHRASED))
+            for prompt in self._prompts(
+                {row: pair[place] for row, pair in wordings.items()}, view, SYSTEM_PROMPT
+            )
+        ]
+        samples, seed = range(self.settings.answer_samples), self.settings.seed
+        requests = requests_for(prompts, samples, seed, ANSWERS, step=attempt)
+        answers = [_answer_of(response) for response in self.engine.generate(requests, self.settings.answers)]
+        gathered = [answer for share in self.comm.all_gather(answers) for answer in share]
         # A comparison that runs out of time could end differently on another rank.
         faults = self._differences(gathered) if self.comm.rank == 0 else {}
         return self.comm.broadcast(faults)
@@ -95,7 +87,7 @@ class Rephraser:
     def _differences(self, answers: Sequence[tuple[int, View, int, str]]) -> dict[int, Finding]:
         groups: dict[int, dict[View, list[str]]] = {}
         for row, view, _, answer in sorted(answers):
-            groups.setdefault(row, {one: [] for one in View})[view].append(self.grader.form(answer))
+            groups.setdefault(row, {wording: [] for wording in View})[view].append(self.grader.form(answer))
         both = [group[View.ORIGINAL] + group[View.REPHRASED] for group in groups.values()]
         faults = {}
         for (row, group), forms, classes in zip(
@@ -103,21 +95,18 @@ class Rephraser:
         ):
             split = len(group[View.ORIGINAL])
             labels = [
-                vote(part, "abstain", LEAST_AGREEMENT).label for part in (classes[:split], classes[split:])
+                vote(votes, "abstain", LEAST_AGREEMENT).label for votes in (classes[:split], classes[split:])
             ]
             if None not in labels and labels[0] != labels[1]:
-                one, other = (forms[classes.index(label)] for label in labels if label is not None)
-                faults[row] = Finding("answers_differ", f"{one} and {other}")
+                first, second = (forms[classes.index(label)] for label in labels if label is not None)
+                faults[row] = Finding("answers_differ", f"{first} and {second}")
         return faults
 
-    def _prompts(self, texts: Mapping[int, str], system_prompt: str) -> dict[int, tuple[int, ...]]:
-        """Prompts by row, without those that are too long."""
+    def _prompts(self, texts: Mapping[int, str], view: View, system_prompt: str) -> list[Prompt]:
+        """The prompts of `texts`, which are by row, without those that are too long."""
         encoded = encode_prompts(self.tokenizer, list(texts.values()), system_prompt, self.settings.thinking)
-        pairs = zip(texts, encoded, strict=True)
-        return {row: ids for row, ids in pairs if len(ids) <= self.settings.max_prompt_tokens}
-
-    def _seed(self, step: int, row: int, view: View, sample: int) -> int:
-        return request_seed(self.settings.seed, step, row, view, sample)
+        limit = self.settings.max_prompt_tokens
+        return [(row, view, ids) for row, ids in zip(texts, encoded, strict=True) if len(ids) <= limit]
 
 
 def _answer_of(response: Response) -> tuple[int, View, int, str]:

@@ -1,7 +1,7 @@
 """Numbers spelled out in English, and numbers that words imply: twenty-one, two thirds, a right angle.
 
-Tables and one reader. `implied` is generous on purpose: it serves to excuse a number that a rephrasing has
-put into words, never to accuse one.
+Tables and one reader. `implied` is generous on purpose: it only excuses a number that a rephrasing has put
+into words, and never counts as a fault.
 """
 
 import re
@@ -107,8 +107,8 @@ def spelled_numbers(text: str) -> Iterator[Spelled]:
         at = last
 
 
-def _adjoin(text: str, one: re.Match[str], other: re.Match[str]) -> bool:
-    return _BETWEEN.fullmatch(text, one.end(), other.start()) is not None
+def _adjoin(text: str, left: re.Match[str], right: re.Match[str]) -> bool:
+    return _BETWEEN.fullmatch(text, left.end(), right.start()) is not None
 
 
 def _read(text: str, words: list[re.Match[str]], begin: int) -> tuple[int, int, bool]:

@@ -39,7 +39,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Quantities:
-    """`mentions` is what a text states; `values` also holds every reading and what its words imply."""
+    """`mentions` are the numbers a text states; `values` adds every reading and what its words imply."""
 
     mentions: tuple[Mention, ...]
     values: Values
@@ -91,15 +91,15 @@ _DIGITS = re.compile(r"[\s$-]*digit", re.IGNORECASE)
 
 
 def quantities(text: str) -> Quantities:
-    """What `text` states and implies."""
+    """The numbers that `text` states and implies."""
     text = _ONE_TOKEN.sub(r"\1 ", _JOINED.sub("", text))
     is_untold = bytearray(len(text))
     for start, end in (*(match.span() for match in _EXAMPLE.finditer(text)), *_inner_terms(text)):
         is_untold[start:end] = b"\1" * (end - start)
     mentions: list[Mention] = []
     values = set(implied(text))
-    for found in (*_written(text), *_in_words(text)):
-        mention = _in_context(found, text)
+    for bare in (*_written(text), *_in_words(text)):
+        mention = _in_context(bare, text)
         values.update(*mention.readings)
         if is_untold[mention.start]:
             mention = replace(mention, is_telling=False)
@@ -129,7 +129,7 @@ def _largest(readings: Iterable[Values]) -> Fraction:
 
 
 def _told(*parts: Fraction) -> Values:
-    """The parts that have to be found again, all of them if none is large enough to be told."""
+    """The parts that another wording has to repeat; all of them if none is large enough."""
     return frozenset(part for part in parts if part > _LARGEST_UNTOLD) or frozenset(parts)
 
 
@@ -182,7 +182,7 @@ def _in_words(text: str) -> Iterator[Mention]:
 
 
 def _in_context(mention: Mention, text: str) -> Mention:
-    """With what the next word makes of it: five dozen are 60, a four-digit number is 1000 to 9999."""
+    """The mention with readings by its next word: five dozen are 60, a four-digit number is 1000 to 9999."""
     single = [reading for reading in mention.readings if len(reading) == 1]
     value = next(iter(single[0])) if single else Fraction(0)
     end = mention.start + len(mention.text)
@@ -196,7 +196,7 @@ def _in_context(mention: Mention, text: str) -> Mention:
 
 
 def _inner_terms(text: str) -> Iterator[tuple[int, int]]:
-    """Where the second and later terms of a listing stand whose rule can be told: dots, or equal steps."""
+    """Spans of the second and later terms of listings whose rule is clear: dots, or equal steps."""
     for match in _LISTING.finditer(text):
         terms = list(re.finditer(_TERM, match[0]))
         if re.search(_DOTS, match[0]) or _has_equal_steps([term[0] for term in terms]):

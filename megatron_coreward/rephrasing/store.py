@@ -1,4 +1,4 @@
-"""What a rephrasing run leaves in its folder: batches as they are done, then the pair files.
+"""The folder of a rephrasing run: batches as they are done, then the pair files.
 
     settings.json                the run's settings; going on with others is refused
     batches/batch_000000.parquet one file per batch, complete or absent, so that a kill loses one batch
@@ -61,7 +61,7 @@ class Store:
         (folder / BATCHES).mkdir(exist_ok=True)
 
     def done(self, batches: int) -> set[int]:
-        """Which of `batches` batches are done."""
+        """The numbers of those of `batches` batches that are done."""
         return {batch for batch in range(batches) if self._file(batch).is_file()}
 
     def write(self, batch: int, results: Sequence[Rephrasing]) -> None:
@@ -90,7 +90,7 @@ class Store:
         report = {
             "questions": len(results),
             "accepted": len(accepted),
-            "accepted_at_attempt": dict(sorted(Counter(one.attempts for one in accepted).items())),
+            "accepted_at_attempt": dict(sorted(Counter(result.attempts for result in accepted).items())),
             "rejected": len(rejects),
             "reasons": dict(reasons.most_common()),
         }
@@ -121,14 +121,14 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
 def _to_table(results: Sequence[Rephrasing]) -> pa.Table:
     rows = [
         {
-            "row": one.row,
-            "attempts": one.attempts,
-            "reasons": [finding.reason for finding in one.findings],
-            "details": [finding.detail for finding in one.findings],
-            "original": one.question,
-            "rephrased": one.rephrased,
+            "row": result.row,
+            "attempts": result.attempts,
+            "reasons": [finding.reason for finding in result.findings],
+            "details": [finding.detail for finding in result.findings],
+            "original": result.question,
+            "rephrased": result.rephrased,
         }
-        for one in results
+        for result in results
     ]
     return pa.Table.from_pylist(rows, schema=_RESULT)
 

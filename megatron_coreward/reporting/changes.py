@@ -1,13 +1,13 @@
-"""What a run has changed: its first and last evaluation with paired intervals, its first and last steps."""
+"""The changes of a run: first and last evaluation with paired intervals, first and last steps."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from megatron_coreward.evaluation.outcomes import EvalResult, compare
-from megatron_coreward.run.folder import EVALUATIONS
+from megatron_coreward.evaluation.measures import Scores, compare
 from megatron_coreward.utils.bootstrap import Interval
+from megatron_coreward.utils.run_names import EVALUATIONS
 
 COLUMNS = ("measure", "before", "after", "change", "95% interval")
 TRAINING_FIGURES = {
@@ -40,12 +40,17 @@ def evaluation_changes(folder: Path) -> list[Change]:
     files = sorted((folder / EVALUATIONS).glob("step_*.json"))
     if len(files) < 2:
         raise ValueError(f"{folder / EVALUATIONS} holds {len(files)} evaluations; before and after need two")
-    before, after = (EvalResult.from_summary(json.loads(f.read_text())) for f in (files[0], files[-1]))
+    before, after = (read_scores(file) for file in (files[0], files[-1]))
     old, new = before.metrics(), after.metrics()
     return [
         Change(name.removeprefix("eval/"), old[name], new[name], interval)
         for name, interval in compare(before, after, SEED).items()
     ]
+
+
+def read_scores(file: Path) -> Scores:
+    """The scores in a file of a run folder's evaluations."""
+    return Scores.from_outcomes([json.loads(file.read_text())["outcomes"]])
 
 
 def training_changes(records: Sequence[dict[str, float]]) -> list[Change]:

@@ -1,6 +1,7 @@
 """The curves of a run as one figure, from its metrics.jsonl."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -43,3 +44,8 @@ def draw(records: Sequence[dict[str, float]]) -> Figure:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return figure
+
+
+def save_curves(records: Sequence[dict[str, float]], path: Path) -> None:
+    """The same as a picture, of the kind that the file's suffix says."""
+    draw(records).savefig(path, dpi=130)

@@ -1,4 +1,4 @@
-"""Which curves report.py draws, and the data of each: plain lists and dicts for report_page/charts.js."""
+"""The curves of the report page, and the data of each: plain lists and dicts for assets/charts.js."""
 
 import math
 import re
@@ -157,14 +157,14 @@ def series_of(run: Run) -> Series:
 
 
 def phase_totals(all_series: Sequence[Series]) -> dict[str, list[float | None]]:
-    """Phase -> seconds in all of each run, None where the run lacks it. Also of what is outside the steps."""
+    """Phase -> total seconds of each run, None where the run lacks it; with the phases outside the steps."""
     totals = {}
     for phase in (*PHASES, "other", *OUTSIDE_STEP):
-        found = [
+        seconds = [
             [v for v in series.get(f"time/{phase}", []) if isinstance(v, float)] for series in all_series
         ]
-        if any(found):
-            totals[phase] = [sum(values) if values else None for values in found]
+        if any(seconds):
+            totals[phase] = [sum(values) if values else None for values in seconds]
     return totals
 
 

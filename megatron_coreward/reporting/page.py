@@ -1,4 +1,4 @@
-"""The HTML page about one or more runs: what goes into it (runs.py, figures.py), put into assets/."""
+"""The HTML page about one or more runs: the content of runs.py and figures.py in the template of assets/."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from megatron_coreward.reporting.figures import (
     series_of,
 )
 from megatron_coreward.reporting.runs import Json, Run
+from megatron_coreward.utils.folders import publish_file, temporary_name
 
 ASSETS = Path(__file__).parent / "assets"
 OWN_KEYS = ("run.output_dir",)
@@ -63,18 +64,25 @@ def page(runs: Sequence[Run]) -> str:
         figures=figures,
         totals=phase_totals(all_series),
         data=page_data(runs, all_series, figures),
-        css=_own("report.css"),
-        scripts=[_own("charts.js"), _own("rollouts.js")],
+        css=_asset("report.css"),
+        scripts=[_asset("charts.js"), _asset("rollouts.js")],
     )
 
 
-def _own(name: str) -> Markup:
-    """A file of ours that goes into the page as it is."""
+def write_page(runs: Sequence[Run], path: Path) -> None:
+    """The file appears complete or not at all."""
+    new = temporary_name(path)
+    new.write_text(page(runs), encoding="utf-8")
+    publish_file(new, path)
+
+
+def _asset(name: str) -> Markup:
+    """A file of assets/, which goes into the page as it is."""
     return Markup((ASSETS / name).read_text())
 
 
 def page_data(runs: Sequence[Run], all_series: Sequence[Series], figures: Figures) -> Json:
-    """What the scripts read. Of the series those that are drawn."""
+    """The data for the scripts; of the series, those that are drawn."""
     sections = [figure for section in figures.sections for figure in section["figures"]]
     drawn = {line["metric"] for figure in [*sections, *figures.by_run] for line in figure["lines"]}
     return {

@@ -1,4 +1,4 @@
-"""What report.py reads of a run: figures, settings, changes, and rollouts of chosen steps and pairs."""
+"""Reads a run for the report page: figures, settings, changes, and rollouts of chosen steps and pairs."""
 
 import os
 from collections import Counter
@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import yaml
 
 from megatron_coreward.reporting.changes import Change, evaluation_changes, training_changes
-from megatron_coreward.run.folder import CONFIG_FILE
 from megatron_coreward.run.rollouts import read_rollouts, rollout_steps
 from megatron_coreward.run.show import check_run_folder
 from megatron_coreward.types import View
-from megatron_coreward.utils.metrics import METRICS_FILE, read_metrics
+from megatron_coreward.utils.metrics import read_metrics
+from megatron_coreward.utils.run_names import CONFIG_FILE, METRICS_FILE
 
 Item = TypeVar("Item")
 Json = dict[str, Any]

@@ -18,19 +18,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import torch
 import torch._dynamo
 import torch.distributed as dist
 
+from megatron_coreward.config.precision import resolve_dtype
 from megatron_coreward.config.schema import Config
 from megatron_coreward.requests import place, replica_of_rank
 from megatron_coreward.rollout.reload import WeightReloader
 from megatron_coreward.types import GenerationRequest, Response, Sampling
 from megatron_coreward.utils.distributed import preserve_rng
 from megatron_coreward.utils.memory import wanted
+from megatron_coreward.utils.replaced import replaced
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -43,7 +44,7 @@ CPU_BATCH_TOKENS = 4096
 
 
 def set_vllm_environment() -> None:
-    """The settings that vLLM takes from the environment only; before vllm is imported.
+    """Makes the settings that vLLM takes from the environment only. Call it before vllm is imported.
 
     Threads stay unpinned because training shares them. RANK and LOCAL_RANK are those that torchrun sets;
     the external launcher reads them.
@@ -112,16 +113,16 @@ class VllmEngine:
                 f"a prompt of {longest} tokens leaves no room for a response in the engine's context of "
                 f"{self.max_model_len} (data.max_prompt_tokens + rollout.max_response_tokens)"
             )
-        mine = place(requests, self.num_replicas)[self.replica]
-        if not mine:
+        placed = place(requests, self.num_replicas)[self.replica]
+        if not placed:
             return []
         with preserve_rng():  # vLLM's CPU sampler draws from the global generator
             outputs = self.llm.generate(
-                [TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in mine],
-                [self._sampling_params(request, sampling) for request in mine],
+                [TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in placed],
+                [self._sampling_params(request, sampling) for request in placed],
                 use_tqdm=False,
             )
-        return self._responses(mine, outputs) if self.is_first_rank else []
+        return self._responses(placed, outputs) if self.is_first_rank else []
 
     def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
         """roles.RolloutEngine.load_weights. `weights` are whole tensors on every rank; vLLM slices them.
@@ -146,7 +147,7 @@ class VllmEngine:
 
     @contextmanager
     def _counted_memory(self) -> Iterator[None]:
-        """Keeps `asleep_bytes`, from what the device has free before and after."""
+        """Adds to `asleep_bytes` the device memory that the block frees."""
         torch.cuda.empty_cache()
         free_before, _ = torch.cuda.mem_get_info()
         yield
@@ -179,11 +180,11 @@ class VllmEngine:
     def _responses(
         self, requests: Sequence[GenerationRequest], outputs: Sequence["RequestOutput"]
     ) -> list[Response]:
-        drawn = [output.outputs[0] for output in outputs]
+        completions = [output.outputs[0] for output in outputs]
         # The stop token need not be special in the tokenizer, so it is cut off here.
-        spoken = [list(one.token_ids)[: -1 if one.finish_reason == "stop" else None] for one in drawn]
+        ids = [list(c.token_ids)[: -1 if c.finish_reason == "stop" else None] for c in completions]
         texts = self._tokenizer.batch_decode(
-            spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return [
             Response(
@@ -191,19 +192,19 @@ class VllmEngine:
                 view=request.view,
                 sample=request.sample,
                 prompt_ids=request.prompt_ids,
-                response_ids=np.asarray(one.token_ids, dtype=np.int32),
-                rollout_logps=np.asarray(one.logprobs.logprobs, dtype=np.float32),
+                response_ids=np.asarray(completion.token_ids, dtype=np.int32),
+                rollout_logps=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
                 text=text,
-                finish_reason=one.finish_reason,
+                finish_reason=completion.finish_reason,
                 weights_version=self.weights_version,
             )
-            for request, one, text in zip(requests, drawn, texts, strict=True)
+            for request, completion, text in zip(requests, completions, texts, strict=True)
         ]
 
 
 @contextmanager
 def _own_shared_memory() -> Iterator[None]:
-    """A name of its own for the memory that the CPU ranks of a replica share, and none once all have it.
+    """The memory that the CPU ranks of a replica share gets a name of its own, until all have opened it.
 
     vLLM names it by their ranks alone, so two runs on a machine would collide, and a run that was killed and
     left it behind would keep all later ones from starting.
@@ -217,7 +218,7 @@ def _own_shared_memory() -> Iterator[None]:
     dist.broadcast_object_list(ident)
     name = _CPUSHMDistributed.make_group_name
     own = staticmethod(lambda communicator: ident[0] + name(communicator).lstrip("/"))
-    with mock.patch.object(_CPUSHMDistributed, "make_group_name", own):
+    with replaced(_CPUSHMDistributed, make_group_name=own):
         yield
     for file in Path("/dev/shm").glob(f"{ident[0]}*"):
         file.unlink(missing_ok=True)
@@ -237,15 +238,12 @@ def _build(config: Config, model_path: str, max_model_len: int, seed: int) -> "L
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(CPU_BATCH_TOKENS, max_model_len),
         }
-    dtype = config.model.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if on_gpu else "float32"
     with _quiet_start():
         from vllm import LLM
 
         return LLM(
             model=model_path,
-            dtype=dtype,
+            dtype=resolve_dtype(config.model.dtype, on_gpu=on_gpu),
             trust_remote_code=config.model.trust_remote_code,
             distributed_executor_backend="external_launcher",
             tensor_parallel_size=config.rollout.tensor_parallel_size,

@@ -5,7 +5,6 @@ gate/up) that receives a part with arbitrary memory without a word. So what is s
 names in the checkpoint that the engine started from, and vLLM's complaints are turned into errors.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,26 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
+
+from megatron_coreward.config.hf_files import read_tensors, some
+from megatron_coreward.config.model_shape import read_shape
 
 if TYPE_CHECKING:
     from vllm import LLM
 
-HEAD = "lm_head.weight"
 RELOAD_LOGGER = "vllm.model_executor.model_loader.reload"
 NOT_LOADED = ": Failed to load weights"
-ROTARY = "rotary_emb.inv_freq"  # in some old checkpoints; no weight
-
-
-def checkpoint_names(folder: Path) -> set[str]:
-    """Names of all weights in a Hugging Face folder, from the headers of its safetensors files."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = set(json.loads(index.read_text())["weight_map"])
-    else:
-        with safe_open(folder / "model.safetensors", framework="pt") as weights:
-            names = set(weights.keys())
-    return {name for name in names if not name.endswith(ROTARY)}
 
 
 class WeightReloader:
@@ -43,7 +31,8 @@ class WeightReloader:
 
     def __init__(self, llm: "LLM", folder: Path) -> None:
         self.llm = llm
-        self._expected = checkpoint_names(folder) | {HEAD}
+        head = read_shape(folder, trust_remote_code=True).family.head
+        self._expected = {*read_tensors(folder, "model.path"), head}
         self._weighted_layers: set[str] = llm.apply_model(_layers_with_parameters)[0]
 
     def reload(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
@@ -72,12 +61,12 @@ class WeightReloader:
             raise RuntimeError("vLLM could not reset its prefix cache after a weight update")
         missing = sorted(self._expected - sent)
         if missing:
-            raise RuntimeError(f"the rollout engine was not sent {len(missing)} weights: {_some(missing)}")
+            raise RuntimeError(f"the rollout engine was not sent {len(missing)} weights: {some(missing)}")
         ignored = sorted(
             {line for line in complaints if line.removesuffix(NOT_LOADED) in self._weighted_layers}
         )
         if ignored:
-            raise RuntimeError(f"the rollout engine kept old weights: {_some(ignored)}")
+            raise RuntimeError(f"the rollout engine kept old weights: {some(ignored)}")
 
 
 def _layers_with_parameters(model: torch.nn.Module) -> set[str]:
@@ -86,7 +75,7 @@ def _layers_with_parameters(model: torch.nn.Module) -> set[str]:
 
 
 def _forget_expert_kernels(model: torch.nn.Module) -> None:
-    """Has vLLM repack the weights of experts when they are loaded again.
+    """Makes vLLM repack the weights of experts when they are loaded again.
 
     On a CPU it packs them for its kernel when it makes the kernel and, since that is there already, leaves
     them as they come at every later load (0.32): the experts would compute nonsense without a word.
@@ -101,7 +90,7 @@ def _forget_expert_kernels(model: torch.nn.Module) -> None:
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """Collects what vLLM's reloading warns of, instead of showing it."""
+    """Collects the warnings of vLLM's reloading instead of showing them."""
     lines: list[str] = []
 
     class Collector(logging.Handler):
@@ -119,7 +108,3 @@ def _complaints() -> Iterator[list[str]]:
         reload_logger.removeHandler(collector)
         reload_logger.setLevel(level)
         reload_logger.propagate = propagate
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

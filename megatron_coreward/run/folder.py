@@ -1,15 +1,4 @@
-"""Everything a run leaves behind, and what a person sees while it goes on.
-
-OUTPUT_DIR/config.yaml         the resolved configuration
-           train.log           the messages
-           metrics.jsonl       one line of figures per step and per evaluation
-           evaluations/        step_*.json: measures with intervals, and the outcome of every question
-           rollouts/           every response of every step, as Parquet
-           nonfinite/          those of a step whose loss or gradient was NaN or infinite
-           tensorboard/, wandb/
-           checkpoints/        step_* (actor/saver.py)
-           hf/                 the final model for transformers and vLLM
-"""
+"""Everything a run leaves behind (utils/run_names.py), and what a person sees while it goes on."""
 
 import json
 import logging
@@ -24,39 +13,34 @@ from rich.console import Console
 
 from megatron_coreward.config.loading import to_yaml
 from megatron_coreward.config.schema import Config
-from megatron_coreward.evaluation.outcomes import EvalResult
+from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.roles import Communicator
 from megatron_coreward.run.progress import RunProgress
 from megatron_coreward.run.rollouts import write_rollouts
 from megatron_coreward.types import QuestionPair, ScoredResponse, StepReport
 from megatron_coreward.utils.metrics import MetricsWriter
+from megatron_coreward.utils.run_names import CONFIG_FILE, EVALUATIONS, NONFINITE
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.yaml"
-CHECKPOINTS = "checkpoints"
-HF_EXPORT = "hf"
-EVALUATIONS = "evaluations"
-NONFINITE = "nonfinite"
 AGREEMENT = "coreward/agreement"
-"""How often the votes of the two views agree: what rates a checkpoint, since it needs no labels."""
+"""How often the votes of the two views agree. It rates a checkpoint, since it needs no labels."""
 
 
 class Saver(Protocol):
     """Writes checkpoints (actor/saver.py)."""
 
-    def save(self, step: int, trainer_state: dict[str, Any], signal: float | None = None) -> None:
-        """Begins one. A collective."""
+    def save(self, step: int, trainer_state: dict[str, Any], rating: float | None = None) -> None:
+        """Begins a checkpoint. A collective."""
 
     def poll(self) -> None:
-        """Completes the one under way, if it is written. A collective."""
+        """Completes the checkpoint under way if it is written. A collective."""
 
 
 class RunFolder:
-    """trainer.Observer: writes the files above; rank 0 writes, the others take part in the gathering.
+    """trainer.Observer: rank 0 writes the files of the run folder, the others take part in the gathering.
 
-    `resumed` is the state, as `save` was given and completed it, that the run goes on from; None at a new
-    start.
+    `resumed` is the state that the run goes on from, as `save` received and completed it; None for a new run.
     """
 
     def __init__(
@@ -123,23 +107,23 @@ class RunFolder:
         write_rollouts(folder, step, pairs, scored, self.comm)
         return folder
 
-    def on_evaluation(self, step: int, result: EvalResult, seconds: float) -> None:
+    def on_evaluation(self, step: int, scores: Scores, seconds: float) -> None:
         if self._writer is None:
             return
-        metrics = result.metrics()
+        metrics = scores.metrics()
         logger.info(
             "  ".join([f"evaluation after step {step}:", *(f"{k[5:]} {v:.3f}" for k, v in metrics.items())])
         )
         self._writer.log(step, {**metrics, "time/evaluate": seconds})
         path = self.folder / EVALUATIONS / f"step_{step:06d}.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(result.summary(self.seed)) + "\n")
+        path.write_text(json.dumps(scores.summary(self.seed)) + "\n")
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         started = time.perf_counter()
         metrics = self._writer.state_dict() if self._writer is not None else None
-        signal = sum(self._agreements) / len(self._agreements) if self._agreements else None
-        self._saver.save(step, {**state, "metrics": metrics}, signal)
+        rating = sum(self._agreements) / len(self._agreements) if self._agreements else None
+        self._saver.save(step, {**state, "metrics": metrics}, rating)
         self._agreements = []
         if self._writer is not None:
             self._writer.log(step, {"time/checkpoint": time.perf_counter() - started})

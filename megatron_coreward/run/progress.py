@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: one line per step, and on a terminal a live bar below them.
+"""The display of a run while it goes on: a line per step, and on a terminal a live bar below them.
 
 The line is an ordinary log message, so that it also stands in train.log and reads well in a batch
 system's output.

@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 
 from megatron_coreward.roles import Communicator
 from megatron_coreward.types import QuestionPair, ScoredResponse
-
-ROLLOUTS_FOLDER = "rollouts"
+from megatron_coreward.utils.run_names import ROLLOUTS
 
 SCHEMA = pa.schema(
     [
@@ -53,13 +52,11 @@ def write_rollouts(
     """
     by_id = {pair.pair_id: pair for pair in pairs}
     rows = [_row(step, by_id[response.pair_id], response) for response in scored]
-    nothing: list[dict[str, Any]] = []
-    to_rank_0 = [rows if target == 0 else nothing for target in range(communicator.world_size)]
-    gathered = [row for part in communicator.all_to_all(to_rank_0) for row in part]
+    gathered = [row for share in communicator.gather(rows) for row in share]
     if communicator.rank != 0:
         return
     gathered.sort(key=lambda row: (row["pair_id"], row["view"], row["sample"]))
-    path = folder / ROLLOUTS_FOLDER / f"step_{step:06d}.parquet"
+    path = folder / ROLLOUTS / f"step_{step:06d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     pq.write_table(pa.Table.from_pylist(gathered, schema=SCHEMA), temporary, compression="zstd")
@@ -68,7 +65,7 @@ def write_rollouts(
 
 def rollout_steps(folder: Path) -> list[int]:
     """The steps whose rollouts lie in the run `folder`, in order."""
-    matches = (re.fullmatch(r"step_(\d+)\.parquet", p.name) for p in (folder / ROLLOUTS_FOLDER).glob("*"))
+    matches = (re.fullmatch(r"step_(\d+)\.parquet", p.name) for p in (folder / ROLLOUTS).glob("*"))
     return sorted(int(match[1]) for match in matches if match)
 
 
@@ -76,9 +73,9 @@ def read_rollouts(folder: Path, step: int) -> list[dict[str, Any]]:
     """The rows of one step. ValueError when it has no rollouts."""
     steps = rollout_steps(folder)
     if step not in steps:
-        there = f"it has {_ranges(steps)}" if steps else "it has none yet"
-        raise ValueError(f"{folder} has no rollouts of step {step}: {there}")
-    return pq.read_table(folder / ROLLOUTS_FOLDER / f"step_{step:06d}.parquet").to_pylist()
+        known = f"it has {_ranges(steps)}" if steps else "it has none yet"
+        raise ValueError(f"{folder} has no rollouts of step {step}: {known}")
+    return pq.read_table(folder / ROLLOUTS / f"step_{step:06d}.parquet").to_pylist()
 
 
 def _row(step: int, pair: QuestionPair, response: ScoredResponse) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_coreward.run.rollouts import read_rollouts, rollout_steps
-from megatron_coreward.utils.metrics import METRICS_FILE, read_metrics
+from megatron_coreward.utils.metrics import read_metrics
+from megatron_coreward.utils.run_names import METRICS_FILE, ROLLOUTS
 
 TAIL_CHARACTERS = 160
 """How much of a response's end is shown next to its answer; with --pair all of it."""
@@ -72,7 +73,7 @@ def check_run_folder(folder: Path) -> None:
         raise ValueError(f"{folder} is not a folder; give the run folder (run.output_dir of the config)")
     if not (folder / METRICS_FILE).exists() and not rollout_steps(folder):
         raise ValueError(
-            f"{folder} is not a run folder: it has neither {METRICS_FILE} nor rollouts/step_*.parquet; "
+            f"{folder} is not a run folder: it has neither {METRICS_FILE} nor {ROLLOUTS}/step_*.parquet; "
             "give run.output_dir of the config"
         )
 

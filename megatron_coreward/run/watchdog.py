@@ -1,9 +1,9 @@
 """Finds the rank that stalls, and ends the run instead of letting it hang.
 
-Every rank tells a store which phase of which step it is in, and where in the code. A rank whose phase takes
-longer than allowed looks at what all of them said, logs which one is behind, and leaves; torchrun then ends
-the others, and starts them anew with --max-restarts. A thread of its own does that, since the main thread is
-the one that waits.
+Every rank reports to a store which phase of which step it is in, and where in the code. A rank whose phase
+takes longer than allowed reads the reports of all ranks, logs which rank is behind, and leaves; torchrun then
+ends the others, and starts them anew with --max-restarts. All this happens in a thread of its own, since the
+main thread is what waits.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ STALLED = 5
 BEATS_PER_TIMEOUT = 20
 LONGEST_BEAT_S = 5.0
 MISSED_BEATS = 3
-"""A rank that has not spoken for so many beats is stopped, killed or unreachable."""
+"""A rank that has not reported for so many beats is stopped, killed or unreachable."""
 _PACKAGE = Path(__file__).parents[1]
 _WAITING = os.path.join("torch", "distributed", "")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a rank last said of itself. Times are seconds since the epoch, by its own clock."""
+    """The last report of a rank on itself. Times are seconds since the epoch, by its own clock."""
 
     step: int
     phase: str
     entered: float
-    spoken: float
+    reported: float
     place: str
     """Innermost line of this package that its main thread is in."""
     waits: bool
@@ -63,7 +63,7 @@ class Watchdog:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         if timeout_s > 0:
-            self._speak()
+            self._report()
             self._thread.start()
 
     def enter(self, step: int, phase: str) -> None:
@@ -77,34 +77,32 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._closed.wait(self._beat_s):
-            mine = self._speak()
-            if mine.spoken - mine.entered > self._timeout_s:
-                self._give_up(mine)
+            report = self._report()
+            if report.reported - report.entered > self._timeout_s:
+                self._give_up(report)
 
-    def _give_up(self, mine: Report) -> None:
-        """Ends the process, unless the phase ends at last while the other ranks are listened to."""
-        before, entered = self._reports(), mine.entered
+    def _give_up(self, report: Report) -> None:
+        """Ends the process, unless the phase ends at last while the other ranks report."""
+        before, entered = self._reports(), report.entered
         for _ in range(MISSED_BEATS):
             self._closed.wait(self._beat_s)
-            mine = self._speak()
-        if self._closed.is_set() or mine.entered != entered:
+            report = self._report()
+        if self._closed.is_set() or report.entered != entered:
             return
         logger.error("%s", verdict(before, self._reports(), self._timeout_s))
         logging.shutdown()
         os._exit(STALLED)  # the main thread is stuck in a call that nothing else ends
 
-    def _speak(self) -> Report:
-        mine = self._report()
-        self._store.set(str(self._rank), json.dumps(asdict(mine)))
-        return mine
-
     def _report(self) -> Report:
+        """Writes this rank's report to the store, and returns it."""
         step, phase, entered = self._now
         place, waits = _where(sys._current_frames()[self._main])
-        return Report(step, phase, entered, time.time(), place, waits)
+        report = Report(step, phase, entered, time.time(), place, waits)
+        self._store.set(str(self._rank), json.dumps(asdict(report)))
+        return report
 
     def _reports(self) -> dict[int, Report | None]:
-        """By rank; None for one that never spoke."""
+        """The last report of every rank; None where there is none yet."""
         return {
             rank: Report(**json.loads(self._store.get(str(rank)))) if self._store.check([str(rank)]) else None
             for rank in range(self._world_size)
@@ -112,15 +110,15 @@ class Watchdog:
 
 
 def verdict(before: Mapping[int, Report | None], after: Mapping[int, Report | None], timeout_s: float) -> str:
-    """Which ranks are behind, in words, from what all of them said twice, some beats apart.
+    """Says which ranks are behind, from two reports of every rank, some beats apart.
 
-    Those that have not spoken in between; else those that are in an earlier phase; else those that do not
-    wait in a collective. If that is nobody, nobody can tell and all are described.
+    These are the ranks that have not reported in between; else those that are in an earlier phase; else those
+    that do not wait in a collective. If no rank is any of these, all are described.
     """
-    speaking = {r: report for r, report in after.items() if report is not None and report != before[r]}
-    behind = sorted(after.keys() - speaking.keys()) or _in_an_earlier_phase(speaking) or _at_work(speaking)
+    reporting = {r: report for r, report in after.items() if report is not None and report != before[r]}
+    behind = sorted(after.keys() - reporting.keys()) or _in_an_earlier_phase(reporting) or _at_work(reporting)
     parts = [f"No phase may take longer than run.stall_timeout_s={timeout_s:g} seconds, and this one does."]
-    parts += [_describe(rank, after[rank], rank in speaking) for rank in behind or after]
+    parts += [_describe(rank, after[rank], rank in reporting) for rank in behind or after]
     waiting = [str(rank) for rank in after if rank not in behind] if behind else []
     if waiting:
         parts.append(f"Waiting for that: rank{'s' if len(waiting) > 1 else ''} {', '.join(waiting)}.")
@@ -137,13 +135,13 @@ def _at_work(reports: Mapping[int, Report]) -> list[int]:
     return [rank for rank, report in reports.items() if not report.waits]
 
 
-def _describe(rank: int, report: Report | None, speaks: bool) -> str:
+def _describe(rank: int, report: Report | None, still_reports: bool) -> str:
     if report is None:
         return f"Rank {rank} has never been heard of."
     where = f"phase {report.phase} of step {report.step}, at {report.place}"
-    if not speaks:
+    if not still_reports:
         return f"Rank {rank} does not answer any more; it was in {where}."
-    seconds = report.spoken - report.entered
+    seconds = report.reported - report.entered
     return (
         f"Rank {rank} has been in {where}{', in a collective' if report.waits else ''}, for {seconds:.0f} s."
     )

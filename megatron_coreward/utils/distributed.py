@@ -10,12 +10,13 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from megatron_coreward.utils.folders import Gathers
 from megatron_coreward.utils.restarts import of_this_attempt
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
@@ -113,6 +114,11 @@ class TorchCommunicator:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, by rank, on rank 0; an empty list on the others."""
+        received = self.all_to_all([value, *[None] * (self.world_size - 1)])
+        return received if self.rank == 0 else []
+
     def broadcast(self, value: Any, source: int = 0) -> Any:
         """`value` of rank `source`."""
         if self.world_size == 1:
@@ -122,14 +128,8 @@ class TorchCommunicator:
         return values[0]
 
 
-class Gathers(Protocol):
-    """The part of roles.Communicator that require_same needs."""
-
-    def all_gather(self, value: Any) -> list[Any]: ...
-
-
 def require_same(comm: Gathers, facts: Mapping[str, Any], remedy: str) -> None:
-    """A collective that lets ranks go on only together.
+    """Lets ranks go on only if all of them have the same facts. A collective.
 
     Raises:
         ValueError: on every rank: the first of `facts` that is not the same everywhere, with both values.
@@ -138,8 +138,8 @@ def require_same(comm: Gathers, facts: Mapping[str, Any], remedy: str) -> None:
     for rank, other in enumerate(others, start=1):
         for name in [*first, *(other.keys() - first.keys())]:
             if first.get(name) != other.get(name):
-                here, there = first.get(name), other.get(name)
-                raise ValueError(f"{name} is {here!r} on rank 0, but {there!r} on rank {rank}: {remedy}")
+                values = f"{first.get(name)!r} on rank 0, but {other.get(name)!r} on rank {rank}"
+                raise ValueError(f"{name} is {values}: {remedy}")
 
 
 @contextmanager

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 
-class Gathering(Protocol):
-    """The part of a communicator that is needed here."""
+class Gathers(Protocol):
+    """The part of roles.Communicator that this module and require_same need."""
 
     def all_gather(self, value: Any) -> list[Any]:
         """`value` of every rank, by rank."""
 
 
 @contextmanager
-def errors_on_all_ranks(comm: Gathering) -> Iterator[None]:
+def errors_on_all_ranks(comm: Gathers) -> Iterator[None]:
     """An OSError or ValueError that the body raises on one rank is raised on all of them. A collective.
 
     The body itself must not communicate: the ranks meet at its end.
@@ -29,7 +29,7 @@ def errors_on_all_ranks(comm: Gathering) -> Iterator[None]:
         yield
     except (OSError, ValueError) as raised:
         error = raised
-    errors = [found for found in comm.all_gather(error) if found is not None]
+    errors = [other for other in comm.all_gather(error) if other is not None]
     if error is not None:
         raise error
     if errors:
@@ -37,12 +37,12 @@ def errors_on_all_ranks(comm: Gathering) -> Iterator[None]:
 
 
 def temporary_name(target: Path) -> Path:
-    """Where `target` is written until it is complete: a hidden neighbour, on the same file system."""
+    """The name of `target` until it is complete: a hidden neighbour, on the same file system."""
     return target.with_name(f".{target.name}.tmp")
 
 
 def replaced_name(target: Path) -> Path:
-    """Where a folder that is being replaced lives until the new one has its name."""
+    """The name of a folder that is being replaced until the new folder has its own."""
     return target.with_name(f".{target.name}.replaced")
 
 

@@ -4,15 +4,22 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVarTuple
 
 from rich.console import Console
 from rich.logging import RichHandler
 
+from megatron_coreward.utils.run_names import LOG_FILE
+
 PACKAGE = "megatron_coreward"
-LOG_FILE = "train.log"
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 TIME_FORMAT = "%H:%M:%S"
+REFUSED = 2
+"""Exit code of a program whose input is wrong; argparse ends with the same."""
+
+Arguments = TypeVarTuple("Arguments")
 
 
 def setup_logging(rank: int = 0, output_dir: Path | None = None) -> Console:
@@ -50,6 +57,16 @@ def setup_logging(rank: int = 0, output_dir: Path | None = None) -> Console:
 def print_error(error: Exception) -> None:
     """The one line with which an entry point refuses its input, on stderr."""
     Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def exit_code(program: Callable[[*Arguments], int], *arguments: *Arguments) -> int:
+    """What `program` returns; or REFUSED for wrong input, after one line about it on rank 0."""
+    try:
+        return program(*arguments)
+    except (ValueError, OSError) as error:  # raised on every rank, or on the only one
+        if int(os.environ.get("RANK", 0)) == 0:
+            print_error(error)
+        return REFUSED
 
 
 def _quiet_third_parties() -> None:

@@ -1,6 +1,6 @@
 """Figures that add up over micro-batches and ranks, and the files they are written to.
 
-docs/metrics.md explains every name; `undocumented` finds the ones it lacks.
+docs/metrics.md explains every name.
 """
 
 import json
@@ -8,7 +8,6 @@ import logging
 import math
 import netrc
 import os
-import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,99 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from megatron_coreward.utils.run_names import METRICS_FILE
+
 logger = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.jsonl"
-
-METRICS = (
-    "reward/mean",
-    "original/answered",
-    "original/majority_share",
-    "original/truncated",
-    "original/response_tokens",
-    "original/signal_groups",
-    "original/distinct_answers",
-    "original/top_answer_share",
-    "original/entropy",
-    "original/repetition",
-    "original/self_certainty",
-    "rephrased/answered",
-    "rephrased/majority_share",
-    "rephrased/truncated",
-    "rephrased/response_tokens",
-    "rephrased/signal_groups",
-    "rephrased/distinct_answers",
-    "rephrased/top_answer_share",
-    "rephrased/entropy",
-    "rephrased/repetition",
-    "rephrased/self_certainty",
-    "coreward/agreement",
-    "coreward/labelled",
-    "coreward/tied",
-    "coreward/teacher_agreement",
-    "teacher/alpha",
-    "grader/timeouts",
-    "stage/bytes",
-    "policy/loss",
-    "policy/kl",
-    "policy/clip_fraction",
-    "policy/entropy",
-    "policy/self_certainty",
-    "policy/grad_norm",
-    "policy/lr",
-    "policy/skipped_updates",
-    "mismatch/mean_abs",
-    "mismatch/max_abs",
-    "mismatch/kl",
-    "mismatch/clipped",
-    "diagnostics/original/label_accuracy",
-    "diagnostics/original/label_accuracy/level_k",
-    "diagnostics/original/vote_accuracy",
-    "diagnostics/original/vote_accuracy/level_k",
-    "diagnostics/original/pass@1",
-    "diagnostics/rephrased/label_accuracy",
-    "diagnostics/rephrased/label_accuracy/level_k",
-    "diagnostics/rephrased/vote_accuracy",
-    "diagnostics/rephrased/vote_accuracy/level_k",
-    "diagnostics/rephrased/pass@1",
-    "diagnostics/either_vote_accuracy",
-    "diagnostics/reward_accuracy",
-    "time/rollout",
-    "time/teacher",
-    "time/confidence",
-    "time/reward",
-    "time/log_probs",
-    "time/update",
-    "time/sync",
-    "time/verify",
-    "time/evaluate",
-    "time/checkpoint",
-    "time/step",
-    "throughput/tokens_per_second",
-    "sync/bytes_sent",
-    "sync/bytes_received",
-    "sync/bytes_minimum",
-    "sync/gb_per_second",
-    "memory/rollout_gb",
-    "memory/teacher_gb",
-    "memory/confidence_gb",
-    "memory/reward_gb",
-    "memory/log_probs_gb",
-    "memory/update_gb",
-    "memory/sync_gb",
-    "memory/verify_gb",
-    "memory/peak_gb",
-    "eval/greedy_pass@1",
-    "eval/pass@1",
-    "eval/maj@k",
-)
-"""Every name that may be logged; `@k` and `level_k` stand for any number."""
-
-
-def undocumented(names: Iterable[str]) -> list[str]:
-    """Those of `names` that METRICS lacks."""
-    general = {name: re.sub(r"(@|level_)\d+$", r"\1k", name) for name in names}
-    return [name for name, family in general.items() if name not in METRICS and family not in METRICS]
 
 
 @dataclass
@@ -142,11 +51,11 @@ class Figures:
             self.add_max(name, value)
 
     @classmethod
-    def merged(cls, parts: Iterable["Figures"]) -> "Figures":
-        """All parts together, of micro-batches or of ranks."""
+    def merged(cls, shares: Iterable["Figures"]) -> "Figures":
+        """The figures of all micro-batches or ranks together."""
         total = cls()
-        for part in parts:
-            total.merge(part)
+        for share in shares:
+            total.merge(share)
         return total
 
     def as_dict(self) -> dict[str, float]:
@@ -165,7 +74,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def _complete_lines(path: Path) -> list[str]:
-    """Lines of a metrics file, without a last one that a killed run left unfinished."""
+    """Lines of a metrics file, without a last line that a killed run left unfinished."""
     if not path.exists():
         return []
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -218,7 +127,7 @@ class MetricsWriter:
             self._wandb.log(dict(metrics), step=step)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of this: the position in the file, and the wandb run."""
+        """The state for a checkpoint: the position in the file, and the wandb run."""
         wandb_id = self._wandb_id.read_text() if self._wandb_id.exists() else None
         return {"lines": self._lines, "wandb_id": wandb_id}
 

@@ -25,10 +25,10 @@ def of_this_attempt(store: dist.Store, rank: int, world_size: int, timeout: time
         TimeoutError: on rank 0: a rank did not ask. On the others: torch's DistStoreError, nobody answered.
     """
     if rank > 0:
-        mine = uuid.uuid4().hex
-        store.set(f"restarts/asks/{rank}", mine)
-        attempt = store.get(f"restarts/answer/{mine}").decode()
-        store.set(f"restarts/thanks/{mine}", attempt)
+        own_name = uuid.uuid4().hex
+        store.set(f"restarts/asks/{rank}", own_name)
+        attempt = store.get(f"restarts/answer/{own_name}").decode()
+        store.set(f"restarts/thanks/{own_name}", attempt)
         return dist.PrefixStore(attempt, store)
     attempt, deadline = f"attempt_{uuid.uuid4().hex}", time.monotonic() + timeout.total_seconds()
     silent = list(range(1, world_size))

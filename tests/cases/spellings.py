@@ -1,8 +1,8 @@
-r"""Other spellings of a ground truth, and wrong answers next to it: for tests and benchmarks/grader.py.
+r"""Other spellings of a ground truth and near misses, for the tests and for benchmarks/grader.py.
 
 Each rewriting is a habit of models (`\dfrac`, spaces, a trailing period, 1{,}000, ...) and changes no value.
-Each mutation is one slip (a digit, a sign, a bracket, ...); whether it changed the value is for its user to
-confirm, by means other than the grader: `0` is its own negative.
+Each mutation is one slip (a digit, a sign, a bracket, ...). It may leave the value unchanged (`0` is its own
+negative), so the caller must confirm the change without the grader.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Exchange of host objects over gloo ranks, and the process group's life."""
+"""Exchange of host objects between gloo ranks, and start and end of the process group."""
 
 import os
 import random
@@ -40,6 +40,12 @@ def gather_and_broadcast(rank: int) -> tuple[list, str]:
     return values, communicator.broadcast(f"from {rank}", source=1)
 
 
+def gather_uneven(rank: int) -> list:
+    communicator = TorchCommunicator()
+    first = communicator.gather([rank] * 1000 * rank)
+    return [len(values) for values in first] + communicator.gather(f"from {rank}")
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_all_to_all_delivers_by_source(world_size):
     results = run_ranks(world_size, exchange)
@@ -68,11 +74,16 @@ def test_all_gather_and_broadcast():
     assert run_ranks(2, gather_and_broadcast) == [expected, expected]
 
 
+def test_gather_gives_rank_0_what_all_have_and_the_others_nothing():
+    assert run_ranks(3, gather_uneven) == [[0, 1000, 2000, "from 0", "from 1", "from 2"], [], []]
+
+
 def test_without_a_process_group_the_world_is_one():
     communicator = TorchCommunicator()
     assert (communicator.rank, communicator.world_size) == (0, 1)
     assert communicator.all_to_all(["a"]) == ["a"]
     assert communicator.all_gather("a") == ["a"]
+    assert communicator.gather("a") == ["a"]
     assert communicator.broadcast("a") == "a"
     with pytest.raises(AssertionError, match="2 items for 1 ranks"):
         communicator.all_to_all(["a", "b"])

@@ -1,4 +1,4 @@
-"""Every recipe of examples/ at its full size, on worlds of up to 4,096 ranks that are not there."""
+"""Every recipe of examples/paper/ at its full size, on worlds of up to 4,096 ranks that are not there."""
 
 import json
 import multiprocessing
@@ -17,7 +17,7 @@ from megatron_coreward.config.schema import Config, ParallelConfig
 from megatron_coreward.preflight.costs import count_parameters_on_stage
 from tests.support import fake_world
 from tests.support.fake_world import FakeRank
-from tests.unit.examples.test_recipes import EXAMPLES, LARGE, MODELS
+from tests.unit.examples.test_recipes import LARGE, MODELS, RECIPES
 
 HEAD = "lm_head.weight"
 EXPERTS = ".mlp.experts."
@@ -32,7 +32,7 @@ class World:
     layout: tuple[int, int] | None = None
 
     def config(self, folder: Path) -> Config:
-        config = load_config(EXAMPLES / self.recipe / "config.yaml", [f"model.path={folder}"])
+        config = load_config(RECIPES / f"{self.recipe}.yaml", [f"model.path={folder}"])
         if self.layout:
             config = replace(config, parallel=ParallelConfig(*self.layout, sequence=self.layout[0] > 1))
         return config

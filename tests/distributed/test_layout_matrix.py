@@ -1,17 +1,17 @@
 """A checkpoint of any layout loads at any other, bit for bit: weights, Adam's moments and step count.
 
-Every dense family at all (TP, PP) of {1, 2, 4} x {1, 2} on eight ranks, 36 pairs; one more model, which only
+Every dense family is tested at all (TP, PP) of {1, 2, 4} x {1, 2} on eight ranks, 36 pairs; a model that only
 three divides, on three ranks; a Mixture of Experts, whose experts are divided as well, on four. The walk of
 one model:
 
-    a policy of one layout takes some updates and writes the checkpoint `origin`;
-    every layout loads the Hugging Face folder and exports it again, loads `origin`, saves what it has;
-    every layout loads what each layout has saved, and takes one more update.
+    a policy of one layout makes some updates and writes the checkpoint `origin`;
+    every layout loads the Hugging Face folder and exports it again, loads `origin` and saves it;
+    every layout loads what each layout has saved, and makes one more update.
 
-After each load all of a rank's shards are held against those cut from `origin`'s whole tensors, padding
-included, and the export against the whole tensors. Before each load everything is set to zero. To save time
-the optimizer is loaded from `origin` and from the layout before in the list only, the weights from all. Half
-of the layouts have the distributed optimizer, so checkpoints cross between the two optimizers as well.
+After each load all shards of a rank are compared with those cut from `origin`'s whole tensors, with their
+padding, and the export with the whole tensors. Before each load all values are set to zero. To save time the
+optimizer is loaded only from `origin` and from the previous layout in the list, the weights from all. Half of
+the layouts have the distributed optimizer, so checkpoints cross between the two optimizers as well.
 """
 
 import gc
@@ -29,6 +29,7 @@ from megatron_coreward.actor.checkpoint.model_state import load_weights
 from megatron_coreward.actor.checkpoint.optimizer_state import MOMENTS, _parts
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.saver import load_checkpoint
+from megatron_coreward.actor.weights.kinds import merge, split
 from megatron_coreward.actor.weights.load import local_entries, source_names
 from megatron_coreward.config.schema import ParallelConfig
 from tests.distributed.checkpoint.checkpoint_runs import (
@@ -173,16 +174,16 @@ def whole_moments(policy: MegatronPolicy, moment: str) -> Tensors:
     model, adam = policy.model, policy.optimizer.optimizer.state
     parameters = dict(model.module.named_parameters())
     whole = {}
-    for entry in local_entries(model.module, model.family, policy.layout):
+    for entry in local_entries(model.module, model.shape, policy.layout):
         tensor = adam[parameters[entry.local_name]][moment]
-        tensors = entry.mapping.kind.merge([tensor], model.dims)
+        tensors = merge(entry.mapping.kind, [tensor], model.shape)
         whole |= {name: tensor.clone() for name, tensor in zip(entry.hf_names, tensors, strict=True)}
     return whole
 
 
 def differences_after_loading_weights(policy: MegatronPolicy, path: Path, origin: Origin) -> list[str]:
     set_to_zero(policy.model.module.parameters())
-    load_weights(path, policy.model.module, policy.model.family, policy.model.dims)
+    load_weights(path, policy.model.module, policy.model.shape)
     return wrong_weights(policy, origin)
 
 
@@ -227,13 +228,14 @@ def shards_of(policy: MegatronPolicy, whole: Tensors) -> Tensors:
     """This rank's shards of whole tensors, by the parameters' local names."""
     model, layout = policy.model, policy.layout
     return {
-        entry.local_name: entry.mapping.kind.split(
-            [whole[name] for name in source_names(entry, model.dims)],
-            model.dims,
+        entry.local_name: split(
+            entry.mapping.kind,
+            [whole[name] for name in source_names(entry, model.shape)],
+            model.shape,
             layout.tp_rank,
             layout.tp_size,
         )
-        for entry in local_entries(model.module, model.family, layout)
+        for entry in local_entries(model.module, model.shape, layout)
     }
 
 

@@ -1,4 +1,4 @@
-"""Rollouts of all ranks end up in one file."""
+"""The rollouts of all ranks are written to one file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Two real ranks, one of which stalls: the other one names it, and torchrun ends both."""
+"""If one of two real ranks stalls, the other names it and torchrun ends both."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A start model that speaks the arithmetic language, if badly: a third of the toy model's training."""
+"""A start model that has learnt the arithmetic language a little: a third of the toy model's training."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct through the conversion tool and back: transformers and vLLM say the same as before.
+"""SmolLM2-135M-Instruct converted and back gives the same results in transformers and in vLLM.
 
 Tiny models of every family: tests/distributed/convert/test_convert.py.
 """

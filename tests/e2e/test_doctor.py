@@ -1,4 +1,4 @@
-"""tools/doctor.py on two real ranks: everything is looked at, and one step is trained."""
+"""tools/doctor.py on two real ranks makes all its checks and trains one step."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""`python -m megatron_coreward.evaluate` as a user starts it: a checkpoint, ranks, files, and what is left.
+"""`python -m megatron_coreward.evaluate` as a user starts it: checkpoint, ranks, input and output files.
 
-That its figures are those of a training run's own evaluation: test_training.py.
+test_training.py tests that its results equal those of a training run's own evaluation.
 """
 
 import json

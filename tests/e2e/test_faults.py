@@ -1,4 +1,4 @@
-"""kill -9 of one rank in each phase under torchrun --max-restarts: the run ends as if nothing had been."""
+"""A rank killed with kill -9 in any phase under torchrun --max-restarts does not change the run's result."""
 
 import subprocess
 import sys

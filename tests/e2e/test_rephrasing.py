@@ -1,4 +1,4 @@
-"""The rephrasing tool on real vLLM: a random model, whose every word is rejected, killed and going on.
+"""The rephrasing tool on real vLLM, killed and resumed, with a random model whose every word is rejected.
 
 Two ranks share the work of an uninterrupted run; one rank, killed and started again, must write the same.
 """

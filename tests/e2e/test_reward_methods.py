@@ -1,4 +1,4 @@
-"""Whole runs with every reward method, and a teacher that is saved and resumed."""
+"""Complete runs with every reward method, and a teacher that is saved and resumed."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_coreward.coreward.rewards.registry import METHODS
-from megatron_coreward.utils.metrics import read_metrics, undocumented
+from megatron_coreward.utils.metrics import read_metrics
+from tests.support.metric_names import undocumented
 from tests.support.programs import TRAIN, launch, settings, write_data
 
 ONE_VIEW = [name for name, method in METHODS.items() if not method.both_views]

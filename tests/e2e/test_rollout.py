@@ -1,6 +1,6 @@
-"""Real vLLM against transformers: log-probs, greedy text, seeds, replicas, and weights that really change.
+"""Real vLLM compared with transformers: log-probs, greedy text, seeds, replicas, and changed weights.
 
-Engines live in spawned ranks (a new one takes seconds): a session draws everything that the tests look at.
+Engines live in spawned ranks and take seconds to start, so one session draws everything that the tests need.
 """
 
 from collections.abc import Iterator

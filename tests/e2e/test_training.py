@@ -1,4 +1,4 @@
-"""Whole runs with real Megatron-Core and real vLLM: what a user starts, what it leaves behind."""
+"""Complete runs with real Megatron-Core and real vLLM, as a user starts them, and their output files."""
 
 import json
 import signal
@@ -15,7 +15,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megatron_coreward.utils.metrics import read_metrics, undocumented
+from megatron_coreward.utils.metrics import read_metrics
+from tests.support.metric_names import undocumented
 from tests.support.models import tiny_model
 from tests.support.programs import TRAIN, kill, launch, settings, start, without_times, write_data
 

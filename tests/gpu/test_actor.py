@@ -1,6 +1,6 @@
 """The actor on a GPU: bfloat16 against float32 with both kinds of modules, and a whole run.
 
-Not run on a GPU yet. On a CPU those without Transformer Engine pass, which only shows that they work.
+Not run on a GPU yet. The tests without Transformer Engine pass on a CPU, which shows only that they run.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from megatron_coreward.actor.compute.forward import PackedForward
 from megatron_coreward.actor.weights.load import load_model
 from megatron_coreward.algorithm.batch import make_batch
 from megatron_coreward.config.schema import ModelConfig, ParallelConfig
-from megatron_coreward.types import ScoredResponse
+from megatron_coreward.types import ScoredResponse, WeightedResponse
 from megatron_coreward.utils.distributed import initialize
 from megatron_coreward.utils.metrics import read_metrics
 from megatron_coreward.utils.versions import installed
@@ -46,9 +46,9 @@ def groups():
 def log_probs(model: Path, responses: tuple[ScoredResponse, ...], **of_model: str) -> torch.Tensor:
     layout = parallel.initialize(ParallelConfig())
     loaded = load_model(ModelConfig(str(model), **of_model), layout)
-    forward = PackedForward(loaded.module, layout, loaded.dims.vocab, 1.0, BUDGET)
+    forward = PackedForward(loaded.module, layout, loaded.shape.vocab, 1.0, BUDGET)
     with torch.no_grad():
-        return forward.log_probs(make_batch(responses, [1.0] * len(responses)))
+        return forward.log_probs(make_batch([WeightedResponse(r) for r in responses]))
 
 
 def check_against_float32(model: Path, found: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What the actor must compute, by plain autograd on the Hugging Face model.
+"""The results that the actor must have, by plain autograd on the Hugging Face model.
 
 The loss is written from the paper's Eq. 4-6 and shares no code with the package:
 
@@ -8,7 +8,7 @@ The loss is written from the paper's Eq. 4-6 and shares no code with the package
     KL   = pi_ref / pi_theta - log(pi_ref / pi_theta) - 1
     loss = -J
 
-with pi the softmax of logits / temperature. One response at a time, no packing, no padding.
+with pi the softmax of logits / temperature. It takes one response at a time, without packing or padding.
 """
 
 import math

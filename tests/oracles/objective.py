@@ -1,7 +1,7 @@
-"""The objective with every option, written out response by response and token by token.
+"""The objective with every option, written response by response and token by token.
 
-Plain Python and scalar autograd from the formulas of docs/algorithm.md; shares no code with the package.
-Slow, and meant to be read.
+It is plain Python and scalar autograd from the formulas of docs/algorithm.md and shares no code with the
+package. It is slow, and written to be read.
 """
 
 import statistics

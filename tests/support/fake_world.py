@@ -1,7 +1,7 @@
-"""One rank of a world that is not there: groups, model and optimizer at full size, on the meta device.
+"""One rank of a simulated world: groups, model and optimizer at full size, on the meta device.
 
-torch's fake process group answers every collective at once and moves nothing, so this shows shapes and plans,
-not values. A rank is a process of its own.
+torch's fake process group completes every collective at once and moves no data, so this shows shapes and
+partitions, not values. Each rank is a process.
 """
 
 import json
@@ -16,15 +16,14 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from transformers import AutoConfig
 
 from megatron_coreward.actor import device as cpu
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.compute.optimizer import build_optimizer, wrap_ddp
-from megatron_coreward.actor.model.build import build_model, model_dims
-from megatron_coreward.actor.model.families.registry import family_of
+from megatron_coreward.actor.model.build import build_model
 from megatron_coreward.actor.weights.load import hf_shapes, local_entries
 from megatron_coreward.actor.weights.shares import EngineRank, needed_shards
+from megatron_coreward.config.model_shape import read_shape
 from megatron_coreward.config.schema import Config
 
 
@@ -58,10 +57,9 @@ def main(world_size: int, rank: int, folder: Path, config: Config, target: Path)
 def fake_rank(world_size: int, rank: int, folder: Path, config: Config) -> FakeRank:
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
     layout = parallel.initialize(config.parallel)
-    hf = AutoConfig.from_pretrained(folder)
-    family, dims = family_of(hf.architectures), model_dims(hf, layout.tp_size)
-    module = build_model(hf, family, layout, torch.bfloat16, shapes_only=True)
-    entries = local_entries(module, family, layout)
+    shape = read_shape(folder)
+    module = build_model(shape, layout, torch.bfloat16, shapes_only=True)
+    entries = local_entries(module, shape, layout)
     ddp = wrap_ddp(config.optimizer, module)
     optimizer = build_optimizer(config.optimizer, ddp)
     size = config.rollout.tensor_parallel_size
@@ -80,11 +78,11 @@ def fake_rank(world_size: int, rank: int, folder: Path, config: Config) -> FakeR
         sum(p.numel() for p in module.parameters()),
         sum(p.numel() for group in optimizer.param_groups for p in group["params"]),
         {
-            name: list(shape)
+            name: list(size)
             for entry in entries
-            for name, shape in zip(entry.hf_names, hf_shapes(entry, dims, layout.tp_size), strict=True)
+            for name, size in zip(entry.hf_names, hf_shapes(entry, shape, layout.tp_size), strict=True)
         },
-        {entry.hf_names[0]: sorted(needed_shards(entry, dims, layout.tp_size, engine)) for entry in entries},
+        {entry.hf_names[0]: sorted(needed_shards(entry, shape, layout.tp_size, engine)) for entry in entries},
     )
 
 

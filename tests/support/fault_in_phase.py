@@ -1,4 +1,4 @@
-"""Runs megatron_coreward.train and kills one rank as it enters a phase of a step, at the first attempt only.
+"""Runs megatron_coreward.train and kills one rank as it enters a phase of a step, in the first attempt only.
 
     python tests/support/fault_in_phase.py PHASE STEP RANK [arguments of train]
 

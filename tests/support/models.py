@@ -1,4 +1,4 @@
-"""Tiny random models as Hugging Face folders, written on the spot: nothing to download."""
+"""Writes tiny random models as Hugging Face folders, so that tests download nothing."""
 
 import math
 from pathlib import Path
@@ -18,6 +18,8 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    SeedOssConfig,
+    SeedOssForCausalLM,
 )
 
 FAMILIES = {
@@ -25,6 +27,7 @@ FAMILIES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM),
+    "seed_oss": (SeedOssConfig, SeedOssForCausalLM),
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

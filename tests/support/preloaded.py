@@ -1,4 +1,4 @@
-"""What every rank of run_ranks needs. Imported once, by the server that ranks are forked from."""
+"""The imports that every rank of run_ranks needs, done once by the server from which ranks are forked."""
 
 import megatron.core.distributed
 import megatron.core.models.gpt

@@ -1,4 +1,4 @@
-"""Starts the real programs the way a user does, and reads what they leave behind."""
+"""Starts the real programs as a user does, and reads their output files."""
 
 import os
 import re
@@ -10,7 +10,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from megatron_coreward.data import synthetic
+from megatron_coreward.data.pair_files import ViewRow, write_view
+from megatron_coreward.data.synthetic import held_out, make_pairs
 from megatron_coreward.utils.metrics import read_metrics
 from tests.support.paths import ROOT
 
@@ -87,9 +88,24 @@ def settings(model: Path, output: Path, data: Path, **overrides: object) -> list
     return [f"{key}={value}" for key, value in keys.items()]
 
 
+def write_synthetic(folder: Path, count: int = 2000, seed: int = 1) -> None:
+    """Writes train_original.parquet, train_rephrased.parquet and test.parquet to `folder`.
+
+    The schema is the one load_pairs and load_questions read; test.parquet has every held-out problem.
+    """
+    pairs = make_pairs(count, seed)
+    originals = [ViewRow(p.pair_id, p.original, p.answer, subject=p.subject) for p in pairs]
+    rephrasings = [ViewRow(p.pair_id, p.rephrased, p.answer, subject=p.subject) for p in pairs]
+    questions = [ViewRow(q.question_id, q.question, q.answer, subject=q.subject) for q in held_out()]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_view(originals, folder / "train_original.parquet", "synthetic", "train")
+    write_view(rephrasings, folder / "train_rephrased.parquet", "synthetic", "train")
+    write_view(questions, folder / "test.parquet", "synthetic", "test")
+
+
 def write_data(folder: Path, truth: str | None = None) -> Path:
     """Synthetic pairs as Parquet; `truth` poisons or empties the ground truths, or drops them ("absent")."""
-    synthetic.write_parquet(folder, count=48)
+    write_synthetic(folder, count=48)
     for name in ("train_original", "train_rephrased"):
         path = folder / f"{name}.parquet"
         table = pq.read_table(path)

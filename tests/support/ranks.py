@@ -7,9 +7,9 @@
 
     assert run_ranks(2, work, 10) == [21, 21]
 
-Each rank is a process of its own, forked from a server that has imported what ranks need and has no threads:
-it starts in a moment. Its result is pickled; a rank that raises fails the call with its traceback,
-and the time limit kills all ranks, so a test can fail but never hang.
+Each rank is a process, forked from a server that has the imports of the ranks and no threads, so it starts at
+once. Its result is pickled. A rank that raises fails the call with its traceback, and the time limit kills
+all ranks, so a test can fail but never hang.
 """
 
 import multiprocessing

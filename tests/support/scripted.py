@@ -1,4 +1,4 @@
-"""A rollout engine that says what it is told, and outcomes of an evaluation that were worked out by hand."""
+"""A rollout engine with scripted responses, and outcomes of an evaluation computed by hand."""
 
 from collections.abc import Iterator, Sequence
 

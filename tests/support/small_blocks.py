@@ -1,4 +1,4 @@
-"""Runs megatron_coreward.train with KV blocks of 32 tokens: ordinary prompts fill whole, cached blocks.
+"""Runs megatron_coreward.train with KV blocks of 32 tokens, so ordinary prompts fill whole cached blocks.
 
 vLLM's blocks on a CPU have 128 tokens, and the toy model cannot answer after such long prompts."""
 

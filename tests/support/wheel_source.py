@@ -1,10 +1,10 @@
-"""Classes and functions in the Python sources of a wheel, found without importing any of it.
+"""Finds classes and functions in the Python sources of a wheel without importing it.
 
     wheel = WheelSource(path)
     wheel.arguments("transformer_engine.pytorch.Linear")     # of __init__, or of a dataclass
     wheel.text("transformer_engine.pytorch.Linear.forward")  # source
 
-Names are followed through `from ... import ...`, and methods to base classes.
+It follows names through `from ... import ...`, and methods to base classes.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""What every unit test leaves as it found it."""
+"""Every unit test leaves logging as it was."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""tools/doctor.py: what it finds on machines that are not as they should be."""
+"""coreward doctor: its findings on machines that are not as they should be."""
 
 import json
 

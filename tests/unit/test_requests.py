@@ -1,4 +1,4 @@
-"""Requests, their seeds, and which replica draws them."""
+"""Requests, their seeds, and the replica that draws them."""
 
 import random
 from itertools import pairwise
@@ -7,7 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_coreward.requests import make_requests, place, replica_of_rank, request_seed
+from megatron_coreward.requests import (
+    ANSWERS,
+    EVALUATION,
+    REPHRASING,
+    TEACHER,
+    TRAINING,
+    VERIFICATION,
+    Stream,
+    make_requests,
+    place,
+    replica_of_rank,
+    request_seed,
+    requests_for,
+)
 from megatron_coreward.types import GenerationRequest, QuestionPair, View
 
 
@@ -91,6 +104,48 @@ def test_seeds_depend_on_every_part_and_fit_63_bits():
 
 def test_seed_is_stable_across_processes_and_versions():
     assert request_seed(1, 2, 3, View.REPHRASED, 4) == 5378179196019716176
+
+
+FIRST, SECOND = View.ORIGINAL, View.REPHRASED
+
+
+@pytest.mark.parametrize(
+    ("stream", "run_seed", "step", "prompts", "samples", "expected"),
+    [
+        (TRAINING, 7, 0, [FIRST], [3], [2823460811668885862]),
+        (TRAINING, 7, 5, [SECOND], [3], [8651024229129086344]),
+        (TEACHER, 7, 0, [FIRST], [3], [5336136571819690397]),
+        (TEACHER, 7, 5, [SECOND], [3], [3091641332548064486]),
+        (
+            *(EVALUATION, 7, 0, [FIRST], [0, 1, 2, 3]),
+            [8234381718289260072, 6425765119988019541, 7579736614639836223, 7581399347273879715],
+        ),
+        (REPHRASING, 7, 0, [SECOND], [0, 1], [2170486826119244021, 4552306769819417740]),
+        (
+            *(ANSWERS, 7, 0, [FIRST, SECOND], [0, 1]),
+            [4936165061146852842, 3819977295696253074, 8095023628373757386, 8983017990558163794],
+        ),
+        (
+            *(ANSWERS, 7, 1, [FIRST, SECOND], [0, 1]),
+            [4470941126388802578, 7121996350182057657, 1562667018988850576, 3034132275711422694],
+        ),
+        (VERIFICATION, 0, 0, [FIRST, SECOND], [0], [8477029112691017709, 4260310169066444196]),
+    ],
+)
+def test_every_stream_draws_what_the_first_version_drew(
+    stream: Stream, run_seed: int, step: int, prompts: list[View], samples: list[int], expected: list[int]
+) -> None:
+    requests = requests_for([(12, view, (1, 2)) for view in prompts], samples, run_seed, stream, step)
+    assert [request.seed for request in requests] == expected
+
+
+def test_streams_of_a_run_have_nothing_in_common() -> None:
+    streams = (TRAINING, TEACHER, EVALUATION, REPHRASING, ANSWERS)
+    seeds = [
+        {request_seed(1, step, 0, FIRST, sample, stream) for step in range(4) for sample in range(4)}
+        for stream in streams
+    ]
+    assert len(set().union(*seeds)) == sum(map(len, seeds)) == 4 + 4 + 3 * 16
 
 
 def test_a_replica_is_consecutive_ranks():

@@ -1,22 +1,10 @@
 """The sync and its proof, with an engine and a policy that hold no model."""
 
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 import pytest
-import torch
 
-from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.trainer import mini_batches
-from megatron_coreward.types import (
-    GenerationRequest,
-    QuestionPair,
-    Response,
-    Sampling,
-    ScoredResponse,
-    Traffic,
-    View,
-)
+from megatron_coreward.types import QuestionPair, ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator
 from megatron_coreward.weight_sync import (
     LONG_PROMPT,
@@ -26,80 +14,39 @@ from megatron_coreward.weight_sync import (
     sync_weights,
     verify_sync,
 )
+from tests.support.fakes import FakeEngine, FakePolicy
 
 PAIRS = [QuestionPair(i, "a", "b", (1, 2), (3, 4, 5)) for i in range(3)]
 
 
-class Engine:
-    """Gives every token the log-prob -1; takes only the first weight of a stream."""
-
-    version = -1
-
-    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Response]:
-        return [
-            Response(
-                r.pair_id,
-                r.view,
-                r.sample,
-                r.prompt_ids,
-                np.array([7, 8]),
-                np.array([-1.0, -1.0]),
-                "",
-                "stop",
-                0,
-            )
-            for r in requests
-        ]
-
-    def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
-        next(weights)
-        self.version = version
-
-
-class Policy:
-    """Gives every token the log-prob -1 + gap."""
-
-    def __init__(self, gap: float) -> None:
-        self.gap = gap
-        self.exported = 0
-        self.traffic = Traffic(sent=100, received=100, minimum=100)
-
-    def shard(self, scored: Sequence[ScoredResponse]) -> TrainBatch:
-        return make_batch(scored, [0.0] * len(scored))
-
-    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
-        return torch.full_like(batch.rollout_logps_T, -1 + self.gap)
-
-    def export_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for i in range(3):
-            self.exported += 1
-            self.traffic += Traffic(sent=1, received=2, minimum=3)
-            yield f"weight {i}", torch.zeros(10)
+def verify(gap: float) -> float:
+    policy, engine = FakePolicy(gap=gap), FakeEngine()
+    return verify_sync(policy, engine, TorchCommunicator(), PAIRS, temperature=1.0, tolerance=1e-3)
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-4, -1e-4])
 def test_a_small_gap_passes_and_is_returned(gap: float) -> None:
-    found = verify_sync(Policy(gap), Engine(), TorchCommunicator(), PAIRS, temperature=1.0, tolerance=1e-3)
-    assert found == pytest.approx(abs(gap), abs=1e-6)
+    measured = verify(gap)
+    assert measured == pytest.approx(abs(gap), abs=1e-6)
 
 
 @pytest.mark.parametrize("gap", [0.01, -0.01, float("nan")])
 def test_a_large_gap_or_nan_is_an_error_that_names_the_key(gap: float) -> None:
     with pytest.raises(RuntimeError, match=r"weight_sync\.tolerance"):
-        verify_sync(Policy(gap), Engine(), TorchCommunicator(), PAIRS, temperature=1.0, tolerance=1e-3)
+        verify(gap)
 
 
 def test_an_engine_that_stops_early_does_not_stop_the_export() -> None:
     """Other ranks are in the collectives of the remaining buckets."""
-    policy, engine = Policy(0.0), Engine()
+    policy, engine = FakePolicy(), FakeEngine(takes=1)
     sync_weights(policy, engine, version=5)
-    assert (policy.exported, engine.version) == (3, 5)
+    assert (policy.exported, list(engine.weights), engine.version) == (3, ["weight 0"], 5)
 
 
 def test_a_sync_reports_its_own_traffic() -> None:
-    policy = Policy(0.0)
+    policy = FakePolicy()
     for _ in range(2):
-        figures = sync_weights(policy, Engine(), version=1).as_dict()
+        figures = sync_weights(policy, FakeEngine(), version=1).as_dict()
         assert (figures["sync/bytes_sent"], figures["sync/bytes_received"]) == (3, 6)
         assert figures["sync/bytes_minimum"] == 9
         assert 0 < figures["sync/gb_per_second"] < 1

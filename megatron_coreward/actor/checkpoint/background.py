@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
@@ -24,6 +23,7 @@ from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQu
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
 from megatron_coreward.actor.checkpoint.folder import measure
+from megatron_coreward.utils.replaced import replaced
 
 
 class ShardWriting:
@@ -32,14 +32,14 @@ class ShardWriting:
     def __init__(self, sharded_state: dict[str, Any], folder: Path) -> None:
         self._handover = _Handover()
         self._calls = AsyncCallsQueue(persistent=False)
-        with _no_signals(), mock.patch.object(filesystem_async, "_results_queue", self._handover):
+        with _no_signals(), replaced(filesystem_async, _results_queue=self._handover):
             request = dist_checkpointing.save(
                 sharded_state, str(folder), _ForkedWrites("torch_dist", 1), async_sharded_save=True
             )
             self._calls.schedule_async_request(request)
 
     def is_done(self, wait: bool) -> bool:
-        """Whether all ranks have written; then Megatron's metadata is written too. A collective.
+        """Tells whether all ranks have written; then Megatron's metadata is written too. A collective.
 
         Raises:
             CheckpointException: on every rank, when one could not write or its writer died.
@@ -47,7 +47,7 @@ class ShardWriting:
         return bool(self._calls.maybe_finalize_async_calls(blocking=wait))
 
     def files(self) -> dict[str, dict[str, int]]:
-        """Size and checksum of what this rank has written; after is_done."""
+        """Sizes and checksums of the files that this rank has written; after is_done."""
         return self._handover.files()
 
 

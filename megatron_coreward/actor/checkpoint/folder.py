@@ -1,4 +1,4 @@
-"""What is in a checkpoint's folder, whether all of it is there, and which checkpoints are kept. No torch.
+"""A checkpoint's folder: its files, whether they are complete, and which checkpoints are kept. No torch.
 
     CHECKPOINTS/step_000010/   *.distcp, .metadata, common.pt, metadata.json   Megatron's dist_checkpointing
                                hf/          config, generation config, tokenizer: what an export needs
@@ -37,18 +37,18 @@ def read_state(path: Path) -> dict[str, Any]:
     """The content of state.json.
 
     Raises:
-        ValueError: `path` is no checkpoint of this format.
+        ValueError: `path` is not a checkpoint of this format.
     """
     try:
         state = json.loads((path / STATE_FILE).read_text())
-        found = state["format"]
+        version = state["format"]
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path} is no checkpoint: {STATE_FILE} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
         raise ValueError(f"{path} is no usable checkpoint: {STATE_FILE} is damaged") from None
-    if found != FORMAT:
+    if version != FORMAT:
         raise ValueError(
-            f"{path} is no usable checkpoint: {STATE_FILE} has format {found}, and this version reads "
+            f"{path} is no usable checkpoint: {STATE_FILE} has format {version}, and this version reads "
             f"format {FORMAT}"
         )
     return state
@@ -84,7 +84,7 @@ def copy_hf_files(source: Path, target: Path) -> None:
 
 
 def find_problem(path: Path) -> str | None:
-    """What keeps `path` from being a complete checkpoint, by names and sizes; None if nothing does."""
+    """The reason why `path` is not a complete checkpoint, by names and sizes; None if it is one."""
     try:
         files = read_state(path)["files"]
     except ValueError as error:
@@ -99,7 +99,7 @@ def find_problem(path: Path) -> str | None:
 
 
 def find_damage(path: Path, comm: Communicator) -> str | None:
-    """Like find_problem, and reads every file: the ranks share the work. A collective, one answer for all."""
+    """Like find_problem, but reads every file; the ranks share the work. A collective, one answer for all."""
     problem = comm.broadcast(find_problem(path) if comm.rank == 0 else None)
     if problem:
         return problem
@@ -110,7 +110,7 @@ def find_damage(path: Path, comm: Communicator) -> str | None:
         damaged = _damage(path, name, files[name]["crc32"])
         if damaged:
             break
-    return next((found for found in comm.all_gather(damaged) if found), None)
+    return next((problem for problem in comm.all_gather(damaged) if problem), None)
 
 
 def _damage(path: Path, name: str, checksum: int) -> str | None:
@@ -150,14 +150,14 @@ def _by_step(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay: one that any of the three rules wants. All 0 keeps everything."""
+    """Rules for the checkpoints that stay: those that any of the three wants. All 0 keeps everything."""
 
     last: int
-    """The newest so many; 0 = all of them."""
+    """This many of the newest; 0 = all of them."""
     every: int = 0
     """Those whose step is a multiple; 0 = none for this reason."""
     best: int = 0
-    """The so many of highest `signal`, a figure that needs no labels."""
+    """This many of those with the highest `signal`, a figure that needs no labels."""
 
 
 def prune(folder: Path, retention: Retention, comm: Communicator) -> None:

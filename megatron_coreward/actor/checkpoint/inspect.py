@@ -1,4 +1,4 @@
-"""What is in a checkpoint, without reading a weight. Imports no Megatron."""
+"""Lists the content of a checkpoint without reading a weight. Imports no Megatron."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ def inspect(path: Path) -> dict[str, Any]:
     Layers are stacked: one tensor holds a parameter of all layers, along its first axis.
 
     Raises:
-        ValueError: `path` is no complete checkpoint.
+        ValueError: `path` is not a complete checkpoint.
     """
     state = open_checkpoint(path)
     metadata = FileSystemReader(path).read_metadata()
@@ -43,7 +43,7 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
     """The state.json of a complete checkpoint.
 
     Raises:
-        ValueError: it is none; the message says what it is instead, if that can be told.
+        ValueError: `path` is not a complete checkpoint; the message says what it is, if that can be told.
     """
     problem = find_problem(path)
     if problem is None:

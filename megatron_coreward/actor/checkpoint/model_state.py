@@ -1,7 +1,6 @@
-"""The model's part of a checkpoint: is it this model, and loading it at any layout."""
+"""The model's part of a checkpoint: checks that it is of this model, and loads it at any layout."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,23 @@ from megatron.core.models.gpt import GPTModel
 
 from megatron_coreward.actor.checkpoint.folder import read_state
 from megatron_coreward.actor.device import actor_device
-from megatron_coreward.actor.model.families.mapping import Dims, Family
+from megatron_coreward.config.model_shape import ModelShape
 
 CONTENTS_MODEL, CONTENTS_OPTIMIZER, CONTENTS_TEACHER = "model", "optimizer", "teacher"
-"""What state.json's `contents` may list."""
+"""The values of `contents` in state.json."""
 
 _NORM_STATE = "layernorm._extra_state"
 
 
-def load_weights(path: Path, model: GPTModel, family: Family, dims: Dims) -> None:
+def load_weights(path: Path, model: GPTModel, shape: ModelShape) -> None:
     """Fills this rank's part of the model from a checkpoint; a converted one will do. A collective.
 
     Raises:
-        ValueError: on every rank, before a weight is touched: it is of another model.
+        ValueError: on every rank, before a weight is touched: the checkpoint is of another model.
     """
     with actor_device():
         state = {"model": sharded_model(model)}
-        check_model(path, state, family, dims)
+        check_model(path, state, shape)
         loaded = dist_checkpointing.load(state, str(path))
         load_model_state(model, loaded["model"])
 
@@ -42,21 +41,27 @@ def sharded_model(model: GPTModel) -> dict[str, Any]:
     a checkpoint of one could not be loaded into the other.
     """
     state = model.sharded_state_dict()
-    return {name: one for name, one in state.items() if not name.endswith(_NORM_STATE)}
+    return {name: tensor for name, tensor in state.items() if not name.endswith(_NORM_STATE)}
 
 
 def load_model_state(model: GPTModel, loaded: dict[str, Any]) -> None:
-    """Puts what was loaded for `sharded_model` into the model."""
+    """Copies what was loaded for `sharded_model` into the model."""
     of_norms = {name: state for name, state in model.state_dict().items() if name.endswith(_NORM_STATE)}
     model.load_state_dict(loaded | of_norms)
 
 
-def comparable_dims(dims: Dims) -> dict[str, Any]:
-    """The model's sizes without the padding of the vocabulary, which depends on the layout."""
-    sizes = {key: value for key, value in asdict(dims).items() if key != "padded_vocab"}
-    if not dims.experts:
-        del sizes["experts"]  # checkpoints of dense models from before there were others have none
-    return sizes
+def saved_sizes(shape: ModelShape) -> dict[str, Any]:
+    """The model's sizes as `dims` of state.json has them; dense models have no `experts` there."""
+    sizes = {
+        "num_layers": shape.layers,
+        "hidden": shape.hidden,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab": shape.vocab,
+        "tied": shape.tied,
+    }
+    return sizes | ({"experts": shape.experts} if shape.experts else {})
 
 
 def sharded_tensors(state: dict[str, Any]) -> Iterator[ShardedTensor]:
@@ -71,38 +76,38 @@ def sharded_tensors(state: dict[str, Any]) -> Iterator[ShardedTensor]:
 def sharded_by_parameter(model_state: dict[str, Any]) -> dict[int, ShardedTensor | ShardedTensorFactory]:
     """The model's sharded tensors by the id of the parameter that each is of."""
     sharded, _ = extract_sharded_tensors_and_factories(model_state)
-    return {id(one.data): one for one in nested_values(sharded)}
+    return {id(tensor.data): tensor for tensor in nested_values(sharded)}
 
 
-def check_model(path: Path, state: dict[str, Any], family: Family, dims: Dims) -> None:
+def check_model(path: Path, state: dict[str, Any], shape: ModelShape) -> None:
     """Raises ValueError unless the checkpoint is of this model. A collective."""
-    for difference in _of_all_ranks(model_differences(path, state, family, dims)[:1]):
+    for difference in _of_all_ranks(model_differences(path, state, shape)[:1]):
         raise ValueError(
             f"{path} is of another model than model.path: {difference}. Set model.path to the model that the "
             "checkpoint was made from, or choose another checkpoint (run.output_dir, model.checkpoint)"
         )
 
 
-def model_differences(path: Path, state: dict[str, Any], family: Family, dims: Dims) -> list[str]:
-    """In what the checkpoint is of another model than `state`.
+def model_differences(path: Path, state: dict[str, Any], shape: ModelShape) -> list[str]:
+    """Differences between the checkpoint's model and `state`, the model of this `shape`.
 
     Both sizes and tensors are compared: equal shapes may hide other heads (two of 64 for four of 32), and
-    the sizes do not tell everything. What the checkpoint has and `state` does not ask for is no matter.
+    the sizes do not tell everything. What the checkpoint has and `state` does not ask for does not matter.
     """
-    saved = read_state(path)
-    wanted: dict[str, Any] = {"architecture": family.architecture, **comparable_dims(dims)}
-    found = {"architecture": saved["architecture"], **saved["dims"]}
+    saved_state = read_state(path)
+    wanted: dict[str, Any] = {"architecture": shape.architecture, **saved_sizes(shape)}
+    saved = {"architecture": saved_state["architecture"], **saved_state["dims"]}
     stored = dist_checkpointing.load_tensors_metadata(str(path))
     # The rows of a vocabulary are padded to the layout; their true number is among the sizes.
     for tensor in sharded_tensors(state):
         skip = int(tensor.allow_shape_mismatch)
         wanted[tensor.key] = tuple(tensor.global_shape[skip:])
         if tensor.key in stored:
-            found[tensor.key] = tuple(stored[tensor.key].global_shape[skip:])
+            saved[tensor.key] = tuple(stored[tensor.key].global_shape[skip:])
     return [
-        f"{name} is {found.get(name, 'absent')} in the checkpoint and {want} in the model"
+        f"{name} is {saved.get(name, 'absent')} in the checkpoint and {want} in the model"
         for name, want in wanted.items()
-        if found.get(name, "absent") != want
+        if saved.get(name, "absent") != want
     ]
 
 

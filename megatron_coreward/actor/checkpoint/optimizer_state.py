@@ -32,19 +32,19 @@ FLOAT32_WEIGHT = "fp32_param"
 
 @dataclass(frozen=True)
 class _Part:
-    """What this rank's optimizer keeps for one parameter of the model."""
+    """The tensors that this rank's optimizer keeps for one parameter of the model."""
 
     parameter: torch.nn.Parameter
     tensors: dict[str, torch.Tensor]
     """By name; shaped as the parameter, or a piece of it when flattened."""
     pieces: dict[int, slice]
-    """Where the pieces of the flattened parameter are, by data-parallel rank; empty = it is all here."""
+    """The pieces of the flattened parameter by data-parallel rank; empty: all of it is on this rank."""
 
 
 def sharded_optimizer_state(
     chain: ChainedOptimizer, model_state: dict[str, Any], *, is_loading: bool = False
 ) -> dict[str, Any]:
-    """What a checkpoint keeps of the optimizer, as Megatron's sharded tensors. A collective.
+    """The optimizer's part of a checkpoint, as Megatron's sharded tensors. A collective.
 
     `model_state` is the sharded state of the model that it steps on. To load, pass `is_loading`, let
     dist_checkpointing fill the result, and hand it to `load_optimizer_state`.
@@ -70,7 +70,7 @@ def sharded_optimizer_state(
 
 @torch.no_grad()
 def load_optimizer_state(chain: ChainedOptimizer, loaded: dict[str, Any]) -> None:
-    """Puts what was loaded into the optimizers, in place."""
+    """Copies a loaded state into the optimizers, in place."""
     for index, (optimizer, part) in enumerate(_parts(chain)):
         for name, tensor in part.tensors.items():
             whole = loaded["tensors"][index][name]
@@ -82,7 +82,7 @@ def load_optimizer_state(chain: ChainedOptimizer, loaded: dict[str, Any]) -> Non
 
 
 def _parts(chain: ChainedOptimizer) -> Iterator[tuple[MegatronOptimizer, _Part]]:
-    """In a fixed order; a data-parallel rank without a piece of a parameter has no part of it."""
+    """All parts in a fixed order; a data-parallel rank without a piece of a parameter has no part of it."""
     for optimizer in chain.chained_optimizers:
         for part in _parts_of(optimizer):
             yield optimizer, part

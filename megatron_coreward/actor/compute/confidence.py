@@ -1,4 +1,4 @@
-"""How sure the policy is of its responses: the signal of the methods self_certainty and entropy."""
+"""How sure the policy is of its responses: what the methods self_certainty and entropy reward."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from megatron_coreward.actor.compute.sharding import Key, move_to_dp_ranks
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.algorithm.batch import make_batch
 from megatron_coreward.roles import Communicator
-from megatron_coreward.types import Confidence, Response, ScoredResponse
+from megatron_coreward.types import Confidence, Response, WeightedResponse
 
 
 @torch.no_grad()
@@ -21,17 +21,18 @@ def with_confidence(
 
     The passes are spread over the data-parallel ranks by tokens, as those of an update are.
     """
-    unscored = [(ScoredResponse(**vars(response)), None) for response in responses]
-    share = [response for response, _ in move_to_dp_ranks(unscored, layout, comm)]
-    batch = make_batch(share, [0.0] * len(share))
+    share = move_to_dp_ranks([WeightedResponse(response) for response in responses], layout, comm)
+    batch = make_batch(share)
     values_T2 = forward.confidence(batch).double()
     pieces = values_T2.split(batch.response_lengths_R.tolist())
     measured: dict[Key, Confidence] = {
-        response.key: Confidence(*(piece.mean(0) if len(piece) else torch.zeros(2)).tolist())
-        for response, piece in zip(share, pieces, strict=True)
+        item.response.key: Confidence(*(piece.mean(0) if len(piece) else torch.zeros(2)).tolist())
+        for item, piece in zip(share, pieces, strict=True)
     }
-    is_speaker = layout.tp_rank == 0 and layout.is_first_stage  # all of a model-parallel group know the same
-    found = {
-        key: value for part in comm.all_gather(measured if is_speaker else {}) for key, value in part.items()
+    reports = layout.tp_rank == 0 and layout.is_first_stage  # all of a model-parallel group know the same
+    by_key = {
+        key: value
+        for of_rank in comm.all_gather(measured if reports else {})
+        for key, value in of_rank.items()
     }
-    return [replace(response, confidence=found[response.key]) for response in responses]
+    return [replace(response, confidence=by_key[response.key]) for response in responses]

@@ -1,8 +1,8 @@
 """Micro-batches through the pipeline schedule: log-probs, or the loss and its gradient.
 
-Where Megatron's scaling is undone (numerics 12). The loss of a micro-batch is a plain sum of tokens with
-fixed global weights, so nothing may divide it:
-- `calculate_per_token_loss=True` (model.py) stops DDP from averaging over data-parallel ranks
+Megatron's scaling is undone here. The loss of a micro-batch is a plain sum of tokens with fixed global
+weights, so nothing may divide it:
+- `calculate_per_token_loss=True` (model/build.py) stops DDP from averaging over data-parallel ranks
   (distributed_data_parallel.py, gradient_scaling_factor) and the schedule from dividing by the number of
   micro-batches (schedules.py, forward_step_calc_loss);
 - `_sum_gradients` below passes no token count to `finalize_model_grads`, which would divide by it.
@@ -167,7 +167,7 @@ class PackedForward:
         return loss, torch.zeros([], dtype=torch.int), figures
 
     def _from_last_stage(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The last stage's value on all stages (numerics 15)."""
+        """Sends the last stage's values, which no other stage has, to all stages."""
         if self.layout.pp_size == 1:
             return tensor
         tensor = tensor.to(compute_device())

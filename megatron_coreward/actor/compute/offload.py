@@ -1,7 +1,7 @@
-"""Content of tensors that leaves the device while it is not needed.
+"""Moves the content of tensors off the device while it is not needed.
 
 The tensors stay the objects they are, and so do all views of them: only their memory is given up and taken
-back. In between they must not be read; what can be asked to do so says which call is missing. On a CPU the
+back. In between they must not be read; methods that would read them assert that they are back. On a CPU the
 same code moves main memory to main memory, which saves nothing and lets it be tested.
 """
 
@@ -59,7 +59,7 @@ class HostCopies:
 
 
 def drop(tensors: Iterable[Tensor]) -> None:
-    """Gives the memory of tensors up, with what is in it; `restore_zeroed` takes it back.
+    """Gives up the memory of tensors and their content; `restore_zeroed` takes the memory back.
 
     For gradient buffers. Megatron's `offload_grad_buffers` does the same by way of a deprecated class.
     """
@@ -74,7 +74,7 @@ def restore_zeroed(tensors: Iterable[Tensor]) -> None:
 
 
 def optimizer_tensors(chain: ChainedOptimizer) -> Iterator[Tensor]:
-    """What optimizers alone hold: Adam's moments, and float32 weights beside bfloat16 ones.
+    """The tensors that only optimizers hold: Adam's moments, and float32 weights beside bfloat16 ones.
 
     Megatron's own `offload_to_cpu` moves every parameter that the optimizer steps on. In float32 those are
     the model's, or views of the distributed optimizer's buffer, which they would leave for good.

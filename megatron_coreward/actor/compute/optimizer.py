@@ -1,6 +1,6 @@
 """Megatron's AdamW with clipping, and the learning rate of each step.
 
-Warm-up is (k+1)/n, so the first step learns too (numerics 21; the reference starts at 0).
+Warm-up is (k+1)/n, so that the first step learns too; in the authors' code it starts at 0.
 """
 
 import math
@@ -95,11 +95,11 @@ def build_optimizer(config: OptimizerConfig, model: DistributedDataParallel) -> 
 
 
 def clip_gradients(optimizer: ChainedOptimizer, limit: float) -> float:
-    """Scales all gradients so that their common norm is at most `limit`; 0 = none. The norm before."""
+    """Returns the norm of all gradients, and scales them so that it is at most `limit`, unless that is 0."""
     norm = float(optimizer.get_grad_norm())
     if limit > 0:
-        for one in optimizer.chained_optimizers:
-            if parameters := one.get_parameters():
+        for member in optimizer.chained_optimizers:
+            if parameters := member.get_parameters():
                 clip_grad_by_total_norm_fp32(
                     parameters, max_norm=limit, total_norm=norm, use_decoupled_grad=False
                 )

@@ -17,7 +17,7 @@ from megatron_coreward.algorithm.batch import TrainBatch
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass needs.
+    """The inputs of one forward pass.
 
     `rows_T` are the positions in the packed row whose logits predict the response tokens `targets_T`;
     `indices` are the places of its responses in the DP rank's batch.

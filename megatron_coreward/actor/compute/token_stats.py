@@ -1,8 +1,9 @@
 """Log-probabilities, entropies and self-certainty of tokens from vocabulary-parallel logits.
 
 The vocabulary is never gathered: each TP rank reduces its own columns to a maximum, a sum and the target's
-logit, and two small all-reduces finish the job. Columns that only pad the vocabulary for TP take no part
-(numerics 9); logits are float32 and divided by the sampling temperature before anything else (numerics 8).
+logit, and two small all-reduces finish the job. Columns that only pad the vocabulary for TP take no part:
+their logits are 0, not -inf, and would change every sum. Logits are float32 and divided by the sampling
+temperature before anything else, because responses are drawn from that distribution.
 
 Shape suffixes: T tokens, v this rank's vocabulary columns.
 """

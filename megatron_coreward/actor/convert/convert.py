@@ -25,7 +25,7 @@ from megatron_coreward.actor.checkpoint.folder import (
     write_state,
 )
 from megatron_coreward.actor.checkpoint.inspect import open_checkpoint
-from megatron_coreward.actor.checkpoint.model_state import CONTENTS_MODEL, comparable_dims, model_differences
+from megatron_coreward.actor.checkpoint.model_state import CONTENTS_MODEL, model_differences, saved_sizes
 from megatron_coreward.actor.convert.outline import Outline, Parameter, outline_of
 from megatron_coreward.actor.convert.stream import CheckpointReader, CheckpointWriter, balanced_shares
 from megatron_coreward.actor.weights.hf_folder import HfFolder
@@ -37,8 +37,9 @@ from megatron_coreward.actor.weights.hf_writer import (
     plan_shards,
     write_index,
 )
+from megatron_coreward.actor.weights.kinds import merge, split
 from megatron_coreward.actor.weights.load import check_extra_tensors
-from megatron_coreward.config.model_shape import read_model_shape
+from megatron_coreward.config.model_shape import ModelShape, read_model_shape, read_shape
 from megatron_coreward.config.schema import ModelConfig
 from megatron_coreward.roles import Communicator
 from megatron_coreward.utils.folders import errors_on_all_ranks, publish, temporary_name
@@ -50,13 +51,13 @@ OnBytes = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written."""
+    """The result of a conversion."""
 
     output: Path
     tensors: int
     """Hugging Face tensors."""
     num_bytes: int
-    """Of weights, all ranks together."""
+    """Bytes of weights, all ranks together."""
     seconds: float
 
 
@@ -79,15 +80,13 @@ def hf_to_megatron(
     """
     started = time.perf_counter()
     with errors_on_all_ranks(comm):
-        folder = find_hf_folder(hf)
-        check_output(output, folder, STATE_FILE, "checkpoint", overwrite)
-    outline = outline_of(folder)
+        shape = read_hf_shape(hf)
+        check_output(output, shape.folder, STATE_FILE, "checkpoint", overwrite)
+    outline = outline_of(shape)
     with errors_on_all_ranks(comm):
-        source = HfFolder(folder, "--hf")
+        source = HfFolder(shape.folder, "--hf")
         source.check_shapes(outline.hf_shapes)
-        check_extra_tensors(
-            source, outline.family, outline.dims, "convert with --allow-extra", allowed=allow_extra
-        )
+        check_extra_tensors(source, shape, "convert with --allow-extra", allowed=allow_extra)
         dtypes = parameter_dtypes(source, outline, dtype)
     new = temporary_name(output)
     writer = CheckpointWriter(new, outline, dtypes, comm.rank, comm.world_size)
@@ -95,7 +94,7 @@ def hf_to_megatron(
 
     def value(parameter: Parameter, stored: torch.dtype) -> Tensor:
         tensors = [cast(name, source.tensor(name), stored) for name in parameter.hf]
-        whole = parameter.entry.mapping.kind.split(tensors, outline.dims, 0, 1)
+        whole = split(parameter.entry.mapping.kind, tensors, shape, 0, 1)
         progress.advance(whole.nbytes)
         return whole
 
@@ -106,20 +105,20 @@ def hf_to_megatron(
         with errors_on_all_ranks(comm):
             if comm.rank == 0:
                 writer.complete([results for results, _ in shares])
-                copy_hf_files(folder, new / HF_FILES)
+                copy_hf_files(shape.folder, new / HF_FILES)
                 measured = {name: m for _, files in shares for name, m in files.items()}
-                write_state(new, _describe(outline), measured)
+                write_state(new, _describe(shape), measured)
     return Converted(output, len(outline.hf_shapes), writer.num_bytes, time.perf_counter() - started)
 
 
-def _describe(outline: Outline) -> dict[str, Any]:
-    """What state.json says of a converted checkpoint; checkpoint.describe is its counterpart for a run's."""
+def _describe(shape: ModelShape) -> dict[str, Any]:
+    """The content of a converted checkpoint's state.json; saver.describe is its counterpart for a run's."""
     return {
         "step": 0,
         "num_updates": 0,
         "contents": [CONTENTS_MODEL],
-        "architecture": outline.family.architecture,
-        "dims": comparable_dims(outline.dims),
+        "architecture": shape.architecture,
+        "dims": saved_sizes(shape),
         "layout": {"tensor": 1, "pipeline": 1, "data": 1},
         "config": None,
         "versions": versions(),
@@ -151,7 +150,8 @@ def megatron_to_hf(
     with errors_on_all_ranks(comm):
         open_checkpoint(checkpoint)
         check_output(output, checkpoint, "config.json", "model folder", overwrite)
-    outline = outline_of(checkpoint / HF_FILES)
+        shape = read_checkpoint_shape(checkpoint)
+    outline = outline_of(shape)
     with errors_on_all_ranks(comm):
         reader = open_reader(checkpoint, outline)
     if checksums:
@@ -181,7 +181,7 @@ def _write_files(
         for parameter in outline.parameters:
             if not specs.keys() & parameter.hf.keys():
                 continue
-            tensors = parameter.entry.mapping.kind.merge([reader.parameter(parameter)], outline.dims)
+            tensors = merge(parameter.entry.mapping.kind, [reader.parameter(parameter)], outline.shape)
             for name, tensor in zip(parameter.hf, tensors, strict=True):
                 if name in specs:  # a parameter of several tensors may end in the next rank's file
                     writer.add(name, cast(name, tensor, specs[name].dtype))
@@ -189,8 +189,8 @@ def _write_files(
         writer.finish()
 
 
-def find_hf_folder(given: str) -> Path:
-    """The folder of a model that can be converted; a hub id is fetched once.
+def read_hf_shape(given: str) -> ModelShape:
+    """The shape of a folder's model that can be converted; a hub id is fetched once.
 
     Raises:
         ValueError: no such folder, a checkpoint, or a model that is not supported.
@@ -201,14 +201,22 @@ def find_hf_folder(given: str) -> Path:
         )
     try:
         # Only weights are converted: a model's own code is never run, and does not matter.
-        return read_model_shape(ModelConfig(given, trust_remote_code=True)).folder
+        return read_model_shape(ModelConfig(given, trust_remote_code=True))
     except ValueError as error:
         raise ValueError(str(error).replace("model.path", "--hf")) from error
 
 
+def read_checkpoint_shape(checkpoint: Path) -> ModelShape:
+    """The shape of a checkpoint's model. Raises ValueError if its config.json is damaged."""
+    try:
+        return read_shape(checkpoint / HF_FILES, trust_remote_code=True)
+    except ValueError as error:
+        raise ValueError(str(error).replace("model.path", "a part of the checkpoint")) from error
+
+
 def open_reader(checkpoint: Path, outline: Outline) -> CheckpointReader:
     """Raises ValueError unless the checkpoint holds the model that `outline` describes."""
-    for difference in model_differences(checkpoint, outline.sharded_state(), outline.family, outline.dims):
+    for difference in model_differences(checkpoint, outline.sharded_state(), outline.shape):
         raise ValueError(
             f"{checkpoint} does not fit its own {HF_FILES}/config.json: {difference}. One of them was changed"
         )
@@ -255,7 +263,7 @@ def _appearing(output: Path, new: Path, comm: Communicator, num_bytes: int) -> I
 
 
 def parameter_dtypes(source: HfFolder, outline: Outline, dtype: torch.dtype | None) -> list[torch.dtype]:
-    """What each parameter is stored as: `dtype`, or what its tensors have in the folder.
+    """The type that each parameter is stored in: `dtype`, or that of its tensors in the folder.
 
     Raises:
         ValueError: quantised tensors; tensors that become one tensor of the checkpoint differ in type.
@@ -263,10 +271,10 @@ def parameter_dtypes(source: HfFolder, outline: Outline, dtype: torch.dtype | No
     by_key: dict[str, torch.dtype] = {}
     for parameter in outline.parameters:
         for name in parameter.hf:
-            found = source.dtype(name)
-            if by_key.setdefault(parameter.stored.key, found) != found and dtype is None:
+            given = source.dtype(name)
+            if by_key.setdefault(parameter.stored.key, given) != given and dtype is None:
                 raise ValueError(
-                    f"{name} of {source.given} is {found} and others that are stored with it are "
+                    f"{name} of {source.given} is {given} and others that are stored with it are "
                     f"{by_key[parameter.stored.key]}; choose one with --dtype"
                 )
     return [dtype or by_key[parameter.stored.key] for parameter in outline.parameters]

@@ -5,22 +5,19 @@ says under which names and in which pieces checkpoints store it. No weight takes
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig
 
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.checkpoint.model_state import sharded_tensors
 from megatron_coreward.actor.device import actor_device
-from megatron_coreward.actor.model.build import build_model, model_dims
-from megatron_coreward.actor.model.families.mapping import Dims, Family
-from megatron_coreward.actor.model.families.registry import family_of
+from megatron_coreward.actor.model.build import build_model
 from megatron_coreward.actor.weights.hf_writer import TensorSpec
 from megatron_coreward.actor.weights.load import Entry, hf_shapes, local_entries
+from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.schema import ParallelConfig
 
 
@@ -30,7 +27,7 @@ class Parameter:
 
     entry: Entry
     stored: ShardedTensor | ShardedTensorFactory
-    """How a checkpoint stores it; without data."""
+    """Its form in a checkpoint, without data."""
     hf: dict[str, torch.Size]
     """The Hugging Face tensors that it is made of, and their shapes."""
 
@@ -60,9 +57,7 @@ class Parameter:
 class Outline:
     """A model's parameters in the order of its layers, and what else Megatron puts into a checkpoint."""
 
-    hf: PretrainedConfig
-    family: Family
-    dims: Dims
+    shape: ModelShape
     parameters: list[Parameter]
     objects: list[ShardedObject]
 
@@ -77,31 +72,23 @@ class Outline:
         return {"model": {**tensors, **{item.unique_key: item for item in self.objects}}}
 
 
-def outline_of(folder: Path) -> Outline:
-    """The outline of the model that `folder`/config.json describes. A collective over all ranks.
-
-    Raises:
-        ValueError: its architecture is not supported.
-    """
+def outline_of(shape: ModelShape) -> Outline:
+    """The outline of a model. A collective over all ranks."""
     layout = parallel.initialize(ParallelConfig())
     assert (layout.tp_size, layout.pp_size) == (1, 1), (
         "built at another layout; call parallel.destroy() before"
     )
-    hf = AutoConfig.from_pretrained(folder)
-    family = family_of(hf.architectures or [])
-    dims = model_dims(hf, tp_size=1)
-    model = build_model(hf, family, layout, torch.float32, shapes_only=True)
+    model = build_model(shape, layout, torch.float32, shapes_only=True)
     with actor_device():
         state = model.sharded_state_dict()
-    by_name = {entry.local_name: entry for entry in local_entries(model, family, layout)}
+    by_name = {entry.local_name: entry for entry in local_entries(model, shape, layout)}
     return Outline(
-        hf,
-        family,
-        dims,
-        [_parameter(by_name[name], state[name], dims) for name, _ in model.named_parameters()],
+        shape,
+        [_parameter(by_name[name], state[name], shape) for name, _ in model.named_parameters()],
         [value for value in state.values() if isinstance(value, ShardedObject)],
     )
 
 
-def _parameter(entry: Entry, stored: ShardedTensor | ShardedTensorFactory, dims: Dims) -> Parameter:
-    return Parameter(entry, stored, dict(zip(entry.hf_names, hf_shapes(entry, dims, tp_size=1), strict=True)))
+def _parameter(entry: Entry, stored: ShardedTensor | ShardedTensorFactory, shape: ModelShape) -> Parameter:
+    shapes = hf_shapes(entry, shape, tp_size=1)
+    return Parameter(entry, stored, dict(zip(entry.hf_names, shapes, strict=True)))

@@ -54,16 +54,16 @@ class CheckpointWriter:
         self._share = [i for i, owner in enumerate(owners) if owner == rank]
         self._dtypes = dtypes
         self.num_bytes = sum(sizes)
-        """Of all ranks."""
+        """Bytes of weights, all ranks together."""
         self.share_bytes = sum(sizes[i] for i in self._share)
-        """Of this rank."""
+        """Bytes of weights of this rank."""
 
     def write_share(
         self, value: Callable[[Parameter, torch.dtype], Tensor]
     ) -> tuple[list[WriteResult], dict[str, dict[str, int]]]:
         """Writes this rank's parameters; `value` makes one when its turn comes.
 
-        Returns where everything is in the file, and the file's measures (checkpoint_folder.measure).
+        Returns where everything is in the file, and the file's size and checksum (checkpoint/folder.measure).
 
         Raises:
             OSError: it cannot be written.
@@ -148,10 +148,10 @@ class CheckpointReader:
         self.metadata: Metadata = FileSystemReader(folder).read_metadata()
 
     def tensor(self, key: str) -> TensorStorageMetadata:
-        """What is known of a tensor without reading it."""
-        found = self.metadata.state_dict_metadata[key]
-        assert isinstance(found, TensorStorageMetadata), f"{key} is no tensor"
-        return found
+        """A tensor's metadata."""
+        stored = self.metadata.state_dict_metadata[key]
+        assert isinstance(stored, TensorStorageMetadata), f"{key} is not a tensor"
+        return stored
 
     def parameter(self, parameter: Parameter) -> Tensor:
         """A whole parameter.
@@ -206,12 +206,12 @@ def _chunk(piece: ShardedTensor) -> ChunkStorageMetadata:
 
 
 def _stored_shape(piece: ShardedTensor) -> tuple[int, ...]:
-    """With an axis for each one that the layers are stacked along."""
+    """The shape in the file, with an axis for each one that the layers are stacked along."""
     return (*[1] * piece.prepend_axis_num, *piece.local_shape)
 
 
 def _own_storage(tensor: Tensor) -> Tensor:
-    """The same memory as a storage of its own: torch.save would write all of the one that a part lies in."""
+    """The same memory as a storage of its own: torch.save writes the whole storage that a tensor lies in."""
     raw = tensor.flatten().view(torch.uint8).numpy()
     return torch.from_numpy(raw).view(tensor.dtype).view(tensor.shape)
 

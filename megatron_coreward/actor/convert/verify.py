@@ -7,14 +7,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_coreward.actor.checkpoint.folder import HF_FILES, require_intact
+from megatron_coreward.actor.checkpoint.folder import require_intact
 from megatron_coreward.actor.checkpoint.inspect import open_checkpoint
-from megatron_coreward.actor.checkpoint.model_state import comparable_dims
-from megatron_coreward.actor.convert.convert import OnBytes, Progress, find_hf_folder, open_reader
-from megatron_coreward.actor.convert.outline import Outline, Parameter, outline_of
+from megatron_coreward.actor.checkpoint.model_state import saved_sizes
+from megatron_coreward.actor.convert.convert import (
+    OnBytes,
+    Progress,
+    open_reader,
+    read_checkpoint_shape,
+    read_hf_shape,
+)
+from megatron_coreward.actor.convert.outline import Parameter, outline_of
 from megatron_coreward.actor.convert.stream import CheckpointReader, balanced_shares
 from megatron_coreward.actor.weights.hf_folder import HfFolder
-from megatron_coreward.actor.weights.load import EMBEDDING, HEAD, extra_tensors
+from megatron_coreward.actor.weights.kinds import merge
+from megatron_coreward.actor.weights.load import extra_tensors, has_other_head
+from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.roles import Communicator
 from megatron_coreward.utils.folders import errors_on_all_ranks
 
@@ -31,12 +39,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `verify` found."""
+    """The result of `verify`."""
 
     tensors: int
-    """How many the model has."""
+    """The number of tensors that the model has."""
     differences: list[Difference]
-    """In the order of the model's layers; then what only the folder has."""
+    """In the order of the model's layers, and then the tensors that only the folder has."""
 
 
 def verify(
@@ -48,7 +56,7 @@ def verify(
     allow_extra: bool = False,
     on_bytes: OnBytes | None = None,
 ) -> Comparison:
-    """Whether the folder (or hub id) `hf` and the checkpoint hold the same weights. A collective.
+    """Compares the weights of the folder (or hub id) `hf` and of the checkpoint. A collective.
 
     Bit for bit, signs of zeros and NaNs included; with `dtype`, after both sides were cast to it.
 
@@ -56,60 +64,61 @@ def verify(
         ValueError: on every rank: one of them cannot be read, or they are of different models.
     """
     with errors_on_all_ranks(comm):
-        folder = find_hf_folder(hf)
+        given = read_hf_shape(hf)
         open_checkpoint(checkpoint)
-    outline, other = outline_of(checkpoint / HF_FILES), outline_of(folder)
+        shape = read_checkpoint_shape(checkpoint)
+    outline = outline_of(shape)
     with errors_on_all_ranks(comm):
         reader = open_reader(checkpoint, outline)
-        _check_same_model(folder, checkpoint, outline, other)
-        source = HfFolder(folder, "--hf")
+        _check_same_model(given, checkpoint, shape)
+        source = HfFolder(given.folder, "--hf")
     require_intact(checkpoint, comm)
     sizes = [p.numel * reader.dtype(p).itemsize for p in outline.parameters]
     owners = balanced_shares(sizes, comm.world_size)
     mine = [i for i, owner in enumerate(owners) if owner == comm.rank]
     progress = Progress(on_bytes, sum(sizes[i] for i in mine))
     with errors_on_all_ranks(comm):
-        found = []
+        own: list[Difference] = []
         for i in mine:
-            found += list(_compare(outline.parameters[i], outline, reader, source, dtype))
+            own += _compare(outline.parameters[i], shape, reader, source, dtype)
             progress.advance(sizes[i])
-    differences = [difference for part in comm.all_gather(found) for difference in part]
+    differences = [difference for share in comm.all_gather(own) for difference in share]
     if not allow_extra:
-        extra = extra_tensors(source, outline.family, outline.dims)
-        differences += [Difference(name, "is in the folder only") for name in extra]
-    if outline.dims.tied and HEAD in source.tensors and not source.same(EMBEDDING, HEAD):
-        differences.append(Difference(HEAD, f"differs from {EMBEDDING}, which the checkpoint ties it to"))
+        differences += [Difference(name, "is in the folder only") for name in extra_tensors(source, shape)]
+    if has_other_head(source, shape):
+        what = f"differs from {shape.family.embedding}, which the checkpoint ties it to"
+        differences.append(Difference(shape.family.head, what))
     return Comparison(len(outline.hf_shapes), differences)
 
 
-def _check_same_model(folder: Path, checkpoint: Path, outline: Outline, other: Outline) -> None:
-    def sizes(of: Outline) -> dict[str, object]:
-        return {"architecture": of.family.architecture, **comparable_dims(of.dims)}
+def _check_same_model(given: ModelShape, checkpoint: Path, stored: ModelShape) -> None:
+    def sizes(shape: ModelShape) -> dict[str, object]:
+        return {"architecture": shape.architecture, **saved_sizes(shape)}
 
-    for (name, stored), given in zip(sizes(outline).items(), sizes(other).values(), strict=True):
-        if stored != given:
+    for (name, size), other in zip(sizes(stored).items(), sizes(given).values(), strict=True):
+        if size != other:
             raise ValueError(
-                f"{folder} (--hf) and {checkpoint} are of different models: {name} is {given} in config.json "
-                f"and {stored} in the checkpoint. Give the folder that the checkpoint was made from"
+                f"{given.folder} (--hf) and {checkpoint} are of different models: {name} is {other} in "
+                f"config.json and {size} in the checkpoint. Give the folder that the checkpoint was made from"
             )
 
 
 def _compare(
     parameter: Parameter,
-    outline: Outline,
+    shape: ModelShape,
     reader: CheckpointReader,
     source: HfFolder,
     dtype: torch.dtype | None,
 ) -> Iterator[Difference]:
-    merged = parameter.entry.mapping.kind.merge([reader.parameter(parameter)], outline.dims)
+    merged = merge(parameter.entry.mapping.kind, [reader.parameter(parameter)], shape)
     for name, stored in zip(parameter.hf, merged, strict=True):
         if name not in source.tensors:
             yield Difference(name, "is in the checkpoint only")
             continue
-        shape = source.tensors[name].shape
-        if shape != stored.shape:
+        size = source.tensors[name].shape
+        if size != stored.shape:
             yield Difference(
-                name, f"has shape {list(shape)} in the folder and {list(stored.shape)} in the checkpoint"
+                name, f"has shape {list(size)} in the folder and {list(stored.shape)} in the checkpoint"
             )
             continue
         given = source.tensor(name)

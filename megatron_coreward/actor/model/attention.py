@@ -3,7 +3,7 @@
 - `PackedAttention`: causal attention over packed (THD) sequences through torch's
   scaled_dot_product_attention, which never materialises the s x s scores.
 - `RMSNorm`: marks its weight `sequence_parallel`, so that Megatron sums the weight's gradient over the
-  TP ranks, each of which sees only a part of the sequence (numerics 10).
+  TP ranks, each of which sees only a part of the sequence.
 
 Shape suffixes: N packed tokens, H query heads of this rank, K key/value heads of this rank, D head size.
 """

@@ -1,7 +1,6 @@
-"""Builds a Megatron-Core GPTModel from a Hugging Face config.
+"""Builds a Megatron-Core GPTModel of a given shape.
 
-Differences between families are flags (families/); everything else is read from the config. The modules that
-a layer is made of are in layer_spec.py.
+Differences between families are flags (families/). The modules that a layer is made of are in layers.py.
 """
 
 import math
@@ -17,30 +16,12 @@ from megatron.core.tensor_parallel.layers import (
     set_tensor_model_parallel_attributes,
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
-from transformers import PretrainedConfig, Qwen3MoeConfig
 
 from megatron_coreward.actor.device import actor_device
-from megatron_coreward.actor.model.families.mapping import Dims, Family
 from megatron_coreward.actor.model.layers import block_spec
 from megatron_coreward.actor.model.precision import LOCAL
 from megatron_coreward.actor.parallel import Layout
-from megatron_coreward.config.model_shape import layers_per_stage
-
-
-def model_dims(hf: PretrainedConfig, tp_size: int) -> Dims:
-    """Sizes from a Hugging Face config; the vocabulary is padded to a multiple of TP."""
-    return Dims(
-        num_layers=hf.num_hidden_layers,
-        hidden=hf.hidden_size,
-        heads=hf.num_attention_heads,
-        kv_heads=hf.num_key_value_heads,
-        head_dim=hf.to_dict().get("head_dim") or hf.hidden_size // hf.num_attention_heads,
-        vocab=hf.vocab_size,
-        padded_vocab=math.ceil(hf.vocab_size / tp_size) * tp_size,
-        tied=hf.tie_word_embeddings,
-        experts=hf.num_experts if isinstance(hf, Qwen3MoeConfig) else 0,
-    )
-
+from megatron_coreward.config.model_shape import ModelShape, layers_per_stage
 
 RECOMPUTE: dict[str, dict[str, Any]] = {
     "none": {},
@@ -51,29 +32,27 @@ RECOMPUTE: dict[str, dict[str, Any]] = {
 
 
 def transformer_config(
-    hf: PretrainedConfig,
-    dims: Dims,
-    family: Family,
+    shape: ModelShape,
     layout: Layout,
     dtype: torch.dtype,
     recompute: str = "none",
     precision: dict[str, Any] = LOCAL,
 ) -> TransformerConfig:
-    """Megatron's view of `hf`; `precision` are arguments of precision.megatron_settings."""
+    """Megatron's view of `shape`; `precision` is the result of precision.megatron_settings."""
     return TransformerConfig(
-        num_layers=dims.num_layers,
-        hidden_size=dims.hidden,
-        num_attention_heads=dims.heads,
-        num_query_groups=dims.kv_heads,
-        kv_channels=dims.head_dim,
-        ffn_hidden_size=hf.intermediate_size,
+        num_layers=shape.layers,
+        hidden_size=shape.hidden,
+        num_attention_heads=shape.heads,
+        num_query_groups=shape.kv_heads,
+        kv_channels=shape.head_dim,
+        ffn_hidden_size=shape.intermediate,
         normalization="RMSNorm",
-        layernorm_epsilon=hf.rms_norm_eps,
+        layernorm_epsilon=shape.norm_eps,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
-        add_qkv_bias=family.add_qkv_bias,
-        qk_layernorm=family.qk_layernorm,
+        add_qkv_bias=shape.family.qkv_bias,
+        qk_layernorm=shape.family.qk_norm,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         bias_activation_fusion=False,
@@ -90,11 +69,11 @@ def transformer_config(
         tensor_model_parallel_size=layout.tp_size,
         pipeline_model_parallel_size=layout.pp_size,
         sequence_parallel=layout.sequence_parallel,
-        pipeline_model_parallel_layout=stages(dims.num_layers, layout.pp_size),
+        pipeline_model_parallel_layout=stages(shape.layers, layout.pp_size),
         # Packed micro-batches differ in length: pipeline stages send the shape first.
         variable_seq_lengths=True,
         moe_token_dispatcher_type="alltoall",  # the other one is refused with varying lengths, MoE or not
-        **(moe_settings(hf, layout) if isinstance(hf, Qwen3MoeConfig) else {}),
+        **(moe_settings(shape, layout) if shape.experts else {}),
         # The loss is a sum with global weights; see forward.py for what this setting undoes.
         calculate_per_token_loss=True,
         **RECOMPUTE[recompute],
@@ -102,7 +81,7 @@ def transformer_config(
     )
 
 
-def moe_settings(hf: Qwen3MoeConfig, layout: Layout) -> dict[str, Any]:
+def moe_settings(shape: ModelShape, layout: Layout) -> dict[str, Any]:
     """A Mixture of Experts in Megatron's words.
 
     Megatron takes the softmax over the chosen experts, which equals the softmax over all normalised anew over
@@ -110,10 +89,10 @@ def moe_settings(hf: Qwen3MoeConfig, layout: Layout) -> dict[str, Any]:
     gradient alone moves the router.
     """
     return {
-        "num_moe_experts": hf.num_experts,
-        "moe_ffn_hidden_size": hf.moe_intermediate_size,
-        "moe_router_topk": hf.num_experts_per_tok,
-        "moe_router_pre_softmax": not hf.norm_topk_prob,
+        "num_moe_experts": shape.experts,
+        "moe_ffn_hidden_size": shape.intermediate,
+        "moe_router_topk": shape.active_experts,
+        "moe_router_pre_softmax": not shape.norm_topk_prob,
         "moe_router_load_balancing_type": "none",
         "expert_model_parallel_size": layout.ep_size,
         "expert_tensor_parallel_size": 1,
@@ -121,7 +100,7 @@ def moe_settings(hf: Qwen3MoeConfig, layout: Layout) -> dict[str, Any]:
 
 
 def stages(num_layers: int, pp_size: int) -> list[list[str]]:
-    """What each pipeline stage holds, in Megatron's words."""
+    """The content of each pipeline stage, in Megatron's words."""
     layers = [["decoder"] * num for num in layers_per_stage(num_layers, pp_size)]
     layers[0].insert(0, "embedding")
     layers[-1].append("loss")
@@ -129,8 +108,7 @@ def stages(num_layers: int, pp_size: int) -> list[list[str]]:
 
 
 def build_model(
-    hf: PretrainedConfig,
-    family: Family,
+    shape: ModelShape,
     layout: Layout,
     dtype: torch.dtype,
     *,
@@ -138,13 +116,12 @@ def build_model(
     precision: dict[str, Any] = LOCAL,
     shapes_only: bool = False,
 ) -> GPTModel:
-    """This rank's part of the model, with weights still undefined (hf_weights.load_hf_weights).
+    """This rank's part of the model, with weights still undefined (weights/load.py fills them).
 
-    `recompute` is `memory.recompute`, `precision` what transformer_config takes; `shapes_only` puts it on the
-    meta device: it takes no memory and cannot compute.
+    `recompute` is `memory.recompute`, `precision` as in transformer_config. With `shapes_only` the model is
+    on the meta device: it takes no memory and cannot compute.
     """
-    dims = model_dims(hf, layout.tp_size)
-    config = transformer_config(hf, dims, family, layout, dtype, recompute, precision)
+    config = transformer_config(shape, layout, dtype, recompute, precision)
     config.use_cpu_initialization = shapes_only  # then Megatron names no device, and the meta device holds
     device = torch.device("meta") if shapes_only else nullcontext()
     # With gradients on, FP8 weights would remember what they were built with, which is undefined here, and
@@ -153,24 +130,23 @@ def build_model(
         model = GPTModel(
             config=config,
             transformer_layer_spec=block_spec(config),
-            vocab_size=dims.padded_vocab,
-            max_sequence_length=hf.max_position_embeddings,
+            vocab_size=shape.padded_vocab(layout.tp_size),
+            max_sequence_length=shape.max_positions,
             pre_process=layout.is_first_stage,
             post_process=layout.is_last_stage,
             parallel_output=True,
-            share_embeddings_and_output_weights=dims.tied,
+            share_embeddings_and_output_weights=shape.tied,
             position_embedding_type="rope",
-            rotary_base=hf.rope_parameters["rope_theta"],
+            rotary_base=shape.rope_theta,
         )
-    model.rotary_pos_emb.inv_freq = rope_inverse_frequencies(hf, dims.head_dim).to(
-        model.rotary_pos_emb.inv_freq
-    )
+    rotary = model.rotary_pos_emb
+    rotary.inv_freq = rope_inverse_frequencies(shape).to(rotary.inv_freq)
     mark_tensor_parallel(model)
     return model
 
 
 def mark_tensor_parallel(model: GPTModel) -> None:
-    """Sets the attributes that tell Megatron which weights are cut over TP (numerics 17).
+    """Sets the attributes that tell Megatron which weights are cut over TP.
 
     With `perform_initialization=False` Megatron leaves them unset, and the gradient norm would then
     skip these weights on every TP rank but the first. Transformer Engine's modules set them themselves.
@@ -183,22 +159,19 @@ def mark_tensor_parallel(model: GPTModel) -> None:
             set_tensor_model_parallel_attributes(module.weight, is_parallel=True, dim=dim, stride=1)
 
 
-def rope_inverse_frequencies(hf: PretrainedConfig, head_dim: int) -> torch.Tensor:
-    """Inverse frequencies [head_dim / 2], float32, with llama3 scaling where the config has it.
+def rope_inverse_frequencies(shape: ModelShape) -> torch.Tensor:
+    """Inverse frequencies [head_dim / 2], float32, with llama3 scaling where the model has it.
 
     Megatron's own llama3 scaling fixes three of its four numbers, so the frequencies are set from here.
     Source: Llama 3.1 release; wavelengths beyond the original context are stretched by `factor`, short
     ones are kept, those between are interpolated.
     """
-    rope = (
-        hf.rope_parameters
-    )  # transformers 5 names it so; older files are converted on reading (numerics 16)
-    inv_freq = 1.0 / rope["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    if rope["rope_type"] == "default":
+    exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
+    inv_freq = 1.0 / shape.rope_theta**exponents
+    scaling = shape.rope_scaling
+    if scaling is None:
         return inv_freq
-    assert rope["rope_type"] == "llama3", f"validate() lets only default and llama3 pass, got {rope}"
-    context = rope["original_max_position_embeddings"]
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    turns = context * inv_freq / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    turns = scaling.original_max_position_embeddings * inv_freq / (2 * math.pi)
     keep = ((turns - low) / (high - low)).clamp(0, 1)
-    return inv_freq * (keep + (1 - keep) / rope["factor"])
+    return inv_freq * (keep + (1 - keep) / scaling.factor)

@@ -28,7 +28,7 @@ from megatron_coreward.actor.model.attention import PackedAttention, RMSNorm
 
 @dataclass(frozen=True)
 class Modules:
-    """What a layer is made of; parameters have the same names in all."""
+    """The module classes of a layer; whichever are taken, its parameters have the same names."""
 
     norm: type
     column_linear: type
@@ -37,7 +37,7 @@ class Modules:
 
 
 def modules_of(config: TransformerConfig) -> Modules:
-    """By `config.transformer_impl`."""
+    """The modules that `config.transformer_impl` names."""
     if config.transformer_impl == "local":
         return Modules(RMSNorm, ColumnParallelLinear, RowParallelLinear, PackedAttention)
     assert te.HAVE_TE, "check_machine and choose_modules ask for it only where it is"

@@ -1,4 +1,4 @@
-"""Which modules compute the actor's layers, and in which precision, in Megatron's words.
+"""The modules that compute the actor's layers and their precision, in Megatron's words.
 
 Nothing here has run on a GPU yet; docs/fp8.md says what is checked without one.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from megatron_coreward.config.precision import ENGINE, Machine
+from megatron_coreward.config.precision import TE_PACKAGE, Machine
 from megatron_coreward.config.schema import Fp8Config, ModelConfig
 from megatron_coreward.utils.versions import installed
 
@@ -24,17 +24,17 @@ LOCAL: dict[str, Any] = {"transformer_impl": "local"}
 
 @functools.cache
 def this_machine() -> Machine:
-    """What this rank runs on."""
+    """The hardware and the libraries that this rank runs on."""
     gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    return Machine(gpu, torch.version.cuda, _engine_version())
+    return Machine(gpu, torch.version.cuda, _te_version())
 
 
-def _engine_version() -> str | None:
+def _te_version() -> str | None:
     try:
         import transformer_engine.pytorch  # noqa: F401  # what is installed may still lack the part for torch
     except ImportError:
         return None
-    return installed(ENGINE)
+    return installed(TE_PACKAGE)
 
 
 def choose_modules(wanted: str, machine: Machine) -> tuple[str, str]:
@@ -43,9 +43,9 @@ def choose_modules(wanted: str, machine: Machine) -> tuple[str, str]:
         return wanted, "asked for"
     if machine.capability is None:
         return "local", "there is no GPU"
-    if machine.engine is None:
+    if machine.te_version is None:
         return "local", "Transformer Engine cannot be imported"
-    return "transformer_engine", f"there are a GPU and Transformer Engine {machine.engine}"
+    return "transformer_engine", f"there are a GPU and Transformer Engine {machine.te_version}"
 
 
 @functools.cache

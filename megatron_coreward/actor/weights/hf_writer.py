@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from megatron_coreward.actor.checkpoint.folder import copy_hf_files
-from megatron_coreward.actor.weights.hf_folder import DTYPES, INDEX, SINGLE
+from megatron_coreward.actor.weights.hf_folder import DTYPES
+from megatron_coreward.config.hf_files import INDEX, SINGLE
 
 SHARD_BYTES = 5 * 10**9
 """The largest file of weights; transformers' own limit was the same for years."""

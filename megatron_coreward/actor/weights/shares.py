@@ -1,4 +1,4 @@
-"""Which rows of every tensor an actor rank holds, which a rollout rank needs, and the bytes in between.
+"""The rows of every tensor that an actor rank holds and a rollout rank needs, and the bytes in between.
 
 Both sides cut a tensor into equal parts along one dimension; "rows" are the indices along it. The actor cuts
 as its family's table says (families/mapping.py). The engine's cut is that of vLLM's tensor parallelism: the
@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from megatron_coreward.actor.model.families.mapping import (
-    Dims,
+from megatron_coreward.actor.weights.kinds import merge
+from megatron_coreward.actor.weights.load import Entry, hf_shapes
+from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.families.mapping import (
     ExpertDown,
     ExpertGatedMLP,
     FusedQKV,
@@ -24,7 +26,6 @@ from megatron_coreward.actor.model.families.mapping import (
     Split,
     Vocabulary,
 )
-from megatron_coreward.actor.weights.load import Entry, hf_shapes
 
 ENGINE_VOCABULARY_MULTIPLE = 64
 
@@ -43,80 +44,80 @@ def cut_dimension(kind: Kind) -> int:
     return kind.engine_dim if isinstance(kind, ExpertGatedMLP | ExpertDown) else 0
 
 
-def actor_rows(kind: Kind, part: int, size: int, dims: Dims, tp_rank: int, tp_size: int) -> range:
-    """The rows of the entry's tensor number `part`, which has `size` of them, on a TP rank of the actor."""
+def actor_rows(kind: Kind, index: int, size: int, shape: ModelShape, tp_rank: int, tp_size: int) -> range:
+    """The rows of the entry's tensor number `index`, which has `size` of them, on a TP rank of the actor."""
     if not kind.sharded:
         return range(size)
     if isinstance(kind, Vocabulary):
-        return _part(dims.padded_vocab, tp_rank, tp_size, size)
+        return _part(shape.padded_vocab(tp_size), tp_rank, tp_size, size)
     if isinstance(kind, FusedQKV):
-        fused = _part((dims.heads + 2 * dims.kv_heads) * dims.head_dim, tp_rank, tp_size)
-        return range(_rows_before(fused.start, part, dims), _rows_before(fused.stop, part, dims))
+        fused = _part((shape.heads + 2 * shape.kv_heads) * shape.head_dim, tp_rank, tp_size)
+        return range(_rows_before(fused.start, index, shape), _rows_before(fused.stop, index, shape))
     return _part(size, tp_rank, tp_size)
 
 
-def _rows_before(position: int, part: int, dims: Dims) -> int:
-    """Rows of q, k or v (part 0, 1, 2) before a row of the fused tensor: q, k, v of the first group, ..."""
-    queries = dims.heads // dims.kv_heads * dims.head_dim
-    own = queries if part == 0 else dims.head_dim
-    before = (0, queries, queries + dims.head_dim)[part]
-    groups, rest = divmod(position, queries + 2 * dims.head_dim)
+def _rows_before(position: int, index: int, shape: ModelShape) -> int:
+    """Rows of q, k or v (index 0, 1, 2) before a row of the fused tensor: q, k, v of the first group, ..."""
+    queries = shape.heads // shape.kv_heads * shape.head_dim
+    own = queries if index == 0 else shape.head_dim
+    before = (0, queries, queries + shape.head_dim)[index]
+    groups, rest = divmod(position, queries + 2 * shape.head_dim)
     return groups * own + min(max(rest - before, 0), own)
 
 
-def engine_rows(kind: Kind, part: int, size: int, dims: Dims, engine: EngineRank) -> range:
-    """The rows of the entry's tensor number `part` that vLLM keeps on a rank."""
-    if isinstance(kind, Replicated) and not isinstance(kind, ExpertDown):
+def engine_rows(kind: Kind, index: int, size: int, shape: ModelShape, engine: EngineRank) -> range:
+    """The rows of the entry's tensor number `index` that vLLM keeps on a rank."""
+    if isinstance(kind, Replicated):
         return range(size)
     if isinstance(kind, Vocabulary):
         padded = -(-size // ENGINE_VOCABULARY_MULTIPLE) * ENGINE_VOCABULARY_MULTIPLE
         return _part(padded, engine.rank, engine.size, size)
-    is_key_or_value = isinstance(kind, FusedQKV) and part > 0
-    if is_key_or_value and dims.kv_heads < engine.size:
-        copies = engine.size // dims.kv_heads
-        return _part(size, engine.rank // copies, dims.kv_heads)
+    is_key_or_value = isinstance(kind, FusedQKV) and index > 0
+    if is_key_or_value and shape.kv_heads < engine.size:
+        copies = engine.size // shape.kv_heads
+        return _part(size, engine.rank // copies, shape.kv_heads)
     return _part(size, engine.rank, engine.size)
 
 
-def needed_shards(entry: Entry, dims: Dims, tp_size: int, engine: EngineRank) -> set[int]:
+def needed_shards(entry: Entry, shape: ModelShape, tp_size: int, engine: EngineRank) -> set[int]:
     """The TP ranks whose shards have rows that the engine rank needs."""
     kind = entry.mapping.kind
-    if _cuts_heads(kind, dims, tp_size):
+    if _cuts_heads(kind, shape, tp_size):
         return set(range(tp_size))
     needed = set()
-    for part, size in enumerate(_rows(entry, dims, tp_size)):
-        wanted = engine_rows(kind, part, size, dims, engine)
+    for index, size in enumerate(_rows(entry, shape, tp_size)):
+        wanted = engine_rows(kind, index, size, shape, engine)
         for tp_rank in range(tp_size):
-            if _common(wanted, actor_rows(kind, part, size, dims, tp_rank, tp_size)):
+            if _common(wanted, actor_rows(kind, index, size, shape, tp_rank, tp_size)):
                 needed.add(tp_rank)
     return needed
 
 
-def join_shards(entry: Entry, shards: Mapping[int, Tensor], dims: Dims, tp_size: int) -> list[Tensor]:
+def join_shards(entry: Entry, shards: Mapping[int, Tensor], shape: ModelShape, tp_size: int) -> list[Tensor]:
     """The entry's whole tensors from shards by TP rank; the rows of those that are missing stay undefined."""
     kind = entry.mapping.kind
     if len(shards) == tp_size or not kind.sharded:
-        return kind.merge([shards[tp_rank] for tp_rank in sorted(shards)], dims)
-    assert not _cuts_heads(kind, dims, tp_size), "a part of the shards has no whole heads"
+        return merge(kind, [shards[tp_rank] for tp_rank in sorted(shards)], shape)
+    assert not _cuts_heads(kind, shape, tp_size), "a part of the shards has no whole heads"
     first = next(iter(shards.values()))
-    wholes = [first.new_empty(shape) for shape in hf_shapes(entry, dims, tp_size)]
-    own_dims = replace(dims, heads=dims.heads // tp_size, kv_heads=dims.kv_heads // tp_size)
+    wholes = [first.new_empty(hf_shape) for hf_shape in hf_shapes(entry, shape, tp_size)]
+    own = replace(shape, heads=shape.heads // tp_size, kv_heads=shape.kv_heads // tp_size)
     dim = cut_dimension(kind)
     for tp_rank, shard in shards.items():
-        for part, (whole, piece) in enumerate(zip(wholes, kind.merge([shard], own_dims), strict=True)):
-            rows = actor_rows(kind, part, whole.shape[dim], dims, tp_rank, tp_size)
+        for index, (whole, piece) in enumerate(zip(wholes, merge(kind, [shard], own), strict=True)):
+            rows = actor_rows(kind, index, whole.shape[dim], shape, tp_rank, tp_size)
             whole.narrow(dim, rows.start, len(rows)).copy_(piece.narrow(dim, 0, len(rows)))
     return wholes
 
 
-def _cuts_heads(kind: Kind, dims: Dims, tp_size: int) -> bool:
+def _cuts_heads(kind: Kind, shape: ModelShape, tp_size: int) -> bool:
     """Fewer key/value heads than TP ranks: no shard of q, k and v can be taken apart alone."""
-    return isinstance(kind, FusedQKV) and dims.kv_heads % tp_size != 0
+    return isinstance(kind, FusedQKV) and shape.kv_heads % tp_size != 0
 
 
 def minimum_bytes(
     entries: Iterable[tuple[Entry, bool]],
-    dims: Dims,
+    shape: ModelShape,
     actor: tuple[int, int],
     engine: EngineRank,
     itemsize: int,
@@ -129,18 +130,18 @@ def minimum_bytes(
     total = 0
     for entry, held in entries:
         kind = entry.mapping.kind
-        for part, shape in enumerate(hf_shapes(entry, dims, tp_size)):
-            size = shape[cut_dimension(kind)]
-            wanted = engine_rows(kind, part, size, dims, engine)
+        for index, hf_shape in enumerate(hf_shapes(entry, shape, tp_size)):
+            size = hf_shape[cut_dimension(kind)]
+            wanted = engine_rows(kind, index, size, shape, engine)
             rows = len(wanted)
             if held:
-                rows -= _common(wanted, actor_rows(kind, part, size, dims, tp_rank, tp_size))
-            total += rows * (shape.numel() // size) * itemsize
+                rows -= _common(wanted, actor_rows(kind, index, size, shape, tp_rank, tp_size))
+            total += rows * (hf_shape.numel() // size) * itemsize
     return total
 
 
-def _rows(entry: Entry, dims: Dims, tp_size: int) -> list[int]:
-    return [shape[cut_dimension(entry.mapping.kind)] for shape in hf_shapes(entry, dims, tp_size)]
+def _rows(entry: Entry, shape: ModelShape, tp_size: int) -> list[int]:
+    return [hf_shape[cut_dimension(entry.mapping.kind)] for hf_shape in hf_shapes(entry, shape, tp_size)]
 
 
 def _part(rows: int, rank: int, ranks: int, size: int | None = None) -> range:
@@ -150,5 +151,5 @@ def _part(rows: int, rank: int, ranks: int, size: int | None = None) -> range:
     return range(min(rank * each, end), min((rank + 1) * each, end))
 
 
-def _common(one: range, other: range) -> int:
-    return max(0, min(one.stop, other.stop) - max(one.start, other.start))
+def _common(first: range, second: range) -> int:
+    return max(0, min(first.stop, second.stop) - max(first.start, second.start))

@@ -12,7 +12,7 @@ the way of the embedding. Data-parallel replicas each serve themselves. No rank 
 model, beside its own part, than one bucket.
 
 For the engine a shard stays where it is if no vLLM rank of the tensor group takes a row of it
-(weight_shares.py): with the same tensor-parallel size on both sides nothing travels between TP ranks. vLLM
+(shares.py): with the same tensor-parallel size on both sides nothing travels between TP ranks. vLLM
 wants whole tensors all the same, and takes its rows out of them; the other rows are never written.
 """
 
@@ -28,13 +28,13 @@ from torch import Tensor
 from megatron_coreward.actor.device import compute_device
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.weights.hf_writer import TensorSpec
-from megatron_coreward.actor.weights.load import EMBEDDING, HEAD, Entry, LoadedModel, hf_shapes, local_entries
+from megatron_coreward.actor.weights.load import Entry, LoadedModel, hf_shapes, local_entries
 from megatron_coreward.actor.weights.shares import EngineRank, join_shards, minimum_bytes, needed_shards
 from megatron_coreward.types import Traffic
 
 Bucket = list[Entry]
 Shards = dict[int, Tensor]
-"""By TP rank."""
+"""The shards of one parameter by TP rank."""
 
 
 class WeightExporter:
@@ -46,16 +46,16 @@ class WeightExporter:
 
     def __init__(self, model: LoadedModel, layout: Layout, bucket_bytes: int, rollout_size: int = 1) -> None:
         self.parameters = dict(model.module.named_parameters())
-        self.dims = model.dims
+        self.shape = model.shape
         self.layout = layout
         self.dtype = model.dtype
         self.traffic = Traffic()
-        mine = local_entries(model.module, model.family, layout)
+        own = local_entries(model.module, model.shape, layout)
         of_stage: list[list[Entry]] = [[] for _ in range(layout.ep_size)]
-        dist.all_gather_object(of_stage, mine, group=layout.ep_group)
-        others = [e for part in of_stage for e in part if e.ep_rank not in (None, layout.ep_rank)]
+        dist.all_gather_object(of_stage, own, group=layout.ep_group)
+        others = [e for entries in of_stage for e in entries if e.ep_rank not in (None, layout.ep_rank)]
         stages: list[list[Entry]] = [[] for _ in range(layout.pp_size)]
-        dist.all_gather_object(stages, mine + others, group=layout.pp_group)
+        dist.all_gather_object(stages, own + others, group=layout.pp_group)
         self._tied_copies = {e.stage: e.local_name for stage in stages for e in stage if self._is_copy(e)}
         self.entries = [e for stage in stages for e in sorted(stage, key=_position) if not self._is_copy(e)]
         self.buckets = self._plan(bucket_bytes)
@@ -65,7 +65,7 @@ class WeightExporter:
         self._wanted = {entry: self._wanted_shards(entry) for entry in self.entries}
         self._minimum = minimum_bytes(
             [(entry, self._own_shard(entry) is not None) for entry in self.entries],
-            model.dims,
+            model.shape,
             (layout.tp_rank, layout.tp_size),
             self._engine_ranks[layout.tp_rank],
             self.dtype.itemsize,
@@ -86,31 +86,34 @@ class WeightExporter:
 
     def _merged(self, entry: Entry, shards: Shards, for_engine: bool) -> Iterator[tuple[str, Tensor]]:
         """A function of its own, so that nothing of one bucket is left when the next one is gathered."""
-        tensors = join_shards(entry, shards, self.dims, self.layout.tp_size)
+        tensors = join_shards(entry, shards, self.shape, self.layout.tp_size)
         shards.clear()
         yield from zip(entry.hf_names, tensors, strict=True)
-        if for_engine and self.dims.tied and entry.hf_names == [EMBEDDING]:
-            yield HEAD, tensors[0]
+        if for_engine and self.shape.tied and self._is_embedding(entry):
+            yield self.shape.family.head, tensors[0]
 
     def specs(self) -> list[TensorSpec]:
-        """What `export(for_engine=False)` yields, in its order."""
+        """Names, shapes and types of the tensors of `export(for_engine=False)`, in its order."""
         return [
             TensorSpec(name, tuple(shape), self.dtype)
             for entry in self.entries
             for name, shape in zip(
-                entry.hf_names, hf_shapes(entry, self.dims, self.layout.tp_size), strict=True
+                entry.hf_names, hf_shapes(entry, self.shape, self.layout.tp_size), strict=True
             )
         ]
 
     def holding_stages(self, entry: Entry) -> set[int]:
         """The stages that have the parameter; a tied model's embedding is on the last one, too."""
-        return {entry.stage, *(self._tied_copies if entry.hf_names == [EMBEDDING] else ())}
+        return {entry.stage, *(self._tied_copies if self._is_embedding(entry) else ())}
+
+    def _is_embedding(self, entry: Entry) -> bool:
+        return entry.hf_names == [self.shape.family.embedding]
 
     def _is_copy(self, entry: Entry) -> bool:
-        return self.dims.tied and entry.hf_names == [HEAD]
+        return self.shape.tied and entry.hf_names == [self.shape.family.head]
 
     def _plan(self, bucket_bytes: int) -> list[Bucket]:
-        """The same buckets on every rank; a parameter larger than a bucket is one of its own."""
+        """Plans the same buckets on every rank; a parameter larger than a bucket is alone in one."""
         buckets: list[Bucket] = []
         room, stage = 0, -1
         for entry in self.entries:
@@ -127,17 +130,17 @@ class WeightExporter:
     def _gather(self, bucket: Bucket, for_engine: bool) -> deque[tuple[Entry, Shards]]:
         """Every entry's shards by TP rank: this rank's and the wanted ones."""
         sending: list[dist.Work] = []
-        mine = self.layout.tp_rank
-        found = deque((entry, {mine: self._along_pipeline(entry, sending)}) for entry in bucket)
+        tp_rank = self.layout.tp_rank
+        gathered = deque((entry, {tp_rank: self._along_pipeline(entry, sending)}) for entry in bucket)
         _wait(sending)
-        for entry, shards in found:
+        for entry, shards in gathered:
             if entry.ep_rank is not None and self.layout.ep_size > 1:
-                self._between_ep_ranks(entry, shards[mine], sending)
+                self._between_ep_ranks(entry, shards[tp_rank], sending)
             if self.layout.tp_size > 1 and entry.mapping.kind.sharded:
                 wanted = self._wanted[entry] if for_engine else range(self.layout.tp_size)
                 self._between_tp_ranks(entry, shards, wanted, sending)
         _wait(sending)
-        return found
+        return gathered
 
     def _along_pipeline(self, entry: Entry, sending: list[dist.Work]) -> Tensor:
         """This TP rank's shard, on every stage when `sending` is done."""
@@ -176,7 +179,7 @@ class WeightExporter:
             {
                 shard
                 for tp_rank, engine in enumerate(self._engine_ranks)
-                for shard in needed_shards(entry, self.dims, self.layout.tp_size, engine)
+                for shard in needed_shards(entry, self.shape, self.layout.tp_size, engine)
                 if shard != tp_rank
             }
         )
@@ -200,7 +203,7 @@ class WeightExporter:
 
 
 def _plain(parameter: Tensor) -> Tensor:
-    """Itself, or what an FP8 weight stands for, which is what the policy computes with."""
+    """The weight, dequantised if FP8: the policy computes with these values."""
     return dequantize_fp8_tensor(parameter) if is_float8tensor(parameter) else parameter.detach()
 
 

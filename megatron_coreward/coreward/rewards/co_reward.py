@@ -11,6 +11,4 @@ from megatron_coreward.types import View
 
 def judge(groups: Groups, config: RewardConfig) -> dict[View, Judgement]:
     """Needs both views; swapping them swaps the judgements."""
-    return {
-        view: by_vote(group.answers, groups[view.other].answers, config) for view, group in groups.items()
-    }
+    return {view: by_vote(group.answers, groups[view.other].answers) for view, group in groups.items()}

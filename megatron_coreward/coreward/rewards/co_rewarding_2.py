@@ -12,4 +12,4 @@ from megatron_coreward.types import View
 
 def judge(groups: Groups, config: RewardConfig) -> dict[View, Judgement]:
     """Each wording for itself, by the teacher's vote on the same wording."""
-    return {view: by_vote(group.answers, group.teacher, config) for view, group in groups.items()}
+    return {view: by_vote(group.answers, group.teacher) for view, group in groups.items()}

@@ -11,6 +11,4 @@ from megatron_coreward.types import View
 
 def judge(groups: Groups, config: RewardConfig) -> dict[View, Judgement]:
     """Needs both views, of policy and teacher."""
-    return {
-        view: by_vote(group.answers, groups[view.other].teacher, config) for view, group in groups.items()
-    }
+    return {view: by_vote(group.answers, groups[view.other].teacher) for view, group in groups.items()}

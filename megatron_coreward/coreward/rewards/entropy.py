@@ -13,7 +13,7 @@ from megatron_coreward.grading.grader import NO_ANSWER
 from megatron_coreward.types import Response, View
 
 
-def signal(response: Response, seed: int) -> float:
+def score(response: Response, seed: int) -> float:
     """Mean entropy per token in nats, at least 0."""
     assert response.confidence is not None, "the policy has not measured its confidence"
     return response.confidence.entropy
@@ -26,7 +26,7 @@ def judge(groups: Groups, config: RewardConfig) -> dict[View, Judgement]:
         view: Judgement(
             [
                 -fallback if fallback > 0 and answer == NO_ANSWER else -entropy
-                for answer, entropy in zip(group.answers.classes, group.signals, strict=True)
+                for answer, entropy in zip(group.answers.classes, group.scores, strict=True)
             ]
         )
         for view, group in groups.items()

@@ -1,4 +1,4 @@
-"""What a reward method sees of one question, and what it decides.
+"""The records that a reward method works on: the answers to one question, and its judgement of them.
 
 A method is a function from the groups of one question to judgements, one per group:
 
@@ -21,29 +21,36 @@ from megatron_coreward.types import View
 class Answers:
     """Answers to one wording, in the order of samples.
 
-    `classes` number equal answers alike, over all that is known of the question; NO_ANSWER is in no class.
-    `forms` are their normal forms.
+    `classes` number equal answers alike, over all answers to the question; NO_ANSWER is in no class.
+    `forms` are their normal forms, `vote` is the majority vote among them.
     """
 
     classes: Sequence[int] = ()
     forms: Sequence[str] = ()
+    vote: Vote = Vote()
 
-    def winner(self, outcome: Vote) -> str:
+    @property
+    def winner(self) -> str:
         """The spelling of the vote's label by its first sample; "" without a label."""
-        return "" if outcome.label is None else self.forms[self.classes.index(outcome.label)]
+        return "" if self.vote.label is None else self.forms[self.classes.index(self.vote.label)]
+
+
+def voted(classes: Sequence[int], forms: Sequence[str], config: RewardConfig) -> Answers:
+    """Answers with their vote."""
+    return Answers(classes, forms, vote(classes, config.ties, config.min_agreement))
 
 
 @dataclass(frozen=True)
 class Group:
     """All that a method may ask about one wording of one question.
 
-    `answers` are those of the policy's responses, which are judged; `signals` their values of the method's
-    own signal (registry.Method.signal), if it has one; `teacher` the answers of the teacher's responses to
-    the same wording; `truth` the one ground truth. What the method does not need is empty.
+    `answers` are those of the policy's responses, which are judged; `scores` what registry.Method.score gives
+    each of these responses; `teacher` are the answers of the teacher's responses to the same wording; `truth`
+    is the one ground truth. What the method does not need is empty.
     """
 
     answers: Answers
-    signals: Sequence[float] = ()
+    scores: Sequence[float] = ()
     teacher: Answers = Answers()
     truth: Answers = Answers()
 
@@ -53,7 +60,7 @@ class Judgement:
     """Rewards of one group's responses, in the order of samples.
 
     `label` is the normal form of the answer that was rewarded ("" = none), `share` the share of the vote
-    that it won (0 without a vote), `vote` the vote it comes from.
+    that it won (0 without a vote), `vote` the vote that it comes from.
     """
 
     rewards: list[float]
@@ -66,21 +73,20 @@ Groups = Mapping[View, Group]
 Judge = Callable[[Groups, RewardConfig], dict[View, Judgement]]
 
 
-def by_vote(answers: Answers, voters: Answers, config: RewardConfig) -> Judgement:
+def by_vote(answers: Answers, voters: Answers) -> Judgement:
     """1 for every answer that equals the majority answer of `voters`, else 0.
 
-    Without a label every reward is 0, as in the paper's code; the group then has advantage 0.
+    Without a label every reward is 0, as in the authors' code; the group then has advantage 0.
     """
-    outcome = vote(voters.classes, config.ties, config.min_agreement)
-    if outcome.label is None:
-        return Judgement([0.0] * len(answers.classes), vote=outcome)
-    rewards = rewards_for(answers, outcome.label)
-    return Judgement(rewards, voters.winner(outcome), outcome.share, outcome)
+    label = voters.vote.label
+    if label is None:
+        return Judgement([0.0] * len(answers.classes), vote=voters.vote)
+    return Judgement(rewards_for(answers, label), voters.winner, voters.vote.share, voters.vote)
 
 
-def by_signal(group: Group) -> Judgement:
-    """The signal itself as reward."""
-    return Judgement(list(group.signals))
+def by_score(group: Group) -> Judgement:
+    """The score itself as reward."""
+    return Judgement(list(group.scores))
 
 
 def rewards_for(answers: Answers, label: int) -> list[float]:

@@ -13,4 +13,4 @@ from megatron_coreward.types import View
 
 def judge(groups: Groups, config: RewardConfig) -> dict[View, Judgement]:
     """Each wording for itself."""
-    return {view: by_vote(group.answers, group.answers, config) for view, group in groups.items()}
+    return {view: by_vote(group.answers, group.answers) for view, group in groups.items()}

@@ -1,4 +1,4 @@
-"""The reward methods of `reward.method`, and what each needs of a step."""
+"""The reward methods of `reward.method`, and the inputs that each of them needs from a step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Method:
         teacher: it needs the teacher's responses (section `teacher`); the KL penalty is towards the teacher.
         truth: it needs the ground truth of every question.
         confidence: the policy must measure Response.confidence first.
-        signal: a number per response, taken where the response is held: signal(response, run.seed).
+        score: a number per response, taken where the response is held: score(response, run.seed).
     """
 
     judge: Judge
@@ -39,12 +39,12 @@ class Method:
     teacher: bool = False
     truth: bool = False
     confidence: bool = False
-    signal: Callable[[Response, int], float] | None = None
+    score: Callable[[Response, int], float] | None = None
 
     @property
     def graded(self) -> bool:
         """Rewards are 0 or 1 for wrong and right, in the method's opinion."""
-        return self.signal is None
+        return self.score is None
 
 
 METHODS = {
@@ -53,9 +53,9 @@ METHODS = {
     "co_rewarding_3": Method(co_rewarding_3.judge, both_views=True, votes=True, teacher=True),
     "majority_voting": Method(majority_voting.judge, votes=True),
     "ground_truth": Method(ground_truth.judge, truth=True),
-    "self_certainty": Method(self_certainty.judge, confidence=True, signal=self_certainty.signal),
-    "entropy": Method(entropy.judge, confidence=True, signal=entropy.signal),
-    "random": Method(random_reward.judge, signal=random_reward.signal),
+    "self_certainty": Method(self_certainty.judge, confidence=True, score=self_certainty.score),
+    "entropy": Method(entropy.judge, confidence=True, score=entropy.score),
+    "random": Method(random_reward.judge, score=random_reward.score),
 }
 
 VIEWS = {

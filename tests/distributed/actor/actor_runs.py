@@ -1,7 +1,7 @@
 """Runs the Megatron actor on gloo ranks and returns what it computed, in the oracle's terms.
 
-`walk` is the function for `run_ranks`: it goes through cases of several layouts in one process group, so
-that the ranks start once. A case may carry a mutant: one deliberate mistake that the comparison must see.
+`walk` is the function for `run_ranks`. It goes through cases of several layouts in one process group, so that
+the ranks start only once. A case may have a mutant: a deliberate mistake that the comparison must detect.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from megatron_coreward.actor.reference import MegatronReference
 from megatron_coreward.actor.weights import load as hf_weights
 from megatron_coreward.actor.weights.load import local_entries
 from megatron_coreward.actor.weights.stream import WeightExporter
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.schema import (
     AlgorithmConfig,
@@ -137,7 +138,7 @@ def refuse(rank: int, case: Case) -> Refusal:
     config = case.config()
     policy = MegatronPolicy(config, parallel.initialize(config.parallel), TorchCommunicator(), 1)
     broken = [replace(first, advantage=math.inf), *others]
-    batch = policy.shard(broken if rank == 0 else [])
+    batch = policy.shard(with_weights(broken if rank == 0 else [], config, policy.comm))
     batch = batch.with_log_probs(old=None, ref=batch.rollout_logps_T)
     start = _whole_weights(policy)
     with pytest.raises(FloatingPointError) as error:
@@ -162,7 +163,7 @@ def _run(case: Case) -> Run:
     with mutation(case.mutant):
         policy = MegatronPolicy(config, layout, comm, total_updates=case.updates)
         reference = MegatronReference(replace(config, model=ModelConfig(str(case.reference))), layout)
-        batch = policy.shard(held)
+        batch = policy.shard(with_weights(held, config, comm))
         old_T = None if case.on_policy else batch.rollout_logps_T
         batch = batch.with_log_probs(old=old_T, ref=reference.log_probs(batch))
         objective = GrpoObjective(config.algorithm)
@@ -172,7 +173,7 @@ def _run(case: Case) -> Run:
         start = _whole_weights(policy)
         norms = [policy.update(batch, objective).as_dict()["policy/grad_norm"] for _ in range(case.updates)]
     changes = {name: weight - start[name] for name, weight in _whole_weights(policy).items()}
-    shares = dict(comm.all_gather((layout.dp_rank, batch.num_responses)))
+    shares = dict(comm.all_gather((layout.dp_rank, len(batch.advantages_R))))
     gap = _replica_gap(policy)
     parallel.destroy()
     return Run(
@@ -211,9 +212,10 @@ def _replica_gap(policy: MegatronPolicy) -> float:
     module, layout = policy.model.module, policy.layout
     parameters = dict(module.named_parameters())
     mine = {}
-    for entry in local_entries(module, policy.model.family, layout):
-        tied = policy.model.dims.tied and entry.hf_names in ([hf_weights.EMBEDDING], [hf_weights.HEAD])
-        name = hf_weights.EMBEDDING if tied else " ".join(entry.hf_names)
+    shape = policy.model.shape
+    for entry in local_entries(module, shape, layout):
+        tied = shape.tied and entry.hf_names in ([shape.family.embedding], [shape.family.head])
+        name = shape.family.embedding if tied else " ".join(entry.hf_names)
         part = layout.tp_rank if entry.mapping.kind.sharded else 0
         mine[name, part] = parameters[entry.local_name].detach()
     first: dict[tuple[str, int], torch.Tensor] = {}

@@ -1,9 +1,8 @@
-"""Stand-ins for Transformer Engine's modules where it is not installed, and what they are tried with.
+"""Stand-ins for Transformer Engine's modules where it is not installed, and the functions that use them.
 
-A stand-in takes exactly the arguments of the class that it stands for (test_precision.py holds them against
-Megatron-Core's source) and computes what our local module does. So a model in `transformer_engine` is built
-and run as it would be, all but the engine: which arguments reach its modules, what they are called with, and
-under which names their parameters are.
+A stand-in takes exactly the arguments of its class (test_precision.py compares them with Megatron-Core's
+source) and computes what our local module does. So everything about a model in `transformer_engine` is tested
+except Transformer Engine itself: the arguments of its modules and their calls, and the names of parameters.
 """
 
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from megatron_coreward.actor.model import layers as layer_spec
 from megatron_coreward.actor.model.attention import PackedAttention, RMSNorm
 from megatron_coreward.actor.saver import load_checkpoint
 from megatron_coreward.config.schema import Fp8Config, ParallelConfig
+from megatron_coreward.types import WeightedResponse
 from tests.distributed.actor.actor_runs import random_responses
 from tests.distributed.checkpoint.checkpoint_runs import (
     TRAINER,
@@ -154,13 +154,13 @@ def both_modules(rank: int, model: Path, folder: Path, fp8: Fp8Config) -> list[O
     config = config_of(model, ParallelConfig(tensor=2, sequence=True))
     engine = replace(config, model=replace(config.model, transformer_impl="transformer_engine"), fp8=fp8)
     engine.model.deterministic = True
-    batch = random_responses(7, pairs=2, samples=2, vocab=VOCAB)
+    held = [WeightedResponse(r) for r in random_responses(7, pairs=2, samples=2, vocab=VOCAB)]
     outcomes = []
     with mock.patch.object(layer_spec, "te", ENGINE):
         for one, other in ((config, engine), (engine, config)):
             seen.clear()
             policy = make_policy(one)
-            log_probs = policy.log_probs(policy.shard(batch))
+            log_probs = policy.log_probs(policy.shard(held))
             train(policy, 1)
             path = save(folder / one.model.transformer_impl, policy, 1)
             train(policy, 2)

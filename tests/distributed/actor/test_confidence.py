@@ -1,4 +1,4 @@
-"""How sure the policy is of its responses, at several layouts, against transformers."""
+"""The policy's confidence in its responses, at several layouts, equals that of transformers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The distributed optimizer takes the same updates as the plain one."""
+"""The distributed optimizer makes the same updates as the plain one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every option of GRPO on two ranks: the same gradient at TP2, PP2 and DP2, and that of plain autograd.
+"""Every option of GRPO on two ranks: the gradient at TP2, PP2 and DP2 equals that of plain autograd.
 
 The oracle goes through a Hugging Face model one response at a time and takes the loss token by token
 (tests/oracles/objective.py); the actor packs several micro-batches.
@@ -16,6 +16,7 @@ from megatron_coreward.actor import parallel
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
 from megatron_coreward.algorithm.advantages import with_advantages
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.schema import (
     AlgorithmConfig,
@@ -104,15 +105,15 @@ def walk(rank: int, subject: Subject) -> dict[tuple[str, str], Found]:
         cut = tuple(replace(r, finish_reason="length") for r in subject.responses)
         cases["all truncated"] = (OPTIONS["DAPO"], cut)
         for option, (algorithm, responses) in cases.items():
-            policy.config = replace(config, algorithm=algorithm)
-            scored = with_advantages(held_by(rank, responses), policy.config)
+            with_option = replace(config, algorithm=algorithm)
+            scored = with_advantages(held_by(rank, responses), with_option)
             trained = [r for r in scored if r.sample < ROLLOUT.samples]
-            batch = policy.shard(trained, skip_idle=algorithm.skip_no_signal)
+            batch = policy.shard(with_weights(trained, with_option, comm))
             batch = batch.with_log_probs(
                 old=old.log_probs(batch) if algorithm.updates_per_batch > 1 else None,
                 ref=reference.log_probs(batch) if algorithm.kl_coef else None,
             )
-            computed = dict(comm.all_gather((ranks.dp_rank, batch.num_responses)))
+            computed = dict(comm.all_gather((ranks.dp_rank, len(batch.advantages_R))))
             policy.accumulate_gradients(batch, GrpoObjective(algorithm))
             gradients = _whole_gradients(policy)
             figures = {}

@@ -1,8 +1,8 @@
 """The layout changes nothing, and every layout computes what the paper's formulas say.
 
-Each layout's log-probs, per-tensor gradients before clipping, gradient norm and three AdamW updates are held
-against a plain autograd oracle on the Hugging Face model (tests/oracles/actor.py) and against one rank
-without any parallelism. Then mistakes are made on purpose, one at a time, and the same comparison must find
+Each layout's log-probs, per-tensor gradients before clipping, gradient norm and three AdamW updates are
+compared with a plain autograd oracle on the Hugging Face model (tests/oracles/actor.py) and with one rank
+without any parallelism. Then deliberate mistakes are made one at a time, and the same comparison must detect
 each.
 """
 

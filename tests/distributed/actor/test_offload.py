@@ -1,4 +1,4 @@
-"""Optimizer state, gradient buffers and reference away from the device and back: nothing may differ."""
+"""Moving optimizer state, gradient buffers and reference off the device and back changes nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,7 @@ from megatron_coreward.actor.compute.offload import optimizer_tensors
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
 from megatron_coreward.config.schema import ParallelConfig
+from megatron_coreward.types import WeightedResponse
 from tests.distributed.actor.actor_runs import random_responses
 from tests.distributed.checkpoint.checkpoint_runs import VOCAB, config_of, make_policy, same, snapshot, train
 from tests.support.models import tiny_model
@@ -71,7 +72,7 @@ def case(folder: Path, layout: ParallelConfig, dtype: str, distributed: bool) ->
 def reference(config: Any, policy: MegatronPolicy) -> dict[str, Any]:
     model = MegatronReference(config, policy.layout)
     held = random_responses(0, pairs=2, samples=2, vocab=VOCAB) if dist.get_rank() == 0 else ()
-    batch = policy.shard(held)
+    batch = policy.shard([WeightedResponse(response) for response in held])
     before = model.log_probs(batch)
     model.offload()
     away = sum(p.untyped_storage().nbytes() for p in model._weights._tensors())

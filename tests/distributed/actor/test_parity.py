@@ -1,6 +1,6 @@
 """The actor computes what Hugging Face's models compute: logits and log-probs.
 
-Random small configs of each family, each on every layout that can hold it.
+Small random configs of each family run on every layout that they allow.
 """
 
 import logging
@@ -19,7 +19,7 @@ from megatron_coreward.actor.compute.forward import PackedForward
 from megatron_coreward.actor.weights.load import load_model
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.config.schema import ModelConfig, ParallelConfig
-from megatron_coreward.types import ScoredResponse
+from megatron_coreward.types import ScoredResponse, WeightedResponse
 from tests.distributed.actor.actor_runs import random_responses
 from tests.oracles import actor as oracle
 from tests.support.models import tiny_model
@@ -99,12 +99,12 @@ def forward_all(
     rank: int, cases: Sequence[tuple[Path, ParallelConfig]], responses: Sequence[ScoredResponse]
 ) -> list[Output]:
     """Every data-parallel rank takes all responses."""
-    batch = make_batch(responses, [1.0] * len(responses))
+    batch = make_batch([WeightedResponse(response) for response in responses])
     outputs = []
     for folder, config in cases:
         layout = parallel.initialize(config)
         model = load_model(ModelConfig(str(folder)), layout)
-        forward = PackedForward(model.module, layout, model.dims.vocab, 1.0, BUDGET)
+        forward = PackedForward(model.module, layout, model.shape.vocab, 1.0, BUDGET)
         log_probs = {}
         with torch.no_grad():
             for forward.temperature in TEMPERATURES:

@@ -1,7 +1,7 @@
-"""Parts of the actor that need Megatron-Core to import, but no ranks."""
+"""Parts of the actor that import Megatron-Core but need no ranks."""
 
-import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,19 +12,12 @@ from hypothesis import strategies as st
 from megatron_coreward.actor.compute.optimizer import learning_rate
 from megatron_coreward.actor.compute.packing import pack, plan_micro_batches
 from megatron_coreward.actor.compute.sharding import balanced_owners
-from megatron_coreward.actor.model.families.mapping import (
-    Dims,
-    FusedQKV,
-    GatedMLP,
-    Kind,
-    Replicated,
-    Split,
-    Vocabulary,
-)
-from megatron_coreward.actor.model.families.registry import FAMILIES, family_of
+from megatron_coreward.actor.weights.kinds import merge, split
 from megatron_coreward.algorithm.batch import make_batch
-from megatron_coreward.config import model_shape as config_model
+from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.schema import OptimizerConfig
+from megatron_coreward.families.mapping import FusedQKV, GatedMLP, Kind, Replicated, Split, Vocabulary
+from megatron_coreward.types import WeightedResponse
 from tests.distributed.actor.actor_runs import random_responses
 
 CPU = torch.device("cpu")
@@ -57,7 +50,7 @@ def test_no_responses_still_make_one_micro_batch():
 def test_rows_are_the_positions_that_predict_the_response_tokens(multiple):
     responses = random_responses(seed=5, pairs=2, samples=2, vocab=300)
     indices = [3, 0, 7, 5]
-    micro_batch = pack(make_batch(responses, [1.0] * len(responses)), indices, multiple, CPU)
+    micro_batch = pack(make_batch([WeightedResponse(r) for r in responses]), indices, multiple, CPU)
     tokens_N = micro_batch.tokens_1N[0]
     assert len(tokens_N) % multiple == 0
     expected_targets, expected_rows, start = [], [], 0
@@ -78,9 +71,9 @@ def test_rows_are_the_positions_that_predict_the_response_tokens(multiple):
 
 @pytest.mark.parametrize("multiple", [1, 2])
 def test_an_empty_micro_batch_has_tokens_but_no_rows(multiple):
-    micro_batch = pack(make_batch([], []), [], multiple, CPU)
+    micro_batch = pack(make_batch([]), [], multiple, CPU)
     assert micro_batch.tokens_1N.shape == (1, multiple)
-    assert len(micro_batch.rows_T) == len(micro_batch.targets_T) == micro_batch.batch.num_responses == 0
+    assert len(micro_batch.rows_T) == len(micro_batch.targets_T) == len(micro_batch.batch.advantages_R) == 0
 
 
 # Owners
@@ -105,17 +98,19 @@ def test_owners_are_balanced_and_depend_on_the_set_only(lengths, ranks, rng):
 # Mappings
 
 
-def dims_at(tp_size: int, vocab: int = 301, head_dim: int = 6) -> Dims:
-    return Dims(
-        num_layers=2,
-        hidden=20,
-        heads=12,
-        kv_heads=4,
-        head_dim=head_dim,
-        vocab=vocab,
-        padded_vocab=math.ceil(vocab / tp_size) * tp_size,
-        tied=False,
-    )
+SHAPE = ModelShape(
+    folder=Path("model"),
+    architecture="LlamaForCausalLM",
+    layers=2,
+    hidden=20,
+    intermediate=48,
+    heads=12,
+    kv_heads=4,
+    head_dim=6,
+    vocab=301,
+    tied=False,
+    max_positions=64,
+)
 
 
 KINDS: dict[str, tuple[Kind, list[tuple[int, ...]]]] = {  # with the shapes of the HF tensors
@@ -134,29 +129,28 @@ KINDS: dict[str, tuple[Kind, list[tuple[int, ...]]]] = {  # with the shapes of t
 @pytest.mark.parametrize("name", KINDS)
 def test_merge_undoes_split(name, tp_size):
     kind, shapes = KINDS[name]
-    dims = dims_at(tp_size)
     tensors = [torch.randn(shape) for shape in shapes]
-    shards = [kind.split(tensors, dims, rank, tp_size) for rank in range(tp_size)]
+    shards = [split(kind, tensors, SHAPE, rank, tp_size) for rank in range(tp_size)]
     assert len({shard.shape for shard in shards}) == 1, "Megatron's shards have one shape"
     whole = sum(tensor.numel() for tensor in tensors)
     if kind.sharded:
         assert shards[0].numel() * tp_size >= whole
     else:
         assert all(torch.equal(shard, tensors[0]) for shard in shards)
-    merged = kind.merge(shards, dims)
+    merged = merge(kind, shards, SHAPE)
     assert len(merged) == len(tensors)
     assert all(torch.equal(one, other) for one, other in zip(merged, tensors, strict=True))
 
 
 def test_fused_qkv_lies_by_key_value_head():
-    dims = replace(dims_at(1, head_dim=1), heads=4, kv_heads=2)
+    shape = replace(SHAPE, heads=4, kv_heads=2, head_dim=1)
     query, key, value = torch.tensor([10, 11, 20, 21]), torch.tensor([12, 22]), torch.tensor([13, 23])
-    assert FusedQKV().split([query, key, value], dims, 1, 2).tolist() == [20, 21, 22, 23]
+    assert split(FusedQKV(), [query, key, value], shape, 1, 2).tolist() == [20, 21, 22, 23]
 
 
 def test_gated_mlp_holds_its_gate_then_its_up():
     gate, up = torch.tensor([1, 2, 3, 4]), torch.tensor([5, 6, 7, 8])
-    assert GatedMLP().split([gate, up], dims_at(2), 1, 2).tolist() == [3, 4, 7, 8]
+    assert split(GatedMLP(), [gate, up], SHAPE, 1, 2).tolist() == [3, 4, 7, 8]
 
 
 @pytest.mark.parametrize(
@@ -165,19 +159,8 @@ def test_gated_mlp_holds_its_gate_then_its_up():
 def test_the_padding_of_a_vocabulary_is_zero(vocab, rows):
     table = torch.arange(vocab)[:, None] + 100.0
     for rank, own in enumerate(rows):
-        shard = Vocabulary().split([table], dims_at(4, vocab=vocab), rank, 4)
+        shard = split(Vocabulary(), [table], replace(SHAPE, vocab=vocab), rank, 4)
         assert shard[:, 0].tolist() == [100.0 + row for row in own] + [0.0] * (2 - len(own))
-
-
-def test_the_check_before_a_run_knows_the_same_families():
-    """config/model_shape.py keeps a list of its own, because it imports no torch."""
-    assert FAMILIES.keys() == config_model.FAMILIES.keys()
-
-
-def test_an_unknown_architecture_is_refused_with_the_supported_ones():
-    with pytest.raises(ValueError, match=r"MixtralForCausalLM.*LlamaForCausalLM.*Qwen3ForCausalLM"):
-        family_of(["MixtralForCausalLM"])
-    assert {family_of([name]) for name in FAMILIES} == set(FAMILIES.values())
 
 
 # Learning rate

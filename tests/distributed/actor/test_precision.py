@@ -1,7 +1,7 @@
-"""FP8 recipes as Megatron-Core takes them, and the actor on stand-ins for Transformer Engine's modules.
+"""Megatron-Core accepts the FP8 recipes, and the actor runs on stand-ins for Transformer Engine's modules.
 
-No GPU and no Transformer Engine take part: where it is missing, Megatron-Core's FP8 contexts do nothing, so
-that a model set up for FP8 computes in the precision of its weights here.
+No GPU and no Transformer Engine take part. Without it Megatron-Core's FP8 contexts do nothing, so a model set
+up for FP8 computes in the precision of its weights here.
 """
 
 import ast
@@ -14,14 +14,13 @@ import pytest
 import torch
 from megatron.core.fp8_utils import get_fp8_align_size
 from megatron.core.transformer.transformer_config import TransformerConfig
-from transformers import AutoConfig
 
 from megatron_coreward.actor.compute.forward import token_multiple
-from megatron_coreward.actor.model.build import model_dims, transformer_config
-from megatron_coreward.actor.model.families.registry import family_of
+from megatron_coreward.actor.model.build import transformer_config
 from megatron_coreward.actor.model.layers import modules_of
 from megatron_coreward.actor.model.precision import fp8_settings, megatron_settings
 from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.config.model_shape import read_shape
 from megatron_coreward.config.precision import RECIPES
 from megatron_coreward.config.schema import Fp8Config, ModelConfig
 from tests.distributed.actor.te_runs import STAND_INS, both_modules
@@ -39,11 +38,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def built(model: Path, fp8: Fp8Config, tensor: int = 1) -> TransformerConfig:
     """As load_model does it."""
-    hf = AutoConfig.from_pretrained(model)
     layout = Layout(0, tensor, 0, 1, 0, 1, sequence_parallel=tensor > 1)
     settings = megatron_settings(ModelConfig(), fp8, ENGINE)
-    family = family_of(hf.architectures)
-    return transformer_config(hf, model_dims(hf, tensor), family, layout, torch.bfloat16, precision=settings)
+    return transformer_config(read_shape(model), layout, torch.bfloat16, precision=settings)
 
 
 @pytest.mark.parametrize("form", ["hybrid", "e4m3"])
@@ -69,7 +66,11 @@ def test_every_recipe(model: Path, recipe: str, form: str) -> None:
         (Fp8Config("hybrid", "tensorwise", first_last_bf16=4), {}, "num_layers_at_start_in_bf16 .4. must be"),
         (Fp8Config("hybrid", "tensorwise", params=True), {"fp8": None}, "fp8_param must be used together"),
         (Fp8Config("hybrid", "tensorwise"), {"fp4": "e2m1"}, "fp4 and fp8 cannot be used simultaneously"),
-        (Fp8Config("hybrid", "custom"), {}, "fp8_quantizer_factory must be provided"),
+        (
+            Fp8Config("hybrid", "tensorwise"),
+            {"fp8_recipe": "custom"},
+            "fp8_quantizer_factory must be provided",
+        ),
     ],
 )
 def test_megatron_refuses_too(fp8: Fp8Config, changes: dict[str, Any], message: str) -> None:

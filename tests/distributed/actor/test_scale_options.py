@@ -1,4 +1,4 @@
-"""Recomputed activations and overlapped communication: the same training, bit for bit."""
+"""Training is the same bit for bit with recomputed activations and with overlapped communication."""
 
 from pathlib import Path
 from typing import Any

@@ -13,6 +13,7 @@ from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
 from megatron_coreward.actor.teacher import MegatronTeacher, alpha_at
 from megatron_coreward.config.schema import Config, ParallelConfig, TeacherConfig
+from megatron_coreward.types import WeightedResponse
 from tests.distributed.actor.actor_runs import random_responses
 from tests.distributed.checkpoint.checkpoint_runs import (
     TRAINER,
@@ -71,9 +72,8 @@ def case(folder: Path, config: Config, checkpoint: Path) -> dict[str, Any]:
     seen["gap"] = gap(exported(teacher), expected)
     seen["moved"] = gap(exported(policy), expected)
     seen["final"] = exported(teacher)
-    batch = policy.shard(
-        random_responses(0, pairs=2, samples=2, vocab=VOCAB) if policy.comm.rank == 0 else ()
-    )
+    responses = random_responses(0, pairs=2, samples=2, vocab=VOCAB) if policy.comm.rank == 0 else ()
+    batch = policy.shard([WeightedResponse(response) for response in responses])
     seen["differs"] = float((teacher.log_probs(batch) - policy.log_probs(batch)).abs().max())
     parallel.destroy()
     return seen

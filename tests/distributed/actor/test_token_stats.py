@@ -1,4 +1,4 @@
-"""Vocabulary-parallel log-probs, entropies and self-certainty against the formulas over all of it."""
+"""Vocabulary-parallel log-probs, entropies and self-certainty equal those over the whole vocabulary."""
 
 import math
 

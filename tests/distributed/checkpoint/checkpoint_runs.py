@@ -1,4 +1,4 @@
-"""What test_checkpoint.py lets its ranks do: straight and resumed runs, saves in every layout, exports."""
+"""Work of test_checkpoint.py's ranks: uninterrupted and resumed runs, saves in every layout, exports."""
 
 import json
 import resource
@@ -17,6 +17,7 @@ from megatron_coreward.actor.checkpoint.folder import Retention
 from megatron_coreward.actor.export import export_hf
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.schema import Config, ModelConfig, OptimizerConfig, ParallelConfig
 from megatron_coreward.utils.distributed import TorchCommunicator
@@ -61,7 +62,7 @@ def train(policy: MegatronPolicy, until: int) -> None:
     while policy.num_updates < until:
         responses = random_responses(policy.num_updates, pairs=2, samples=2, vocab=VOCAB)
         held = [r for r in responses if r.pair_id % policy.comm.world_size == policy.comm.rank]
-        policy.update(policy.shard(held), objective)
+        policy.update(policy.shard(with_weights(held, policy.config, policy.comm)), objective)
 
 
 def weights_of(policy: MegatronPolicy) -> Tensors:

@@ -1,4 +1,4 @@
-"""What test_killed_saves.py lets its processes do: save, be killed at a chosen moment, and go on."""
+"""Work of test_killed_saves.py's processes: save, be killed at a chosen moment, and resume."""
 
 import errno
 import os

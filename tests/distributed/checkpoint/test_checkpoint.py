@@ -1,5 +1,7 @@
-"""Checkpoints and exports of tiny models: one rank saves, two ranks load and save in every layout, one rank
-loads those again (tests/distributed/checkpoint/checkpoint_runs.py)."""
+"""Checkpoints and exports of tiny models.
+
+One rank saves, two ranks load and save in every layout, and one rank loads those again (checkpoint_runs.py).
+"""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""kill -9 at every moment of a save: the next run finds the last good checkpoint, and nothing was lost."""
+"""After a kill -9 at any moment of a save the next run finds the last good checkpoint."""
 
 import multiprocessing
 import pickle

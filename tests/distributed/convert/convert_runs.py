@@ -1,4 +1,4 @@
-"""What test_convert.py lets its ranks do: convert there and back, load at any layout, train, convert."""
+"""Work of test_convert.py's ranks: convert in both directions, load at any layout, train, convert."""
 
 import ctypes
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hugging Face -> checkpoint -> Hugging Face is bit-exact; what is between is a checkpoint like any other."""
+"""Hugging Face -> checkpoint -> Hugging Face is bit-exact, and the checkpoint between is an ordinary one."""
 
 import filecmp
 import json

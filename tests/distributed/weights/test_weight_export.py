@@ -1,4 +1,4 @@
-"""Hugging Face folder -> actor -> export gives the file back, bit for bit, on every layout."""
+"""Hugging Face folder -> actor -> export gives the same file bit for bit, on every layout."""
 
 import re
 from collections.abc import Callable
@@ -189,5 +189,5 @@ def test_a_missing_or_broken_file_is_named(folders, tmp_path):
     with pytest.raises(ValueError, match=f"{file} ends within {name}"):
         source.tensor(name)
     (tmp_path / file).unlink()
-    with pytest.raises(ValueError, match=f"files that are not there: {file}"):
+    with pytest.raises(ValueError, match=f"files that are missing: {file}"):
         HfFolder(tmp_path)

@@ -1,4 +1,4 @@
-"""What a weight sync sends, against a brute-force count; what it leaves NaN; how much is alive at once."""
+"""A weight sync's bytes against a brute-force count, the rows that it leaves NaN, and its peak memory."""
 
 import math
 import time
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.parallel import Layout
+from megatron_coreward.actor.weights.kinds import split
 from megatron_coreward.actor.weights.load import LoadedModel, load_model, local_entries, source_names
 from megatron_coreward.actor.weights.stream import WeightExporter
 from megatron_coreward.config.schema import ModelConfig, ParallelConfig
@@ -84,13 +85,13 @@ def minimum(model: LoadedModel, layout: Layout, file: Tensors, rollout_size: int
         numbers[name] = torch.arange(start, start + tensor.numel()).view(tensor.shape) + 1  # 0 is padding
         start += tensor.numel()
     have = set()
-    for entry in local_entries(model.module, model.family, layout):
-        whole = [numbers[name] for name in source_names(entry, model.dims)]
-        shard = entry.mapping.kind.split(whole, model.dims, layout.tp_rank, layout.tp_size)
+    for entry in local_entries(model.module, model.shape, layout):
+        whole = [numbers[name] for name in source_names(entry, model.shape)]
+        shard = split(entry.mapping.kind, whole, model.shape, layout.tp_rank, layout.tp_size)
         have |= set(shard.flatten().tolist())
     need = set()
     for name, whole in numbers.items():
-        part = engine_part(name, whole, dist.get_rank() % rollout_size, rollout_size, model.dims.kv_heads)
+        part = engine_part(name, whole, dist.get_rank() % rollout_size, rollout_size, model.shape.kv_heads)
         need |= set(part.flatten().tolist())
     return 4 * len(need - have)
 
@@ -145,7 +146,7 @@ def sync(model: LoadedModel, layout: Layout, file: Tensors, rollout_size: int) -
     exporter = WeightExporter(model, layout, BUCKET, rollout_size)
     counted: list[Traffic] = []
     wrong, order, nan, peak = [], [], 0, [0]
-    rank, kv_heads = dist.get_rank() % rollout_size, model.dims.kv_heads
+    rank, kv_heads = dist.get_rank() % rollout_size, model.shape.kv_heads
     with watched_collectives(counted), watched_rooms(peak):
         for name, tensor in exporter.export(for_engine=True):
             mine, right = (engine_part(name, t, rank, rollout_size, kv_heads) for t in (tensor, file[name]))
@@ -170,9 +171,11 @@ def sync(model: LoadedModel, layout: Layout, file: Tensors, rollout_size: int) -
 
 def exporter_names(model: LoadedModel) -> set[str]:
     """The tensors of a file of this model: a tied one has no head."""
-    layers = range(model.dims.num_layers)
-    names = {name.format(layer=i) for mapping in model.family.mappings for name in mapping.hf for i in layers}
-    return names - {HEAD} if model.dims.tied else names
+    layers = range(model.shape.layers)
+    names = {
+        name.format(layer=i) for mapping in model.shape.family.mappings for name in mapping.hf for i in layers
+    }
+    return names - {HEAD} if model.shape.tied else names
 
 
 def other_bucket_on_one_rank(model: LoadedModel, layout: Layout, rank: int) -> str:

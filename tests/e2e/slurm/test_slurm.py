@@ -1,6 +1,6 @@
-"""A recipe's run.sbatch under a real SLURM of two nodes, one rank each: stopped, requeued, resumed, finished.
+"""A recipe with train.sbatch under a real SLURM of two nodes of one rank: stopped, requeued, resumed, done.
 
-The nodes are slurmd daemons on this machine; tests/unit/examples/test_sbatch.py has what needs no SLURM.
+The nodes are slurmd daemons on this machine. Tests without SLURM: tests/unit/examples/test_sbatch.py.
 """
 
 import re
@@ -38,7 +38,8 @@ class Cluster:
         """Starts the recipe with output folder and log called `name`; returns the job's number."""
         arguments = recipe_settings(self.folder, self.folder / name, **overrides)
         options = ("--nodes=2", "--gpus-per-node=0", f"--output={name}.out", *options)
-        return self._run("sbatch", "--parsable", *options, f"{RECIPE}/run.sbatch", *arguments).strip()
+        script = ("examples/launch/train.sbatch", RECIPE)
+        return self._run("sbatch", "--parsable", *options, *script, *arguments).strip()
 
     def signal(self, job: str, name: str) -> None:
         self._run("scancel", "--batch", f"--signal={name}", job)
@@ -100,7 +101,7 @@ def test_usr1_requeues_and_the_end_is_that_of_an_uninterrupted_job(cluster: Clus
 
 
 def test_the_time_limit_requeues_and_term_does_not(cluster: Cluster) -> None:
-    """SLURM sends USR1, as long ahead of the limit as run.sbatch says; SIGTERM ends its second life."""
+    """SLURM sends USR1, as long ahead of the limit as train.sbatch says; SIGTERM ends its second life."""
     job, run = cluster.submit("limited", "--time=60", run__steps=LONG), cluster.folder / "limited"
     cluster.wait(job, lambda: steps(run) >= 3)
     cluster.limit(job, 20)  # --signal=B:USR1@1200: at once

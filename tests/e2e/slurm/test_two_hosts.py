@@ -1,4 +1,4 @@
-"""node.sh on two hosts with addresses, ports and names of their own: network namespaces and a cable."""
+"""node.sh on two hosts, made of network namespaces with their own addresses, ports and names, and a cable."""
 
 import os
 import signal
@@ -78,9 +78,8 @@ def test_two_hosts_do_what_one_does(tensor: int, first: str, hosts: Hosts) -> No
     name = f"tensor_{tensor}"
     output = hosts.folder / f"{name}_two"
     arguments = recipe_settings(hosts.folder, output, parallel__tensor=tensor)
-    config = f"{RECIPE}/config.yaml"
     before = received(hosts)
-    nodes = [hosts.start(host, name, first, [config, *arguments]) for host in ("a", "b")]
+    nodes = [hosts.start(host, name, first, [RECIPE, *arguments]) for host in ("a", "b")]
     ends = [finish(node) for node in nodes]
     assert [code for code, _ in ends] == [0, 0], ends
     assert "step 6/6" in ends[0][1], "rank 0 is on host a"
@@ -88,7 +87,7 @@ def test_two_hosts_do_what_one_does(tensor: int, first: str, hosts: Hosts) -> No
 
     expected = hosts.folder / f"{name}_one"
     arguments = recipe_settings(hosts.folder, expected, parallel__tensor=tensor)
-    result = launch(2, *TRAIN, "--config", config, *arguments)
+    result = launch(2, *TRAIN, "--config", RECIPE, *arguments)
     assert result.returncode == 0, result.stdout
     assert_same_run(output, expected)
 
@@ -97,7 +96,7 @@ def test_node_0_stops_and_lets_rank_0_close_its_logs_elsewhere(hosts: Hosts) -> 
     """Closing W&B takes seconds; rank 0 is on host a, the rendezvous ends with node 0, which is host b."""
     output = hosts.folder / "stopped"
     arguments = recipe_settings(hosts.folder, output, run__steps=LONG)
-    nodes = [hosts.start(host, "stopped", "b", [f"{RECIPE}/config.yaml", *arguments]) for host in ("a", "b")]
+    nodes = [hosts.start(host, "stopped", "b", [RECIPE, *arguments]) for host in ("a", "b")]
     wait_for_step(3, output, nodes)
     os.kill(int((hosts.folder / "runs/logs/stopped/node_0/pid").read_text()), signal.SIGTERM)
     ends = [finish(node) for node in nodes]
@@ -109,7 +108,7 @@ def test_node_0_stops_and_lets_rank_0_close_its_logs_elsewhere(hosts: Hosts) -> 
 def test_a_rank_lost_on_one_host_starts_both_again(hosts: Hosts) -> None:
     output = hosts.folder / "lost"
     arguments = recipe_settings(hosts.folder, output, run__steps=20, checkpoint__every=2)
-    nodes = [hosts.start(host, "lost", "a", [f"{RECIPE}/config.yaml", *arguments]) for host in ("a", "b")]
+    nodes = [hosts.start(host, "lost", "a", [RECIPE, *arguments]) for host in ("a", "b")]
     wait_for_step(3, output, nodes)
     [rank] = [
         process
@@ -127,7 +126,7 @@ def test_an_unreachable_rendezvous_ends_the_node(why: str, hosts: Hosts) -> None
     if why == "cable cut":
         hosts.run("a", "ip", "link", "set", "cable", "down")
     arguments = recipe_settings(hosts.folder, hosts.folder / "never")
-    code, output = finish(hosts.start("b", "never", "a", [f"{RECIPE}/config.yaml", *arguments]))
+    code, output = finish(hosts.start("b", "never", "a", [RECIPE, *arguments]))
     hosts.run("a", "ip", "link", "set", "cable", "up")
     assert code == 1, output
     assert f"host-a:{PORT} must lead to node 0" in output.splitlines()[-1], output

@@ -1,4 +1,4 @@
-"""Which checkpoints are intact, which one is the latest, which ones are kept: plain files, no torch."""
+"""Which checkpoints are intact, which is the latest, which are kept: with plain files, without torch."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""keep_freed_memory: the next tensor costs no page faults, counted in a process of its own."""
+"""After keep_freed_memory the next tensor costs no page faults, counted in a separate process."""
 
 import platform
 import subprocess

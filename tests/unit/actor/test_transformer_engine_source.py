@@ -1,7 +1,7 @@
-"""What we and Megatron-Core use of Transformer Engine is in its published wheels: read, never imported.
+"""Transformer Engine's published wheels have what we and Megatron-Core use of it: read, never imported.
 
-The wheel transformer-engine holds the Python sources, and Megatron's own source says what it passes. Apex is
-not checked: NVIDIA publishes no wheel of it, and Megatron-Core falls back where it is missing.
+The wheel transformer-engine has the Python sources, and Megatron's own source shows what it passes. Apex is
+not checked: NVIDIA publishes no wheel of it, and Megatron-Core falls back if it is missing.
 """
 
 import ast

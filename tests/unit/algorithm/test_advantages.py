@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_coreward.algorithm.advantages import group_advantages, with_advantages
+from megatron_coreward.config.keys import all_keys
 from megatron_coreward.config.schema import AlgorithmConfig, Config, RewardConfig, RolloutConfig
-from megatron_coreward.preflight.checks import CHOICES
 from megatron_coreward.types import ScoredResponse, View
 
-RULES = CHOICES["algorithm.advantage"]
+RULES = all_keys()["algorithm.advantage"].choices
 
 
 def scored(pair_id: int, view: View, sample: int, reward: float) -> ScoredResponse:

@@ -1,6 +1,6 @@
-"""All options of GRPO together: rewards in, gradient out, against an oracle of plain loops.
+"""All options of GRPO together, from rewards to the gradient, against an oracle of plain loops.
 
-Whatever the options, the way of the responses over ranks and micro-batches must not show.
+Under any option the distribution of responses over ranks and micro-batches must not matter.
 """
 
 from dataclasses import replace
@@ -13,20 +13,21 @@ from hypothesis import strategies as st
 
 from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.batch import make_batch
-from megatron_coreward.algorithm.loss_weights import Counts, contributes, local_counts, token_weights
+from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
+from megatron_coreward.config.keys import all_keys
 from megatron_coreward.config.schema import AlgorithmConfig, Config, RewardConfig, RolloutConfig
-from megatron_coreward.preflight.checks import CHOICES
-from megatron_coreward.types import ScoredResponse, View
+from megatron_coreward.types import ScoredResponse, View, WeightedResponse
 from megatron_coreward.utils.metrics import Figures
 from tests.oracles import objective as grpo_oracle
 from tests.oracles.objective import Key
+from tests.support.fakes import run_threads
 
 Tensors = dict[Key, torch.Tensor]
 
 
 def choice(key: str) -> st.SearchStrategy[str]:
-    return st.sampled_from(CHOICES[key])
+    return st.sampled_from(all_keys()[key].choices)
 
 
 algorithms = st.builds(
@@ -108,20 +109,16 @@ def package_loss(
     home = dict(zip(groups, rng.integers(0, 3, len(groups)), strict=True))
     trained = [r for r in scored if r.sample < config.rollout.samples]
     ranks = [[r for r in trained if home[r.group] == rank] for rank in range(3)]
-    counts = sum((local_counts(held, algorithm) for held in ranks), Counts())
-    items: list[tuple[ScoredResponse, float]] = []
-    for held in ranks:
-        weights = token_weights(held, counts, algorithm, config.rollout.max_response_tokens)
-        needed = contributes(held, algorithm) if algorithm.skip_no_signal else [True] * len(held)
-        items += [item for item, need in zip(zip(held, weights, strict=True), needed, strict=True) if need]
+    by_rank = run_threads(3, lambda comm: with_weights(ranks[comm.rank], config, comm))
+    items = [item for of_rank in by_rank for item in of_rank]
     loss, figures = torch.zeros([]), Figures()
     places = rng.integers(0, 6, len(items))
     for micro_batch in range(6):
         part = [item for item, place in zip(items, places, strict=True) if place == micro_batch]
-        batch = make_batch([r for r, _ in part], [weight for _, weight in part])
+        batch = make_batch(part)
 
-        def flat(tensors: Tensors, part: list[tuple[ScoredResponse, float]] = part) -> torch.Tensor:
-            return torch.cat([torch.empty(0), *(tensors[r.key] for r, _ in part)])
+        def flat(tensors: Tensors, part: list[WeightedResponse] = part) -> torch.Tensor:
+            return torch.cat([torch.empty(0), *(tensors[item.response.key] for item in part)])
 
         needs_ref = algorithm.kl_coef > 0
         batch = batch.with_log_probs(
@@ -168,8 +165,8 @@ def test_leaving_out_compute_never_changes_the_gradient(responses, config, seed)
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("aggregation", CHOICES["algorithm.aggregation"])
-@pytest.mark.parametrize("denominator", CHOICES["algorithm.denominator"])
+@pytest.mark.parametrize("aggregation", all_keys()["algorithm.aggregation"].choices)
+@pytest.mark.parametrize("denominator", all_keys()["algorithm.denominator"].choices)
 def test_a_batch_of_truncated_responses_only_changes_nothing_and_has_no_nan(aggregation, denominator):
     responses = [
         ScoredResponse(

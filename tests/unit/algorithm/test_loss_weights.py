@@ -1,4 +1,4 @@
-"""Per-token weights: Eq. 4's averages, over the whole step, both views summed."""
+"""Token weights: the averages of Eq. 4 over the whole step, with both views summed."""
 
 import itertools
 from dataclasses import replace
@@ -115,8 +115,8 @@ def test_counts_of_ranks_add_up_to_the_weights_of_one(aggregation, denominator, 
 
 def test_counts():
     counts = local_counts(step(LENGTHS, REWARDS), AlgorithmConfig(denominator="active"))
-    assert (counts.original.groups, counts.original.responses, counts.original.tokens) == (1, 3, 8)
-    assert (counts.rephrased.groups, counts.rephrased.responses, counts.rephrased.tokens) == (1, 3, 16)
+    assert (counts.responses[View.ORIGINAL], counts.tokens[View.ORIGINAL]) == (3, 8)
+    assert (counts.responses[View.REPHRASED], counts.tokens[View.REPHRASED]) == (3, 16)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -155,8 +155,8 @@ def test_active_leaves_masked_responses_out_of_the_divisor():
     responses = truncate(step(LENGTHS, REWARDS), 0)  # of the active group (0, original), lengths 3, 1, 4
     config = AlgorithmConfig(mask_truncated=True, denominator="active")
     assert weights_of(responses, config)[:3] == pytest.approx([0, 1 / 2, 1 / 8])
-    counts = local_counts(responses, config).original
-    assert (counts.groups, counts.responses, counts.tokens) == (1, 2, 5)
+    counts = local_counts(responses, config)
+    assert (counts.responses[View.ORIGINAL], counts.tokens[View.ORIGINAL]) == (2, 5)
 
 
 def test_truncated_rewards_still_decide_whether_a_group_is_active():

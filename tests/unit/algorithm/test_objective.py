@@ -1,6 +1,6 @@
-"""Eq. 4-6 and the options against formulas written out by hand and against gradient identities.
+"""Eq. 4-6 and each option against formulas by hand and against gradient identities.
 
-tests/unit/algorithm/test_grpo_options.py has all options together.
+tests/unit/algorithm/test_grpo_options.py combines the options.
 """
 
 import math
@@ -20,7 +20,8 @@ from megatron_coreward.algorithm.objective import (
     rollout_mismatch,
 )
 from megatron_coreward.config.schema import AlgorithmConfig
-from megatron_coreward.utils.metrics import Figures, undocumented
+from megatron_coreward.utils.metrics import Figures
+from tests.support.metric_names import undocumented
 
 CONFIG = AlgorithmConfig(clip=0.2, kl_coef=0.1)
 EVERYTHING = AlgorithmConfig(clip_high=0.4, dual_clip=1.2, tis_cap=1.01, kl_coef=0.1, kl_estimator="k2")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_coreward.config.loading import field_types, load_config, nearest, to_yaml
+from megatron_coreward.config.loading import load_config, to_yaml
 from megatron_coreward.config.schema import Config
 from tests.support.paths import ROOT
 
@@ -53,6 +53,10 @@ def test_empty_section_and_empty_file_set_nothing(tmp_path: Path) -> None:
         ("data.original=12", "12"),
         ("data.original=007", "007"),
         ("data.original=", ""),
+        ("data.original=null", "null"),
+        ("data.original=2026-01-02", "2026-01-02"),
+        ("optimizer.lr=1e-5", 1e-5),
+        ("run.seed=1_000", 1000),
         ("data.system_prompt=Think: {step} = 'one', # two", "Think: {step} = 'one', # two"),
     ],
 )
@@ -74,11 +78,15 @@ def test_override_values(override: str, expected: object) -> None:
         ("data=3", "data is a section and cannot be set to '3'. Set its keys: data.source,"),
         ("data.batch_pairs=abc", "data.batch_pairs is 'abc', but must be of type int."),
         ("data.batch_pairs=1.5", "data.batch_pairs is 1.5, but must be of type int."),
+        ("data.batch_pairs=2.0", "data.batch_pairs is 2.0, but must be of type int."),
         ("data.batch_pairs=true", "data.batch_pairs is True, but must be of type int."),
         ("data.batch_pairs=", "data.batch_pairs is None, but must be of type int."),
         ("data.batch_pairs=[1]", "data.batch_pairs is [1], but must be of type int."),
         ("data.batch_pairs={a", "data.batch_pairs is '{a', but must be of type int."),
         ("optimizer.lr=fast", "optimizer.lr is 'fast', but must be of type float."),
+        ("optimizer.lr=true", "optimizer.lr is True, but must be of type float."),
+        ("optimizer.lr=1" + 400 * "0", "000, but must be of type float."),
+        ("algorithm.tis_cap=false", "algorithm.tis_cap is False, but must be of type float."),
         ("run.resume=maybe", "run.resume is 'maybe', but must be of type bool."),
         ("run.resume=5", "run.resume is 5, but must be of type bool."),
         ("run.output_dir=${HOME}", "run.output_dir is '${HOME}', but interpolation is not supported"),
@@ -99,6 +107,9 @@ def test_bad_override(override: str, message: str) -> None:
         ("data:\n  batch_pair: 3\n", "Did you mean data.batch_pairs?"),
         ("data: 3\n", "data is a section and cannot be set to 3."),
         ("data:\n  limit: many\n", "data.limit is 'many', but must be of type int."),
+        ("data:\n  limit: 1\n  limit: 2\n", "found limit twice"),
+        ("reward:\n  ties: [first]\n", "reward.ties is ['first'], but must be of type str."),
+        ("model:\n  dtype: no\n", "model.dtype is 'False', but must be one of auto, float32, bfloat16."),
         ("data:\n  original: {a: 1}\n", "data.original is {'a': 1}, but must be of type str."),
         ("data:\n  limit: null\n", "data.limit is None, but must be of type int."),
         ("run:\n  steps: 1\n", "model.path is missing: set it in the YAML file or as model.path=VALUE"),
@@ -107,6 +118,29 @@ def test_bad_override(override: str, message: str) -> None:
 def test_bad_file(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         load_config(write(tmp_path, text))
+
+
+def test_file_values(tmp_path: Path) -> None:
+    """A number for a text key is a text, a quoted number for a numeric key a number, a date a text."""
+    text = "data: {original: 12, rephrased: 2026-01-02T03:04, limit: '7'}\noptimizer: {lr: 1e-5, eps: '2'}\n"
+    config = load_config(write(tmp_path, text + "logging: {wandb_project: }\nrun.steps: 3\n"), [GIVEN_PATH])
+    assert (config.data.original, config.data.rephrased, config.data.limit) == ("12", "2026-01-02T03:04", 7)
+    assert (config.optimizer.lr, config.optimizer.eps) == (1e-5, 2.0)
+    assert (config.logging.wandb_project, config.run.steps) == ("", 3)
+
+
+def test_a_wrong_value_is_an_error_even_if_a_later_layer_replaces_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data.limit is 'many'"):
+        load_config(write(tmp_path, "data:\n  limit: many\n"), [GIVEN_PATH, "data.limit=3"])
+
+
+def test_a_later_layer_gives_what_is_missing(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {path: here}\nrun:\n  steps: ???\n")
+    assert load_config(path, ["run.steps=3"]).run.steps == 3
+    with pytest.raises(
+        ValueError, match="run.steps is missing: set it in the YAML file or as run.steps=VALUE"
+    ):
+        load_config(path)
 
 
 def test_missing_and_unreadable_file(tmp_path: Path) -> None:
@@ -130,12 +164,10 @@ def test_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, prompt: str, 
     assert load_config(path) == config
 
 
-def test_field_types_and_nearest() -> None:
-    types = field_types()
-    assert types["optimizer.lr"] is float
-    assert types["run.resume"] is bool
-    assert nearest("token_mean", ["seq-mean", "token-mean"]) == "token-mean"
-    assert nearest("qqqq", ["seq-mean", "token-mean"]) is None
+def test_yaml_text_of_a_run_stays_the_same() -> None:
+    """Sections, order and style are those of a run folder that was written before."""
+    path = ROOT / "tests/fixtures/first_run/run/config.yaml"
+    assert to_yaml(load_config(path)) == path.read_text()
 
 
 def test_no_torch_on_the_way(tmp_path: Path) -> None:

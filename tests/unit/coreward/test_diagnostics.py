@@ -1,3 +1,5 @@
+"""Metrics of a step with and without the ground truth."""
+
 import random
 from dataclasses import replace
 
@@ -16,8 +18,8 @@ from megatron_coreward.coreward.rewards.registry import METHODS
 from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.types import Confidence, QuestionPair, ScoredResponse, View
-from megatron_coreward.utils.metrics import undocumented
 from tests.support.fakes import run_threads
+from tests.support.metric_names import undocumented
 
 ORIGINAL, REPHRASED = View.ORIGINAL, View.REPHRASED
 
@@ -169,8 +171,8 @@ def test_diagnose_gives_every_rank_all_figures():
     def work(comm):
         with Grader() as grader:
             stage = CoRewardStage(comm, grader, Config())
-            part = stage([r for i, r in enumerate(step) if i // 2 % comm.world_size == comm.rank])
-            return diagnose(part, PAIRS, stage, grader, CO_REWARD, comm).as_dict()
+            judged = stage([r for i, r in enumerate(step) if i // 2 % comm.world_size == comm.rank])
+            return diagnose(*judged, PAIRS, grader, CO_REWARD, comm).as_dict()
 
     [alone] = run_threads(1, work)
     for figures in run_threads(3, work):

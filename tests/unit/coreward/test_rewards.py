@@ -1,12 +1,13 @@
-"""Every reward method on classes of answers, by hand; Co-Reward also against the published rule."""
+"""Every reward method on classes of answers, by hand; Co-Reward also against the authors' rule."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from megatron_coreward.config.schema import RewardConfig
-from megatron_coreward.coreward.rewards.judging import Answers, Group
+from megatron_coreward.coreward.rewards.judging import Answers, Group, voted
 from megatron_coreward.coreward.rewards.registry import METHODS
 from megatron_coreward.grading.grader import NO_ANSWER, Grader
 from megatron_coreward.types import Confidence, Response, View
@@ -20,7 +21,14 @@ def answers(classes):
 
 
 def judge(method, groups, **options):
-    return METHODS[method].judge(groups, RewardConfig(method=method, **options))
+    """The method's judgements, after the votes that the stage takes."""
+    config = RewardConfig(method=method, **options)
+
+    def with_votes(group):
+        policy, teacher = (voted(a.classes, a.forms, config) for a in (group.answers, group.teacher))
+        return replace(group, answers=policy, teacher=teacher)
+
+    return METHODS[method].judge({view: with_votes(group) for view, group in groups.items()}, config)
 
 
 def co_reward(original, rephrased, ties="first", least=0.0):
@@ -64,23 +72,23 @@ def test_swapping_the_views_swaps_everything():
         assert co_reward(b, a, ties, least) == (labels[::-1], rewards[::-1])
 
 
-def reference_rewards(original, rephrased):
-    """The published rule on raw strings (method 1.3, 1.4), stated anew: strings, not classes."""
+def authors_rewards(original, rephrased):
+    """The rule of the authors' code, stated anew: majority and equality of raw strings, not of classes."""
 
-    def majority(found):
+    def majority(given):
         best = ""
-        for answer in found:
-            if answer.strip() and (best == "" or found.count(answer) > found.count(best)):
+        for answer in given:
+            if answer.strip() and (best == "" or given.count(answer) > given.count(best)):
                 best = answer
         return best
 
-    def judged(found, label):
-        return [1.0 if label != "" and answer == label else 0.0 for answer in found]
+    def judged(given, label):
+        return [1.0 if label != "" and answer == label else 0.0 for answer in given]
 
     return [judged(original, majority(rephrased)), judged(rephrased, majority(original))]
 
 
-def test_exact_mode_reproduces_the_reference():
+def test_exact_mode_reproduces_the_authors_code():
     rng = random.Random(1)
     spellings = ["5", " 5", "5.0", r"\frac12", r"\dfrac12", "x", "", "  ", "12", r"\text{x}"]
     with Grader("exact") as grader:
@@ -88,7 +96,7 @@ def test_exact_mode_reproduces_the_reference():
             pool = rng.sample(spellings, rng.randint(1, 6))
             a, b = ([rng.choice(pool) for _ in range(8)] for _ in range(2))
             classes = grader.classes([grader.form(answer) for answer in a + b])
-            assert co_reward(classes[:8], classes[8:])[1] == reference_rewards(a, b)
+            assert co_reward(classes[:8], classes[8:])[1] == authors_rewards(a, b)
 
 
 def test_majority_voting_judges_each_wording_by_itself():
@@ -125,8 +133,8 @@ def test_ground_truth():
     assert judged[REPHRASED].label == "answer 3" and judged[REPHRASED].vote is None
 
 
-def test_self_certainty_and_entropy_are_the_signal_with_its_sign():
-    group = {ORIGINAL: Group(answers([0, N, 1]), signals=[2.5, 0.5, 1.0])}
+def test_self_certainty_and_entropy_are_the_score_with_its_sign():
+    group = {ORIGINAL: Group(answers([0, N, 1]), scores=[2.5, 0.5, 1.0])}
     assert judge("self_certainty", group)[ORIGINAL].rewards == [2.5, 0.5, 1.0]
     assert judge("entropy", group)[ORIGINAL].rewards == [-2.5, -0.5, -1.0]
     assert judge("entropy", group, no_answer_entropy=7.0)[ORIGINAL].rewards == [-2.5, -7.0, -1.0]
@@ -140,20 +148,20 @@ def response(sample, version=0, pair_id=1):
     )
 
 
-def test_signals_are_those_of_the_response():
-    assert METHODS["self_certainty"].signal(response(0), 1) == 3.0
-    assert METHODS["entropy"].signal(response(0), 1) == 0.25
+def test_scores_are_those_of_the_response():
+    assert METHODS["self_certainty"].score(response(0), 1) == 3.0
+    assert METHODS["entropy"].score(response(0), 1) == 0.25
 
 
 def test_random_rewards_are_a_fair_coin_that_depends_on_seed_step_and_place_only():
-    signal = METHODS["random"].signal
+    score = METHODS["random"].score
     places = [(seed, version, pair) for seed in range(5) for version in range(20) for pair in range(20)]
-    flips = [[signal(response(s, version, pair), seed) for s in range(2)] for seed, version, pair in places]
+    flips = [[score(response(s, version, pair), seed) for s in range(2)] for seed, version, pair in places]
     assert {flip for pair in flips for flip in pair} == {0.0, 1.0}
     assert abs(np.mean(flips) - 0.5) < 0.03
     assert abs(np.mean([a == b for a, b in flips]) - 0.5) < 0.05, "samples are independent"
-    assert flips[0] == [signal(response(s, places[0][1], places[0][2]), places[0][0]) for s in range(2)]
-    assert judge("random", {ORIGINAL: Group(answers([0, N]), signals=[1.0, 0.0])})[ORIGINAL].rewards == [1, 0]
+    assert flips[0] == [score(response(s, places[0][1], places[0][2]), places[0][0]) for s in range(2)]
+    assert judge("random", {ORIGINAL: Group(answers([0, N]), scores=[1.0, 0.0])})[ORIGINAL].rewards == [1, 0]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -166,7 +174,7 @@ def test_rewards_follow_their_responses(name):
             classes = [0] * 4 + [rng.randint(-1, 2) for _ in range(3)]  # class 0 wins, nothing is tied
             groups[view] = Group(
                 answers(classes),
-                signals=[rng.random() for _ in classes],
+                scores=[rng.random() for _ in classes],
                 teacher=answers([1, 1, 0]),
                 truth=Answers([2], ["answer 2"]),
             )
@@ -174,7 +182,7 @@ def test_rewards_follow_their_responses(name):
         mixed = {
             view: Group(
                 answers([group.answers.classes[i] for i in order[view]]),
-                [group.signals[i] for i in order[view]],
+                [group.scores[i] for i in order[view]],
                 group.teacher,
                 group.truth,
             )

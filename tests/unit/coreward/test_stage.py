@@ -1,4 +1,4 @@
-"""The stage across ranks gives one result for any world size, placement and order."""
+"""The reward stage gives the same result for any world size, placement and order."""
 
 import random
 from dataclasses import replace
@@ -50,16 +50,16 @@ def random_step(seed, pairs=13, samples=4):
 
 
 def run_stage(parts, config=None, equality="math", views="auto", teacher=None, truths=None):
-    """Scored responses and stage per rank; rank r holds parts[r] and teacher[r]."""
+    """Scored responses and figures per rank; rank r holds parts[r] and teacher[r]."""
     whole = Config(reward=config or RewardConfig(), rollout=RolloutConfig(views=views))
 
     def work(comm):
         with Grader(equality) as grader:
             stage = CoRewardStage(comm, grader, whole, truths)
-            return stage(parts[comm.rank], teacher[comm.rank] if teacher else ()), stage
+            return stage(parts[comm.rank], teacher[comm.rank] if teacher else ())
 
     results = run_threads(len(parts), work)
-    return [scored for scored, _ in results], [stage for _, stage in results]
+    return [scored for scored, _ in results], [figures for _, figures in results]
 
 
 def verdicts(scored):
@@ -70,11 +70,12 @@ def verdicts(scored):
     }
 
 
-def merged(stages):
-    figures = Figures()
-    for stage in stages:
-        figures.merge(stage.figures)
-    return figures.as_dict()
+def merged(by_rank):
+    return Figures.merged(by_rank).as_dict()
+
+
+def bytes_of(by_rank):
+    return [figures.as_dict()["stage/bytes"] for figures in by_rank]
 
 
 def test_by_hand():
@@ -82,14 +83,14 @@ def test_by_hand():
     rephrased = ["3", "3.0", r"\dfrac{1}{2}", "4"]
     step = [response(7, View.ORIGINAL, i, a) for i, a in enumerate(original)]
     step += [response(7, View.REPHRASED, i, a) for i, a in enumerate(rephrased)]
-    [scored], [stage] = run_stage([step])
+    [scored], [figures] = run_stage([step])
     assert [r.reward for r in scored] == [0, 0, 1, 0, 0, 0, 1, 0]
     assert [r.pseudo_label for r in scored] == ["3"] * 4 + ["0.5"] * 4
     assert [r.answer for r in scored][:4] == ["0.5", r"\frac{1}{2}", "3", ""]
     assert [r.label_share for r in scored] == [2 / 4] * 8
     assert all(isinstance(r, ScoredResponse) and r.advantage == 0 for r in scored)
-    assert stage.last_bytes == 0, "one rank sends nothing"
-    assert stage.figures.as_dict() == {
+    assert bytes_of([figures]) == [0], "one rank sends nothing"
+    assert figures.as_dict() == {
         "coreward/agreement": 0.0,
         "coreward/labelled": 1.0,
         "coreward/tied": 0.0,
@@ -116,7 +117,7 @@ def test_nothing_but_reward_fields_changes():
 def test_any_number_of_ranks_and_any_placement(world_size, ties):
     config = RewardConfig(ties=ties, min_agreement=0.3)
     step = random_step(1)
-    expected, expected_stage = run_stage([step], config)
+    expected, expected_by_rank = run_stage([step], config)
     rng = random.Random(world_size)
     groups = sorted({r.group for r in step})
     for _ in range(3):
@@ -124,10 +125,10 @@ def test_any_number_of_ranks_and_any_placement(world_size, ties):
         parts = [[r for r in step if place[r.group] == rank] for rank in range(world_size)]
         for part in parts:
             rng.shuffle(part)
-        scored, stages = run_stage(parts, config)
+        scored, by_rank = run_stage(parts, config)
         assert [[r.key for r in part] for part in scored] == [[r.key for r in part] for part in parts]
         assert verdicts(scored) == verdicts(expected)
-        figures, expected_figures = merged(stages), merged(expected_stage)
+        figures, expected_figures = merged(by_rank), merged(expected_by_rank)
         figures.pop("stage/bytes"), expected_figures.pop("stage/bytes")
         assert figures == pytest.approx(expected_figures)
 
@@ -203,10 +204,10 @@ def test_only_answers_cross_never_text():
     marker = "SECRET REASONING " * 500
     step = [replace(r, text=marker + r.text) for r in random_step(5, pairs=8)]
     parts = [[r for r in step if r.view is view] for view in View]
-    _, stages = run_stage(parts)
+    _, by_rank = run_stage(parts)
     _, plain = run_stage([[r for r in random_step(5, pairs=8) if r.view is view] for view in View])
-    assert 0 < stages[0].last_bytes == plain[0].last_bytes, "bytes do not depend on the length of the text"
-    assert sum(stage.last_bytes for stage in stages) < 100 * len(step)
+    assert 0 < bytes_of(by_rank)[0] == bytes_of(plain)[0], "bytes do not depend on the length of the text"
+    assert sum(bytes_of(by_rank)) < 100 * len(step)
 
 
 def test_owners_differ_by_one_pair_at_most():
@@ -245,7 +246,7 @@ def test_every_method_gives_one_result_for_any_placement(method, world_size):
     ]
     teacher = [replace(r, text=r.text.replace("0.5", "7")) for r in step] if needs.teacher else []
     truths = {r.pair_id: "5" for r in step} if needs.truth else None
-    [alone], [stage] = run_stage([step], config, views="both", teacher=[teacher], truths=truths)
+    [alone], figures_alone = run_stage([step], config, views="both", teacher=[teacher], truths=truths)
     rng = random.Random(world_size)
     place = {group: rng.randrange(world_size) for group in sorted({r.group for r in step})}
 
@@ -253,9 +254,9 @@ def test_every_method_gives_one_result_for_any_placement(method, world_size):
         return [[r for r in responses if place[r.group] == rank] for rank in range(world_size)]
 
     theirs = scattered(teacher)[::-1]
-    scored, stages = run_stage(scattered(step), config, views="both", teacher=theirs, truths=truths)
+    scored, by_rank = run_stage(scattered(step), config, views="both", teacher=theirs, truths=truths)
     assert verdicts(scored) == verdicts([alone])
-    figures, expected = merged(stages), merged([stage])
+    figures, expected = merged(by_rank), merged(figures_alone)
     figures.pop("stage/bytes"), expected.pop("stage/bytes")
     assert figures == pytest.approx(expected)
     assert len({r.reward for r in alone}) > 1
@@ -263,22 +264,22 @@ def test_every_method_gives_one_result_for_any_placement(method, world_size):
 
 def test_one_view_is_enough_for_methods_that_do_not_cross():
     step = [response(1, View.REPHRASED, i, a) for i, a in enumerate(["2", "2.0", "3"])]
-    [scored], [stage] = run_stage([step], RewardConfig(method="majority_voting"), views="rephrased")
+    [scored], [figures] = run_stage([step], RewardConfig(method="majority_voting"), views="rephrased")
     assert [(r.pseudo_label, r.majority, r.reward) for r in scored] == [("2", "2", 1)] * 2 + [("2", "2", 0)]
-    assert "coreward/agreement" not in stage.figures.as_dict()
-    assert "original/top_answer_share" not in stage.figures.as_dict()
+    assert "coreward/agreement" not in figures.as_dict()
+    assert "original/top_answer_share" not in figures.as_dict()
 
 
 def test_the_teachers_answers_vote_and_are_not_judged():
     step = [response(1, View.ORIGINAL, i, a) for i, a in enumerate(["2", "3"])]
     teacher = [response(1, View.ORIGINAL, i, a) for i, a in enumerate(["3", "3.0", "2"])]
-    [scored], [stage] = run_stage([step], RewardConfig(method="co_rewarding_2"), teacher=[teacher])
+    [scored], [figures] = run_stage([step], RewardConfig(method="co_rewarding_2"), teacher=[teacher])
     assert [(r.pseudo_label, r.label_share, r.reward) for r in scored] == [
         ("3", 2 / 3, 0.0),
         ("3", 2 / 3, 1.0),
     ]
     assert {r.majority for r in scored} == {"2"}, "the policy's own vote, its first sample winning the tie"
-    assert stage.figures.as_dict()["coreward/teacher_agreement"] == 0.0
+    assert figures.as_dict()["coreward/teacher_agreement"] == 0.0
 
 
 def test_a_teacher_that_did_not_answer_is_found():

@@ -1,3 +1,5 @@
+"""The majority vote: ties, abstention and the smallest share."""
+
 import pytest
 
 from megatron_coreward.coreward.voting import Vote, vote

@@ -1,4 +1,4 @@
-"""Every source format to our schema: answers, splits, dropped rows with reasons, nothing half-written."""
+"""Every source format becomes our schema: answers, splits, dropped rows with reasons, complete files only."""
 
 import csv
 import json
@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_coreward.cli import prepare as prepare_math
-from megatron_coreward.cli.prepare import DONE, REFUSED, main
+from megatron_coreward.cli.prepare import DONE, main
 from megatron_coreward.data.pairs import load_questions
+from megatron_coreward.data.preparation import splits as preparation
+from megatron_coreward.utils.logging import REFUSED
 
 LEAD = (
     "Solve the following math problem step by step. The last line of your response should be of the form "
@@ -280,7 +281,7 @@ def test_killed_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(prepare_math, "publish", killed)
+        patch.setattr(preparation, "publish", killed)
         main(["math", str(path), "--output", str(tmp_path / "out"), "--holdout", "1"])
     assert not (tmp_path / "out").exists()
     assert set(run(tmp_path, "math", path)) == {"train"}

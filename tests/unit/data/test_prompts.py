@@ -1,4 +1,4 @@
-"""Prompts per template family: BOS once, stop ids, a date that stands still; over-length policy."""
+"""Prompts per template family: one BOS, stop ids, a fixed date, and prompts that are too long."""
 
 import logging
 from collections.abc import Callable

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_coreward.cli.shards import cut, main
+from megatron_coreward.cli.shards import main
+from megatron_coreward.data.preparation.shards import cut
 from megatron_coreward.rephrasing.attempts import Rephrasing
 from megatron_coreward.rephrasing.checks import Finding
 from megatron_coreward.rephrasing.store import Store
@@ -39,7 +40,7 @@ def test_shards_are_the_whole(tmp_path_factory: pytest.TempPathFactory, rows: in
 
 
 def test_join_keeps_pairs_aligned(tmp_path: Path) -> None:
-    """What rephrase_questions.py leaves of three shards; the second one has no accepted pair."""
+    """The folders of three shards after rephrasing; the second one has no accepted pair."""
     questions = write_questions(tmp_path, 6)
     for part in range(3):
         shard = tmp_path / f"questions_{part}.parquet"

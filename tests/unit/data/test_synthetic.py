@@ -1,4 +1,4 @@
-"""Synthetic problems: right answers, two different wordings, and a split that no phrasing crosses."""
+"""Synthetic problems: right answers, two different wordings, and no wording in both splits."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from megatron_coreward.data import synthetic
 from megatron_coreward.data.pairs import load_pairs, load_questions
 from megatron_coreward.data.synthetic import Problem
+from tests.support.programs import write_synthetic
 
 SUM_WORDS = ("plus", "gets", "another")
 TRAIN_PROBLEMS = [problem for problem in synthetic.all_problems() if not problem.is_held_out]
@@ -98,7 +99,7 @@ def test_too_many_held_out() -> None:
 
 
 def test_parquet_round_trip(tmp_path: Path) -> None:
-    synthetic.write_parquet(tmp_path / "new", count=20, seed=4)
+    write_synthetic(tmp_path / "new", count=20, seed=4)
     files = [
         str(tmp_path / "new" / f"{name}.parquet") for name in ("train_original", "train_rephrased", "test")
     ]

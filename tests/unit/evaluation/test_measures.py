@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from megatron_coreward.coreward.voting import vote
-from megatron_coreward.evaluation.measures import Scores, by_group, estimate, majority_at
+from megatron_coreward.evaluation.measures import Scores, by_group, estimate, majorities, majority_at
 from megatron_coreward.grading.grader import NO_ANSWER
 from megatron_coreward.utils import bootstrap
 from megatron_coreward.utils.bootstrap import mean_interval, paired_bootstrap, pass_at_k
@@ -119,11 +119,13 @@ def test_majority_of_many_samples_stays_exact() -> None:
     assert majority_at([1, 399, 400], classes, classes == 0) == [0.5, 0.5, 1.0]
 
 
+SAMPLED_SQK = np.array([[[1, 1, 0, 0], [0, 0, 0, 1]], [[1, 1, 1, 1], [0, 0, 0, 0]]], dtype=bool)
+CLASSES_SQK = np.array([[[0, 0, 1, 1], [1, 1, 1, 0]], [[0, 0, 0, 0], [1, 2, 3, -1]]])
 SCORES = Scores(
     question_ids_Q=np.array([7, 9]),
     greedy_Q=np.array([True, False]),
-    sampled_SQK=np.array([[[1, 1, 0, 0], [0, 0, 0, 1]], [[1, 1, 1, 1], [0, 0, 0, 0]]], dtype=bool),
-    classes_SQK=np.array([[[0, 0, 1, 1], [1, 1, 1, 0]], [[0, 0, 0, 0], [1, 2, 3, -1]]]),
+    sampled_SQK=SAMPLED_SQK,
+    majorities=majorities([2, 4], CLASSES_SQK, SAMPLED_SQK),
 )
 
 
@@ -145,9 +147,8 @@ def test_measures_by_hand() -> None:
 
 def test_nothing_sampled_leaves_the_greedy_figure() -> None:
     nothing = np.zeros((0, 2, 0), dtype=bool)
-    assert list(Scores(SCORES.question_ids_Q, SCORES.greedy_Q, nothing, nothing).by_question([])) == [
-        "greedy_pass@1"
-    ]
+    scores = Scores(SCORES.question_ids_Q, SCORES.greedy_Q, nothing, majorities([], nothing, nothing))
+    assert list(scores.by_question([])) == ["greedy_pass@1"]
 
 
 def test_estimate_over_seeds() -> None:

@@ -1,31 +1,35 @@
-"""Outcomes of questions, and their comparison, with a rollout engine that says what it is told."""
+"""Outcomes of questions, and their comparison, with a scripted rollout engine."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data.prompts import EvaluationQuestion
-from megatron_coreward.evaluation.outcomes import EvalResult, compare, evaluate
+from megatron_coreward.evaluation.measures import Row, Scores, compare
+from megatron_coreward.evaluation.outcomes import evaluate, measure
 from megatron_coreward.grading.grader import Grader
+from megatron_coreward.reporting.changes import read_scores
 from megatron_coreward.requests import make_requests
 from megatron_coreward.types import QuestionPair
 from tests.support.fakes import run_threads
+from tests.support.paths import ROOT
 from tests.support.scripted import SCRIPT, ScriptedEngine, config, question, questions
 
 
-def run_scripted(world_size: int = 1) -> list[EvalResult]:
-    def work(comm) -> EvalResult:
+def run_scripted(world_size: int = 1) -> list[tuple[Scores, list[Row]]]:
+    def work(comm) -> tuple[Scores, list[Row]]:
+        engine = ScriptedEngine(SCRIPT, comm.rank, world_size)
         with Grader("math") as grader:
-            return evaluate(
-                ScriptedEngine(SCRIPT, comm.rank, world_size), comm, questions(), config(), grader
-            )
+            return measure(engine, comm, questions(), config(), grader, seeds=[1], ks=[4])
 
     return run_threads(world_size, work)
 
 
 def evaluate_alone(engine: ScriptedEngine, asked: list[EvaluationQuestion], equality="math", samples=4):
-    def work(comm) -> EvalResult:
+    def work(comm) -> Scores:
         with Grader(equality) as grader:
             return evaluate(engine, comm, asked, config(samples), grader)
 
@@ -33,26 +37,28 @@ def evaluate_alone(engine: ScriptedEngine, asked: list[EvaluationQuestion], equa
 
 
 def test_outcomes_by_hand():
-    [result] = run_scripted()
+    [(result, _)] = run_scripted()
     assert result.question_ids_Q.tolist() == [3, 10, 6, 5, 8]
     assert result.greedy_Q.tolist() == [True, True, False, False, False]
-    assert result.sampled_QK.astype(int).tolist() == [
-        [1, 1, 0, 1],
-        [1, 0, 0, 0],
-        [1, 1, 0, 0],
-        [0, 0, 0, 1],
-        [0, 0, 0, 0],
+    assert result.sampled_SQK.astype(int).tolist() == [
+        [
+            [1, 1, 0, 1],
+            [1, 0, 0, 0],
+            [1, 1, 0, 0],
+            [0, 0, 0, 1],
+            [0, 0, 0, 0],
+        ]
     ]
-    assert result.majority_Q.tolist() == [True, False, True, True, False]
+    assert result.majorities[4].tolist() == [[True, False, True, True, False]]
     assert result.metrics() == {"eval/greedy_pass@1": 0.4, "eval/pass@1": 0.35, "eval/maj@4": 0.6}
 
 
 def test_every_rank_gets_the_outcomes_of_all():
-    [alone] = run_scripted()
-    first, second = run_scripted(world_size=2)
+    [(alone, rows)] = run_scripted()
+    (first, first_rows), (second, second_rows) = run_scripted(world_size=2)
     for result in (first, second):
-        assert result.summary(seed=1) == alone.summary(seed=1)
-    assert 0 < len(first.rows) < len(alone.rows) == len(first.rows) + len(second.rows) == 5 * (1 + 4)
+        assert result.summary(bootstrap_seed=1) == alone.summary(bootstrap_seed=1)
+    assert 0 < len(first_rows) < len(rows) == len(first_rows) + len(second_rows) == 5 * (1 + 4)
 
 
 def test_a_question_that_nobody_answered_is_an_error():
@@ -76,26 +82,57 @@ def test_evaluations_share_their_noise_but_not_with_training():
         assert not set(engine.seeds) & {r.seed for r in make_requests([pair], 4, Config().run.seed, step)}
 
 
-def test_exact_equality_grades_like_the_reference():
+def test_exact_equality_grades_like_the_authors_code():
     engine = ScriptedEngine({6: ("0.5", ["0.5", "\\frac{1}{2}"])})
     result = evaluate_alone(engine, [question(6, "\\frac{1}{2}")], equality="exact", samples=2)
     assert result.greedy_Q.tolist() == [False]
-    assert result.sampled_QK.tolist() == [[False, True]]
+    assert result.sampled_SQK.tolist() == [[[False, True]]]
 
 
 def test_summary_survives_json_and_compares():
-    [result] = run_scripted()
-    again = EvalResult.from_summary(json.loads(json.dumps(result.summary(seed=1))))
-    assert again.summary(seed=1) == result.summary(seed=1)
-    better = EvalResult(result.question_ids_Q, ~result.greedy_Q, result.sampled_QK, result.majority_Q)
-    differences = compare(again, better, seed=1)
+    [(result, _)] = run_scripted()
+    again = Scores.from_outcomes([json.loads(json.dumps(result.summary(bootstrap_seed=1)))["outcomes"]])
+    assert again.summary(bootstrap_seed=1) == result.summary(bootstrap_seed=1)
+    better = replace(result, greedy_Q=~result.greedy_Q)
+    differences = compare(again, better, bootstrap_seed=1)
     assert differences["eval/greedy_pass@1"].value == pytest.approx(0.2)
     assert differences["eval/pass@1"] == (0, 0, 0)
     assert set(differences) == {"eval/greedy_pass@1", "eval/pass@1", "eval/maj@4"}
 
 
 def test_different_questions_are_not_compared():
-    [result] = run_scripted()
-    other = EvalResult(result.question_ids_Q + 1, result.greedy_Q, result.sampled_QK, result.majority_Q)
+    [(result, _)] = run_scripted()
     with pytest.raises(ValueError, match="different questions"):
-        compare(result, other, seed=1)
+        compare(result, replace(result, question_ids_Q=result.question_ids_Q + 1), bootstrap_seed=1)
+
+
+def test_fewer_samples_are_not_compared():
+    [(result, _)] = run_scripted()
+    fewer = replace(result, sampled_SQK=result.sampled_SQK[:, :, :2], majorities={2: result.majorities[4]})
+    with pytest.raises(ValueError, match=r"questions or samples: \(5, 4\) and \(5, 2\)"):
+        compare(result, fewer, bootstrap_seed=1)
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_what_the_first_version_wrote_is_read_and_written_again(step: int):
+    """The file holds every figure of its outcomes; the same figures come out, to the last bit."""
+    file = ROOT / "tests" / "fixtures" / "first_run" / "run" / "evaluations" / f"step_{step:06d}.json"
+    scores = read_scores(file)
+    assert json.dumps(scores.summary(bootstrap_seed=3)) + "\n" == file.read_text()
+
+
+def test_training_takes_part_of_what_the_program_measures():
+    """Training's scores are the program's with one seed and one k; more of either leave them as they are."""
+
+    def work(comm) -> tuple[Scores, Scores]:
+        with Grader("math") as grader:
+            alone = evaluate(ScriptedEngine(SCRIPT), comm, questions(), config(), grader)
+            engine = ScriptedEngine(SCRIPT)
+            more, _ = measure(engine, comm, questions(), config(), grader, seeds=[1, 2], ks=[1, 2, 3])
+        return alone, more
+
+    [(alone, more)] = run_threads(1, work)
+    assert set(more.majorities) == {2, 3, 4}
+    np.testing.assert_array_equal(alone.sampled_SQK[0], more.sampled_SQK[0])
+    np.testing.assert_array_equal(alone.majorities[4][0], more.majorities[4][0])
+    assert alone.outcomes() == more.outcomes()[:1]

@@ -1,4 +1,4 @@
-"""The evaluation program: what it leaves behind and refuses, with an engine that says what it is told."""
+"""The evaluation program's output files and refusals, with a scripted engine."""
 
 import json
 import re
@@ -11,8 +11,8 @@ import pytest
 from megatron_coreward.config.schema import Config
 from megatron_coreward.evaluation import program as module
 from megatron_coreward.evaluation import report
-from megatron_coreward.evaluation.inputs import Benchmark, Plan
-from megatron_coreward.evaluation.outcomes import EvalResult, compare
+from megatron_coreward.evaluation.inputs import Benchmark, EvaluationInputs
+from megatron_coreward.evaluation.measures import Scores, compare
 from megatron_coreward.grading.grader import Grader
 from tests.support.fakes import run_threads
 from tests.support.models import tiny_model
@@ -21,14 +21,14 @@ from tests.support.scripted import SCRIPT, ScriptedEngine, config, questions
 SIZES = ["--max-prompt-tokens", "200", "--max-response-tokens", "16"]
 
 
-def plan(output: Path | None, ks: list[int], seeds: list[int], samples: int = 4) -> Plan:
+def inputs(output: Path | None, ks: list[int], seeds: list[int], samples: int = 4) -> EvaluationInputs:
     benchmarks = [
         Benchmark("all", "all.json", questions(), dropped=2),
         Benchmark("easy", "easy.json", questions()[:1], dropped=0),
     ]
     settings: Config = config(samples)
     settings.model.path = "some/model"
-    return Plan(
+    return EvaluationInputs(
         config=settings,
         folder=Path("some/model"),
         checkpoint=None,
@@ -41,15 +41,15 @@ def plan(output: Path | None, ks: list[int], seeds: list[int], samples: int = 4)
     )
 
 
-def measure(plan: Plan, world_size: int = 1) -> dict[str, Any]:
+def measure(given: EvaluationInputs, world_size: int = 1) -> dict[str, Any]:
     def work(comm: Any) -> None:
         engine = ScriptedEngine(SCRIPT, comm.rank, world_size)
         with Grader("math") as grader:
-            module.measure_all(plan, engine, comm, grader)
+            module.measure_all(given, engine, comm, grader)
 
     run_threads(world_size, work)
-    assert plan.output is not None
-    return json.loads((plan.output / report.SUMMARY_FILE).read_text())
+    assert given.output is not None
+    return json.loads((given.output / report.SUMMARY_FILE).read_text())
 
 
 def value(part: dict[str, Any], measure: str) -> float:
@@ -57,7 +57,7 @@ def value(part: dict[str, Any], measure: str) -> float:
 
 
 def test_summary_by_hand(tmp_path: Path) -> None:
-    summary = measure(plan(tmp_path, ks=[1, 2, 4], seeds=[1]))
+    summary = measure(inputs(tmp_path, ks=[1, 2, 4], seeds=[1]))
     assert (summary["model"], summary["samples"], summary["ks"]) == ("some/model", 4, [1, 2, 4])
     assert list(summary["benchmarks"]) == ["all", "easy"]
     found = summary["benchmarks"]["all"]
@@ -82,21 +82,21 @@ def test_summary_by_hand(tmp_path: Path) -> None:
 
 
 def test_outcomes_of_a_summary_compare(tmp_path: Path) -> None:
-    found = measure(plan(tmp_path, ks=[1, 4], seeds=[1]))["benchmarks"]["all"]
+    found = measure(inputs(tmp_path, ks=[1, 4], seeds=[1]))["benchmarks"]["all"]
     [outcomes] = found["outcomes"]
     assert outcomes["seed"] == 1
     assert outcomes["question_id"] == [3, 10, 6, 5, 8]
     assert outcomes["majority"] == [1, 0, 1, 1, 0], "the vote that training evaluations report"
-    result = EvalResult.from_summary({"outcomes": outcomes})
-    assert result.metrics() == pytest.approx(
+    scores = Scores.from_outcomes(found["outcomes"])
+    assert scores.metrics() == pytest.approx(
         {"eval/greedy_pass@1": 0.4, "eval/pass@1": 0.35, "eval/maj@4": 0.6}
     )
-    assert compare(result, result, seed=1)["eval/pass@1"] == (0, 0, 0)
+    assert compare(scores, scores, bootstrap_seed=1)["eval/pass@1"] == (0, 0, 0)
 
 
 def test_seeds_draw_anew_and_the_greedy_response_once(tmp_path: Path) -> None:
     """The second seed gets the next two samples of the script."""
-    found = measure(plan(tmp_path, ks=[1, 2], seeds=[5, 6], samples=2))["benchmarks"]["all"]
+    found = measure(inputs(tmp_path, ks=[1, 2], seeds=[5, 6], samples=2))["benchmarks"]["all"]
     estimate = found["metrics"]["avg@2"]
     assert estimate["by_seed"] == [pytest.approx((1 + 1 / 2 + 1) / 5), pytest.approx((1 / 2 + 1 / 2) / 5)]
     assert estimate["value"] == pytest.approx(0.35)
@@ -114,7 +114,7 @@ def test_seeds_draw_anew_and_the_greedy_response_once(tmp_path: Path) -> None:
 
 
 def test_greedy_only(tmp_path: Path) -> None:
-    summary = measure(plan(tmp_path, ks=[], seeds=[1]))
+    summary = measure(inputs(tmp_path, ks=[], seeds=[1]))
     found = summary["benchmarks"]["all"]
     assert list(found["metrics"]) == ["greedy_pass@1"]
     assert found["responses"]["sampled"] == {}
@@ -129,7 +129,7 @@ def test_ranks_change_nothing(tmp_path: Path) -> None:
     for ranks in (1, 2):
         output = tmp_path / f"{ranks}"
         output.mkdir()
-        summary = measure(plan(output, ks=[1, 4], seeds=[1]), ranks)
+        summary = measure(inputs(output, ks=[1, 4], seeds=[1]), ranks)
         found.append((summary, pq.read_table(output / "all.parquet").to_pylist()))
     (alone, one), (together, two) = found
     assert alone == together
@@ -137,7 +137,7 @@ def test_ranks_change_nothing(tmp_path: Path) -> None:
 
 
 def test_tables_have_a_row_for_each_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    measure(plan(tmp_path, ks=[1, 2, 4], seeds=[1]))
+    measure(inputs(tmp_path, ks=[1, 2, 4], seeds=[1]))
     text = (tmp_path / report.TABLES_FILE).read_text()
     titles = re.findall(r"\*\*(.*)\*\*", text)
     assert titles == [
@@ -159,11 +159,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def planned(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """The plans that would have been run."""
-    plans: list[Plan] = []
-    monkeypatch.setattr(module, "run", lambda plan: plans.append(plan) or 0)
-    return plans
+def accepted(monkeypatch: pytest.MonkeyPatch) -> list[EvaluationInputs]:
+    """The inputs that would have been evaluated."""
+    accepted: list[EvaluationInputs] = []
+    monkeypatch.setattr(module, "run", lambda inputs: accepted.append(inputs) or 0)
+    return accepted
 
 
 def arguments(model: Path, folder: Path) -> list[str]:
@@ -191,7 +191,10 @@ def arguments(model: Path, folder: Path) -> list[str]:
             ["--max-prompt-tokens", "1"],
             "data.max_prompt_tokens=1: all 2 evaluation questions have a longer prompt",
         ),
-        (["rollout.tensor_parallel_size=2"], "rollout.tensor_parallel_size=2 must divide"),
+        (
+            ["rollout.tensor_parallel_size=2"],
+            "tensor_parallel_size is 2, but must divide the 1 ranks",
+        ),
         (["rollout.tensor_paralel_size=2"], "rollout.tensor_parallel_size"),
         (["--file", "missing.json"], "missing.json"),
         (["--file", "{folder}/gaps.jsonl"], "lines 2, 3 have no answer"),
@@ -205,7 +208,7 @@ def test_wrong_arguments_are_one_clear_error(
     model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    planned: list[Plan],
+    accepted: list[EvaluationInputs],
     given: list[str],
     expected: str,
 ) -> None:
@@ -217,7 +220,7 @@ def test_wrong_arguments_are_one_clear_error(
     assert module.main([*arguments(model, tmp_path), *changed]) == 2
     error = capsys.readouterr().err
     assert expected in error and "Traceback" not in error
-    assert not planned, "the engine would have been built"
+    assert not accepted, "the engine would have been built"
 
 
 @pytest.mark.parametrize(
@@ -243,7 +246,7 @@ def test_model_and_checkpoint_exclude_each_other(capsys: pytest.CaptureFixture[s
     assert "not allowed with argument" in capsys.readouterr().err
 
 
-def test_plan(model: Path, tmp_path: Path, planned: list[Plan]) -> None:
+def test_inputs(model: Path, tmp_path: Path, accepted: list[EvaluationInputs]) -> None:
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps([{"question": " 2+2?", "answer": "4", "level": 3, "subject": "Sums"}]))
     long = tmp_path / "long.json"
@@ -261,14 +264,14 @@ def test_plan(model: Path, tmp_path: Path, planned: list[Plan]) -> None:
         "2",
     ]
     assert module.main([*arguments(model, tmp_path), *given]) == 0
-    [plan] = planned
-    assert (plan.ks, plan.seeds) == ([1, 2, 4, 6], [4, 5])
-    first, second = plan.benchmarks
+    [read] = accepted
+    assert (read.ks, read.seeds) == ([1, 2, 4, 6], [4, 5])
+    first, second = read.benchmarks
     assert (first.name, second.name, second.file) == ("questions", "tiny", str(long))
     assert [(q.level, q.subject) for q in first.questions] == [("", ""), ("3", "Sums")]
     assert (first.dropped, second.dropped, [q.question_id for q in second.questions]) == (0, 1, [1])
 
 
-def test_a_chosen_k(model: Path, tmp_path: Path, planned: list[Plan]) -> None:
+def test_a_chosen_k(model: Path, tmp_path: Path, accepted: list[EvaluationInputs]) -> None:
     assert module.main([*arguments(model, tmp_path), "--k", "8,1,8"]) == 0
-    assert planned[0].ks == [1, 8]
+    assert accepted[0].ks == [1, 8]

@@ -1,4 +1,4 @@
-"""The plan of examples/arithmetic_arms: equal rollouts, what collapse is, what runs when."""
+"""The experiment of examples/arithmetic_arms: equal rollouts, the rule for collapse, the order of runs."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""The recipes for GPUs in examples/: the paper's settings, valid layouts, memory at the start, scripts."""
+"""The recipes in examples/paper/: the paper's settings, valid layouts, memory at the start, scripts."""
 
 import json
 import re
@@ -18,6 +18,7 @@ from megatron_coreward.preflight.costs import GIB, PRECISIONS, count_parameters,
 from tests.support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
+RECIPES = EXAMPLES / "paper"
 SCRIPTS = sorted([*EXAMPLES.rglob("*.sh"), *EXAMPLES.rglob("*.sbatch")])
 DATA = ("train_original.parquet", "train_rewrite_Qwen3-32B.parquet", "test.parquet")
 
@@ -80,7 +81,7 @@ MODELS: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "llama3.3_70b_instruct": (sizes("Llama", 8192, 28672, 80, 64, 8, 128256, **llama3(8.0)), 70_553_706_496),
 }
-"""Folder -> the published config.json, as far as it is read here, and the published number of parameters."""
+"""Recipe -> the published config.json, as far as it is read here, and the published number of parameters."""
 
 CARD_GIB = 79.6
 """Memory of an 80 GB card."""
@@ -136,11 +137,11 @@ def load(name: str, project: Path, *overrides: str) -> Config:
     (model / "config.json").write_text(json.dumps(MODELS[name][0]))
     (model / "model.safetensors").touch()
     (model / "tokenizer.json").touch()
-    return load_config(EXAMPLES / name / "config.yaml", [f"model.path={model}", *overrides])
+    return load_config(RECIPES / f"{name}.yaml", [f"model.path={model}", *overrides])
 
 
 def test_every_recipe_is_known() -> None:
-    assert {path.parent.name for path in EXAMPLES.glob("*/run.sbatch")} == set(MODELS)
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == set(MODELS)
 
 
 @pytest.mark.parametrize(("name", "ranks"), WORLDS)
@@ -235,19 +236,24 @@ def test_shellcheck() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_scripts_name_their_recipe(name: str) -> None:
-    folder = EXAMPLES / name
-    config = f"examples/{name}/config.yaml"
-    assert f'exec bash examples/launch/node.sh {config} "$@"' in (folder / "run.sh").read_text()
-    job = (folder / "run.sbatch").read_text()
-    assert f'exec bash examples/launch/job.sh {config} "$@"' in job
-    assert f"#SBATCH --job-name={name}\n" in job
+def test_table_of_recipes(name: str) -> None:
+    """The row of a recipe names its model and the numbers of GPUs that are checked here."""
+    model = load_config(RECIPES / f"{name}.yaml", []).model.path.partition("/")[2]
+    *ranks, most = LARGE.get(name, (4, 8, 32))
+    row = f"| [`{name}.yaml`]({name}.yaml) | {model} | {', '.join(map(str, ranks))} or {most} |"
+    assert row in (RECIPES / "README.md").read_text(), row
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_job_has_time_to_save(name: str) -> None:
+@pytest.mark.parametrize("name", LARGE)
+def test_command_for_several_nodes(name: str) -> None:
+    nodes = LARGE[name][0] // 8
+    script = f"examples/launch/train.sbatch examples/paper/{name}.yaml"
+    assert f"sbatch --nodes {nodes} --gpus-per-node 8 {script}" in (RECIPES / "README.md").read_text()
+
+
+def test_job_has_time_to_save() -> None:
     """SLURM warns early enough for torchrun's patience, and may requeue without truncating the log."""
-    job = (EXAMPLES / name / "run.sbatch").read_text()
+    job = (EXAMPLES / "launch/train.sbatch").read_text()
     patience = re.search(r"SHUTDOWN_TIMEOUT:-(\d+)", (EXAMPLES / "launch/node.sh").read_text())
     warning = re.search(r"--signal=B:USR1@(\d+)", job)
     assert patience and warning

@@ -1,6 +1,6 @@
 """examples/launch without SLURM: stubs for srun, scontrol and the trainer, and the real torchrun.
 
-What the stubs cannot show is SLURM's own part: that it sends SIGUSR1, and that a requeued job starts again.
+The stubs cannot show that SLURM sends SIGUSR1 and starts a requeued job again.
 """
 
 import os
@@ -72,7 +72,7 @@ sys.exit(3)
 
 
 class Cluster:
-    """A project folder with stubs on the PATH; `start` is what SLURM does with run.sbatch."""
+    """A project folder with stubs on the PATH; `start` is what SLURM does with train.sbatch."""
 
     def __init__(self, folder: Path, nodes: int = 1) -> None:
         self.folder = folder
@@ -214,6 +214,30 @@ def test_exit_codes(cluster: Cluster, trainer_code: int, starts: int, message: s
     assert message in output
     assert len(cluster.lines("starts_0")) == starts
     assert cluster.lines("scontrol") == []
+
+
+def test_the_script_for_sbatch_hands_on_its_arguments(cluster: Cluster) -> None:
+    code, output = cluster.run("a.yaml", "data.system_prompt=a b", script="train.sbatch", TRAINER_CODE="0")
+    assert code == 0, output
+    assert cluster.lines("starts_0") == ["--config a.yaml run.auto_resume=true data.system_prompt=a b"]
+    code, output = cluster.run(script="train.sbatch")
+    assert code != 0 and "CONFIG is missing" in output
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("examples/paper/qwen2.5_3b.yaml", "qwen2.5_3b"),
+        ("examples/quickstart/config.yaml", "quickstart"),
+        ("my.yaml", "my"),
+        ("config.yaml", "config"),
+    ],
+)
+def test_logs_are_called_after_the_configuration(cluster: Cluster, config: str, name: str) -> None:
+    code, output = cluster.run(config, script="node.sh", TRAINER_CODE="0")
+    assert code == 0, output
+    [log] = (cluster.folder / f"runs/logs/{name}/node_0").rglob("stdout.log")
+    assert log.is_file()
 
 
 def test_crash_restarts(cluster: Cluster) -> None:

@@ -1,3 +1,5 @@
+"""Extraction of the last box, and normal forms of answers."""
+
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from megatron_coreward.grading.answers import (
     normal_form,
     split_unit,
 )
+from tests.support.paths import RELEASED_DATA
 
 LATEX_LIKE = st.text(alphabet=r"\{}()[]$^_,.=+-/ 012ax%" + "\n", max_size=60)
 PIECES = [
@@ -186,9 +189,9 @@ def test_ground_truths_survive_a_box_and_normalisation(math_truths):
 
 
 @pytest.fixture
-def math_truths(request):
-    path = request.config.rootpath.parent / "shared/data/math/test.parquet"
+def math_truths():
+    path = RELEASED_DATA / "math/test.parquet"
     if not path.exists():
-        pytest.skip(f"needs {path.name} in ../shared/data/math")
+        pytest.skip(f"needs {path}")
     rewards = pq.read_table(path, columns=["reward_model"]).column("reward_model").to_pylist()
     return [reward["ground_truth"] for reward in rewards]

@@ -1,3 +1,5 @@
+"""Equal and unequal answers, time limits and workers of the grader."""
+
 import os
 import signal
 import subprocess

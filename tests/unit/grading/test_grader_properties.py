@@ -1,4 +1,4 @@
-"""What holds for any answers: no exception, no hang, symmetry, classes that do not depend on order."""
+"""Properties of the grader for any answers: no exception, no hang, symmetry, classes independent of order."""
 
 import random
 import time
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from megatron_coreward.grading.grader import NO_ANSWER, Grader
 from tests.cases.answers import EQUAL, UNEQUAL
 from tests.cases.spellings import mutated, rewritten
+from tests.support.paths import RELEASED_DATA
 
 KNOWN = sorted({answer for pair in (*EQUAL, *UNEQUAL) for answer in pair})
 PIECES = [
@@ -140,11 +141,11 @@ def test_hangs_in_one_batch_do_not_touch_its_other_answers(grader):
 
 
 @pytest.mark.data
-def test_ground_truths_equal_their_spellings_and_not_their_mutants(request):
+def test_ground_truths_equal_their_spellings_and_not_their_mutants():
     """600 ground truths of MATH. Mutants of which a float says that they differ."""
-    folder = request.config.rootpath.parent / "shared/data/math"
+    folder = RELEASED_DATA / "math"
     if not folder.exists():
-        pytest.skip("needs ../shared/data/math")
+        pytest.skip(f"needs {folder}")
     tables = [pq.read_table(folder / f"{name}.parquet") for name in ("train_original", "test")]
     truths = {row["ground_truth"] for t in tables for row in t.column("reward_model").to_pylist()}
     sample = random.Random(0).sample(sorted(truth for truth in truths if truth.strip()), 600)

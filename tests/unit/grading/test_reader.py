@@ -1,3 +1,5 @@
+"""The parser of answers: what it reads, and what it refuses because it has two readings."""
+
 import time
 from contextlib import suppress
 from fractions import Fraction

@@ -1,3 +1,5 @@
+"""Comparison of values: exact numbers, expressions at points, and collections."""
+
 from fractions import Fraction
 
 import pytest

@@ -1,4 +1,4 @@
-"""Who has what on the device in which phase, with parts that only note what they are told."""
+"""The contents of the device in every phase, with a policy and a reference that only note their moves."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ ALWAYS = MemoryConfig(offload_optimizer="always", offload_reference="always", ro
 
 
 class Device:
-    """What is on it, and the moves so far."""
+    """Its contents, and the moves so far."""
 
     def __init__(self) -> None:
         self.holds = set(EVERYTHING)

@@ -1,4 +1,4 @@
-"""Layouts that work, what is said of those that do not, seconds by hand, and tools/plan.py."""
+"""Layouts that work, messages for those that do not, seconds by hand, and tools/plan.py."""
 
 import json
 from pathlib import Path
@@ -20,6 +20,7 @@ from megatron_coreward.planning.layouts import (
 from megatron_coreward.planning.models import KNOWN
 from megatron_coreward.planning.timing import Lengths
 from megatron_coreward.preflight.costs import count_parameters
+from megatron_coreward.utils.logging import REFUSED
 from tests.unit.planning.test_plan import SHAPE, cluster, load
 
 LENGTHS = Lengths(512, 3072)
@@ -159,6 +160,6 @@ def test_the_tool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     ],
 )
 def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.main(["--model", "Qwen2.5-3B", *arguments]) == tool.REFUSED
+    assert tool.main(["--model", "Qwen2.5-3B", *arguments]) == REFUSED
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1

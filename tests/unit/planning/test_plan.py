@@ -1,4 +1,4 @@
-"""Memory, operations and traffic of a planned run: hand-worked values, and what must rise and fall."""
+"""Memory, operations and traffic of a planned run: values by hand, and the direction of changes."""
 
 from pathlib import Path
 
@@ -233,7 +233,7 @@ def test_traffic_by_hand() -> None:
 def test_weight_sync_bytes_are_those_that_were_counted(
     tensor: int, pipeline: int, engine: int, received_mb: float
 ) -> None:
-    """docs/weight_sync.md has what ranks received, from the counters of the real exporter."""
+    """docs/evidence/weight_sync.md has what ranks received, from the counters of the real exporter."""
     config = load(
         f"parallel.tensor={tensor}",
         f"parallel.pipeline={pipeline}",
@@ -246,13 +246,13 @@ def test_weight_sync_bytes_are_those_that_were_counted(
 @pytest.mark.parametrize("tensor", [1, 2, 4])
 @pytest.mark.parametrize("engine", [1, 2, 4, 8])
 def test_shards_received_are_those_the_exporter_sends(tensor: int, engine: int) -> None:
-    from megatron_coreward.actor.model.families.mapping import Dims, Mapping, Split, Vocabulary
     from megatron_coreward.actor.weights.load import Entry
     from megatron_coreward.actor.weights.shares import EngineRank, needed_shards
+    from megatron_coreward.families.mapping import Mapping, Split, Vocabulary
 
     vocab, rows = 150, 64
     padded = -(-vocab // tensor) * tensor
-    dims = Dims(1, 8, 8, 8, 1, vocab, padded, True)
+    shape = ModelShape(Path("x"), "LlamaForCausalLM", 1, 8, 8, 8, 8, 1, vocab, True, 64)
     cases = [
         (Split(0), rows // tensor, (rows / tensor, rows / engine, rows)),
         (Vocabulary(), padded // tensor, (padded / tensor, 192 / engine, vocab)),
@@ -261,6 +261,6 @@ def test_shards_received_are_those_the_exporter_sends(tensor: int, engine: int) 
         for kind, height, parts in cases:
             entry = Entry(Mapping("w", ("w",), kind), None, 0, "w", (height, 8))
             ranks = [EngineRank((group * tensor + i) % engine, engine) for i in range(tensor)]
-            sent = {j for i, e in enumerate(ranks) for j in needed_shards(entry, dims, tensor, e) if j != i}
+            sent = {j for i, e in enumerate(ranks) for j in needed_shards(entry, shape, tensor, e) if j != i}
             most = max(len(sent - {i}) for i in range(tensor))
             assert traffic.shards_received(*parts, tensor, engine, group) == most

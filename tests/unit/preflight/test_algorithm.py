@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron_coreward.config.keys import all_keys
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.schema import AlgorithmConfig, Config
-from megatron_coreward.preflight.checks import CHOICES, validate
+from megatron_coreward.preflight.checks import validate
 from tests.support.paths import ROOT
 
 
@@ -64,6 +65,8 @@ def test_possible(base: list[str], overrides: list[str]) -> None:
 def test_every_option_has_its_place_in_the_documentation() -> None:
     page = (ROOT / "docs" / "algorithm.md").read_text()
     names = [item.name for item in fields(AlgorithmConfig)]
-    names += [value for key, values in CHOICES.items() if key.startswith("algorithm.") for value in values]
+    names += [
+        value for key in all_keys().values() if key.name.startswith("algorithm.") for value in key.choices
+    ]
     names += ["reward.ties", "reward.min_agreement", "reward.weight_by_share", "rollout.vote_samples"]
     assert [name for name in names if name not in page] == []

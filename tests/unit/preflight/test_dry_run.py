@@ -1,4 +1,4 @@
-"""Estimates against hand calculations and against real transformers models, and what --dry-run prints."""
+"""Estimates against hand calculations and against real transformers models, and the output of --dry-run."""
 
 import io
 import json

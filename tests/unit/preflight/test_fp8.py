@@ -1,4 +1,4 @@
-"""Transformer Engine, FP8 and determinism: each combination that cannot work is one error naming the key."""
+"""Transformer Engine, FP8 and determinism: each impossible combination gives one error that names the key."""
 
 import re
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import torch
 
 from megatron_coreward.actor.model import precision
 from megatron_coreward.config import precision as config_precision
+from megatron_coreward.config.keys import find_key
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.precision import (
@@ -50,6 +51,10 @@ def refused(message: str, call: Callable[..., Any], *arguments: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         call(*arguments)
     assert "\n" not in str(caught.value), "one line"
+
+
+def test_recipes_are_the_choices() -> None:
+    assert find_key("fp8.recipe").choices == tuple(RECIPES)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -95,7 +100,7 @@ def test_valid(recipe: str, form: str) -> None:
     ],
 )
 def test_contradictions(overrides: list[str], message: str) -> None:
-    refused(message, validate_layout, load(*overrides), SHAPE, 4)
+    refused(message, lambda: validate_layout(load(*overrides), SHAPE, 4))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,7 @@ def test_engine_without_fp8() -> None:
     ("recipe", "machine", "message"),
     [
         ("tensorwise", CPU, "needs a GPU, and there is none here. Set fp8.format=none."),
-        ("tensorwise", replace(NEW, engine=None), "Transformer Engine cannot be imported: pip install"),
+        ("tensorwise", replace(NEW, te_version=None), "Transformer Engine cannot be imported: pip install"),
         ("tensorwise", replace(NEW, capability=(8, 0)), "8.9 or higher, but this GPU has 8.0. It has no FP8"),
         ("delayed", replace(NEW, capability=(7, 5)), "8.9 or higher, but this GPU has 7.5. It has no FP8"),
         (
@@ -156,11 +161,11 @@ def test_engine_without_fp8() -> None:
         ("blockwise", replace(NEW, cuda="12.8"), "needs CUDA 12.9 or newer, but torch is built for 12.8."),
         (
             "delayed",
-            replace(NEW, engine="1.6"),
+            replace(NEW, te_version="1.6"),
             "needs transformer-engine 1.7 or newer, but 1.6 is installed.",
         ),
-        ("tensorwise", replace(NEW, engine="2.1"), "needs transformer-engine 2.2 or newer, but 2.1"),
-        ("blockwise", replace(NEW, engine="2.2"), "needs transformer-engine 2.3 or newer, but 2.2"),
+        ("tensorwise", replace(NEW, te_version="2.1"), "needs transformer-engine 2.2 or newer, but 2.1"),
+        ("blockwise", replace(NEW, te_version="2.2"), "needs transformer-engine 2.3 or newer, but 2.2"),
         ("mxfp8", Machine(BLACKWELL, "12.8", "2.0"), "needs transformer-engine 2.1 or newer, but 2.0"),
     ],
 )
@@ -189,14 +194,14 @@ def test_deterministic_environment(name: str, value: str | None) -> None:
 
 def test_deterministic_without_the_engine() -> None:
     without = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("NVTE")}
-    check_machine(load("model.deterministic=true"), replace(NEW, engine=None), without)
+    check_machine(load("model.deterministic=true"), replace(NEW, te_version=None), without)
 
 
 @pytest.mark.parametrize(
     ("wanted", "machine", "chosen", "reason"),
     [
         ("auto", CPU, "local", "there is no GPU"),
-        ("auto", replace(NEW, engine=None), "local", "Transformer Engine cannot be imported"),
+        ("auto", replace(NEW, te_version=None), "local", "Transformer Engine cannot be imported"),
         ("auto", replace(NEW, capability=None), "local", "there is no GPU"),
         ("auto", NEW, "transformer_engine", "there are a GPU and Transformer Engine 2.20.2"),
         ("local", NEW, "local", "asked for"),

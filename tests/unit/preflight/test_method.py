@@ -1,10 +1,10 @@
-"""What a reward method asks of the rest of the configuration."""
+"""The demands of a reward method on the rest of the configuration."""
 
 import pytest
 
+from megatron_coreward.config.keys import find_key
 from megatron_coreward.config.loading import load_config
-from megatron_coreward.coreward.rewards.registry import METHODS, views_of
-from megatron_coreward.preflight.checks import CHOICES
+from megatron_coreward.coreward.rewards.registry import METHODS, VIEWS, views_of
 from megatron_coreward.preflight.method import check_method
 from megatron_coreward.types import View
 
@@ -14,7 +14,8 @@ def configured(*overrides):
 
 
 def test_the_methods_are_the_choices():
-    assert CHOICES["reward.method"] == tuple(METHODS)
+    assert find_key("reward.method").choices == tuple(METHODS)
+    assert find_key("rollout.views").choices == ("auto", *VIEWS)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_coreward.cli.audit import CLEAN, REFUSED, REJECTS, main
+from megatron_coreward.cli.audit import CLEAN, REJECTS, main
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.pairs import load_pairs
+from megatron_coreward.utils.logging import REFUSED
 
 PAIRS = [
     ("How many apples do 3 boxes of 12 hold?", "Three crates have 12 pears each. How many pears are that?"),

@@ -1,4 +1,4 @@
-"""Every reason found where it is due and only there, and what the checks say of the released MATH pairs."""
+"""The checks find every reason where it applies and only there; their counts on the released MATH pairs."""
 
 from collections import Counter
 

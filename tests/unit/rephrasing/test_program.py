@@ -1,4 +1,4 @@
-"""Responses, attempts, seeds and replicas of rephrasing, and whole runs with an engine that is made up."""
+"""Responses, attempts, seeds and replicas of rephrasing, and complete runs with a fake engine."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_coreward.cli.rephrase import DONE, NOTHING, REFUSED, main
+from megatron_coreward.cli.rephrase import DONE, NOTHING, main
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.pairs import load_pairs
 from megatron_coreward.grading.grader import Grader
@@ -20,6 +20,7 @@ from megatron_coreward.rephrasing.store import Store
 from megatron_coreward.requests import place
 from megatron_coreward.types import GenerationRequest, Response, Sampling
 from megatron_coreward.utils import distributed
+from megatron_coreward.utils.logging import REFUSED
 from tests.support.fakes import ThreadCommunicator, run_threads
 from tests.support.models import byte_tokenizer, tiny_model
 

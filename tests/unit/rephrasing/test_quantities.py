@@ -1,4 +1,4 @@
-"""Numbers in digits, in words and implied; what another wording must keep."""
+"""Numbers in digits, in words and implied, and which of them a rephrasing must keep."""
 
 import time
 from fractions import Fraction

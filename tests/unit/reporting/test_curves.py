@@ -4,7 +4,8 @@ import math
 
 from megatron_coreward.cli.report import main
 from megatron_coreward.reporting.curves import PANELS, draw
-from megatron_coreward.utils.metrics import METRICS, MetricsWriter, read_metrics
+from megatron_coreward.utils.metrics import MetricsWriter, read_metrics
+from tests.support.metric_names import METRICS
 
 
 def test_draws_the_panels_that_have_data(tmp_path):

@@ -11,14 +11,15 @@ import pytest
 
 from megatron_coreward.cli.report import main
 from megatron_coreward.config.loading import load_config, to_yaml
-from megatron_coreward.evaluation.outcomes import EvalResult
+from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.reporting import figures
 from megatron_coreward.reporting.page import ASSETS, settings_table
 from megatron_coreward.reporting.runs import read_run, spread
 from megatron_coreward.run.rollouts import write_rollouts
 from megatron_coreward.types import QuestionPair, ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator
-from megatron_coreward.utils.metrics import METRICS, MetricsWriter
+from megatron_coreward.utils.metrics import MetricsWriter
+from tests.support.metric_names import METRICS
 
 HOSTILE = (
     "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> "
@@ -111,9 +112,12 @@ def make_run(folder: Path, method: str, steps: int = 12, views=tuple(View), roll
 
 def add_evaluation(folder: Path, step: int, right: int, questions: int = 40) -> None:
     solved = np.arange(questions) < right
-    result = EvalResult(np.arange(questions), solved, np.stack([solved] * 2, axis=1), solved)
+    sampled = np.stack([solved] * 2, axis=1)[None]
+    scores = Scores(np.arange(questions), solved, sampled, {2: solved[None].astype(float)})
     (folder / "evaluations").mkdir(exist_ok=True)
-    (folder / "evaluations" / f"step_{step:06d}.json").write_text(json.dumps(result.summary(seed=1)))
+    (folder / "evaluations" / f"step_{step:06d}.json").write_text(
+        json.dumps(scores.summary(bootstrap_seed=1))
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Who logs what where, and what a run shows."""
+"""Which rank logs what to which place, and the progress display of a run."""
 
 import io
 import logging

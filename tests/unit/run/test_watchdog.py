@@ -1,4 +1,4 @@
-"""Which rank is behind: the verdict on reports, and a process that is ended by it."""
+"""The watchdog finds the rank that is behind from reports, and ends a process."""
 
 import subprocess
 import sys
@@ -12,16 +12,16 @@ AT = Report(
     step=7,
     phase="update",
     entered=1000.0,
-    spoken=1090.0,
+    reported=1090.0,
     place="actor/compute/forward.py:60 in x",
     waits=True,
 )
 
 
 def said(reports):
-    """The verdict when every rank that `reports` gives twice has spoken in between."""
+    """The verdict when every rank that `reports` gives twice has reported in between."""
     before = {
-        rank: report if silent or report is None else replace(report, spoken=0.0)
+        rank: report if silent or report is None else replace(report, reported=0.0)
         for rank, (report, silent) in reports.items()
     }
     return verdict(before, {rank: report for rank, (report, _) in reports.items()}, timeout_s=60)

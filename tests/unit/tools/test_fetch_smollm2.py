@@ -1,4 +1,4 @@
-"""The SmolLM2 tool: nothing half-written, clear errors, and a model that is what the GGUF file says."""
+"""The SmolLM2 tool: complete files only, clear errors, and a model that equals the GGUF file."""
 
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path

@@ -1,14 +1,18 @@
-"""Set-up: refusals in one line, and a lock that matches what is asked for."""
+"""Set-up: refusals in one line, and a lock file that matches the requirements."""
 
 import os
-import re
+import shutil
 import subprocess
+import sys
+import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from megatron_coreward import __version__
 from tests.support.paths import ROOT
 from tools.lock_requirements import closure, read_lines
 
@@ -92,16 +96,37 @@ def test_lock_matches_what_is_asked_for() -> None:
 
 
 def test_extras_match_the_lock() -> None:
-    """Every requirement written in setup.py is met by the lock (vLLM for GPUs and its kin aside)."""
+    """Every requirement in pyproject.toml is met by the lock (vLLM for GPUs and its kin aside)."""
     locked = pins()
-    text = (ROOT / "setup.py").read_text()
-    lists = dict(
-        re.findall(r"^(BASE|CPU|DEV) = \[(.*?)\]$", text.replace("\n    ", " "), re.MULTILINE | re.DOTALL)
-    )
-    assert sorted(lists) == ["BASE", "CPU", "DEV"]
-    for quoted in re.findall(r'"([^"]+)"', " ".join(lists.values())):
-        requirement = Requirement(quoted)
-        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), quoted
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert sorted(extras) == ["cpu", "dev", "gpu"]
+    for text in [*project["dependencies"], *extras["cpu"], *extras["dev"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), text
+
+
+def test_a_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
+    """Built from a copy, since a build leaves a folder in the source."""
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "megatron_coreward", source / "megatron_coreward", ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "pip", "--quiet", "wheel", *options, str(source)]
+    subprocess.run(command, check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        [folder] = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        packed = {name for name in archive.namelist() if not name.startswith(folder)}
+        metadata = archive.read(f"{folder}/METADATA").decode()
+        commands = archive.read(f"{folder}/entry_points.txt").decode()
+    files = (source / "megatron_coreward").rglob("*")
+    assert packed == {str(path.relative_to(source)) for path in files if path.is_file()}
+    assert f"\nVersion: {__version__}\n" in metadata and "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert "\nProvides-Extra: gpu\n" in metadata and "\nRequires-Python: <3.12,>=3.11\n" in metadata
+    assert commands == "[console_scripts]\ncoreward = megatron_coreward.cli.main:main\n"
 
 
 def test_closure_follows_extras_and_markers_but_no_excluded_package() -> None:

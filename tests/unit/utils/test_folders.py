@@ -1,4 +1,4 @@
-"""The lock on a run folder: one process at a time, whatever way it ends."""
+"""The lock on a run folder: one process at a time, however it ends."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Ranks that run different things are told so, all of them."""
+"""If ranks run different versions or configurations, every rank gets an error."""
 
 import pytest
 

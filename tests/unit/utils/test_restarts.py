@@ -1,4 +1,4 @@
-"""Ranks of one attempt find each other in a store that has seen others; ranks are threads here."""
+"""The ranks of an attempt find each other in a store used by earlier attempts; ranks are threads here."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

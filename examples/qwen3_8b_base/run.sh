@@ -1,6 +1,0 @@
-#!/usr/bin/env bash
-# Co-Reward with Qwen3-8B-Base on all GPUs of this node. Several nodes: examples/launch/node.sh.
-#   bash examples/qwen3_8b_base/run.sh [key.sub=value ...]
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-exec bash examples/launch/node.sh examples/qwen3_8b_base/config.yaml "$@"

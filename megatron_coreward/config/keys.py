@@ -1,0 +1,96 @@
+"""What the fields of schema.py say about each key, in words: for error messages and for docs/config.md."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from megatron_coreward.config.schema import Config
+
+_TYPES = {"boolean": bool, "integer": int, "number": float, "string": str}
+_LIMITS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One configuration key."""
+
+    name: str
+    """With its section, as in optimizer.lr."""
+    type: type
+    choices: tuple[str, ...]
+    """The allowed values of a text key; empty if it takes any text."""
+    limits: str
+    """The allowed numbers in words, as in "at least 0 and below 1"."""
+    default: bool | int | float | str
+    meaning: str
+
+
+@cache
+def all_keys() -> dict[str, Key]:
+    """Name -> key, in the order of schema.py."""
+    return {
+        f"{section}.{name}": _key(f"{section}.{name}", described)
+        for section, content in _sections().items()
+        for name, described in content["properties"].items()
+    }
+
+
+def section_meanings() -> dict[str, str]:
+    """Name -> meaning of each section, in the order of schema.py."""
+    return {section: content["description"] for section, content in _sections().items()}
+
+
+def find_key(name: str) -> Key:
+    """Raises ValueError for an unknown key, naming the key that was probably meant."""
+    keys = all_keys()
+    if name in keys:
+        return keys[name]
+    elsewhere = [known for known in keys if known.rpartition(".")[2] == name.rpartition(".")[2]]
+    guess = elsewhere[0] if elsewhere else nearest(name, keys)
+    hint = f"Did you mean {guess}?" if guess else f"The sections are {', '.join(_sections())}."
+    raise ValueError(f"Unknown configuration key {name!r}. {hint}")
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str | None:
+    """The one of `allowed` that `word` was most likely meant to be; None when nothing is near."""
+    matches = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+@cache
+def _sections() -> dict[str, dict[str, Any]]:
+    """Section -> its JSON schema, the form in which pydantic gives descriptions and limits of fields."""
+    classes = TypeAdapter(Config).json_schema()["$defs"]
+    sections = {}
+    for section in fields(Config):
+        assert isinstance(section.type, type), f"{section.name}: schema.py must not postpone its annotations"
+        sections[section.name] = classes[section.type.__name__]
+    return sections
+
+
+def _key(name: str, described: dict[str, Any]) -> Key:
+    ranges = described.get("anyOf", [described])
+    assert "description" in described, f"{name} has no string after it in schema.py"
+    return Key(
+        name=name,
+        type=_TYPES[ranges[0]["type"]],
+        choices=tuple(described.get("enum", ())),
+        limits=" or ".join(_limits(allowed) for allowed in ranges),
+        default=described["default"],
+        meaning=" ".join(described["description"].split()),
+    )
+
+
+def _limits(allowed: dict[str, Any]) -> str:
+    if "minimum" in allowed and allowed["minimum"] == allowed.get("maximum"):
+        return f"{allowed['minimum']:g}"
+    return " and ".join(f"{words} {allowed[limit]:g}" for limit, words in _LIMITS.items() if limit in allowed)

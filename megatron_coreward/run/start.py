@@ -1,0 +1,74 @@
+"""How a run starts: the same on all ranks, alone in its folder, and from a checkpoint if it resumes."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron_coreward.actor.checkpoint.folder import latest_checkpoint
+from megatron_coreward.config.schema import Config
+from megatron_coreward.roles import Communicator
+from megatron_coreward.utils.distributed import TorchCommunicator, initialize, require_same
+from megatron_coreward.utils.folders import FolderLock, errors_on_all_ranks
+from megatron_coreward.utils.run_names import CHECKPOINTS
+from megatron_coreward.utils.versions import versions
+
+logger = logging.getLogger(__name__)
+
+_OF_ONE_START = (("run", "resume"), ("run", "auto_resume"), ("run", "output_dir"))
+
+
+def join(config: Config) -> Communicator:
+    """Waits for the other ranks, which have then made the same checks, and compares what they run.
+
+    Raises:
+        ValueError: a rank has another configuration, which would hang in the others' collectives, or another
+            version of a package.
+    """
+    initialize()
+    comm = TorchCommunicator()
+    keys = {f"{section}.{key}": v for section, keys in asdict(config).items() for key, v in keys.items()}
+    require_same(comm, keys, "give all ranks the same --config and overrides")
+    require_same(comm, versions(), "install the same packages on all nodes")
+    return comm
+
+
+def claim(output: Path, comm: Communicator) -> FolderLock | None:
+    """Rank 0's hold on the run folder.
+
+    Raises:
+        ValueError: on every rank: another run is at work there.
+    """
+    with errors_on_all_ranks(comm):
+        try:
+            return FolderLock(output) if comm.rank == 0 else None
+        except BlockingIOError as error:
+            raise ValueError(f"run.output_dir: {error}. Wait for it, or choose another folder") from error
+
+
+def resume_point(config: Config, comm: Communicator) -> Path | None:
+    """The checkpoint to go on from; None for a new run. A collective.
+
+    Raises:
+        ValueError: `run.resume` without an intact checkpoint. Starting anew would overwrite the old figures.
+    """
+    if not (config.run.resume or config.run.auto_resume):
+        return None
+    folder = Path(config.run.output_dir) / CHECKPOINTS
+    checkpoint = latest_checkpoint(folder, comm)
+    if checkpoint is None and config.run.resume:
+        raise ValueError(
+            f"run.resume=true, but {folder} holds no intact checkpoint; start anew in another run.output_dir"
+        )
+    return checkpoint
+
+
+def warn_of_changes(before: dict[str, Any], config: Config) -> None:
+    """Names the keys that differ from `before`, those of the run that saved the checkpoint."""
+    for section, keys in asdict(config).items():
+        for key, value in keys.items():
+            old = before.get(section, {}).get(key)
+            if old != value and (section, key) not in _OF_ONE_START:
+                logger.warning(
+                    "%s.%s is now %r; it was %r when the checkpoint was saved", section, key, value, old
+                )
