@@ -121,12 +121,6 @@ class RunWarnings:
         self._file(metrics)
         self._look()
 
-    def add(self, name: str, text: str, key: str) -> None:
-        """Says what a check outside the table found, unless it was said."""
-        if name not in self._said:
-            self._said[name] = key
-            logger.warning("%s: %s. Look at %s", name, text, key)
-
     def summary(self) -> str:
         """The warnings of the run in one line; "" if there were none."""
         if not self._said:
@@ -143,4 +137,5 @@ class RunWarnings:
     def _look(self) -> None:
         for rule in RULES:
             if rule.name not in self._said and (text := rule.finds(self._history)):
-                self.add(rule.name, text, rule.key)
+                self._said[rule.name] = rule.key
+                logger.warning("%s: %s. Look at %s", rule.name, text, rule.key)

@@ -103,14 +103,6 @@ def test_accuracy_that_fell_also_across_a_resume(said: pytest.LogCaptureFixture)
         assert "greedy_pass@1 fell from 0.540 to 0.130" in line and line.endswith("Look at optimizer.lr")
 
 
-def test_what_other_checks_found_is_listed_too(said: pytest.LogCaptureFixture) -> None:
-    warnings = RunWarnings(total_steps=40)
-    for _ in range(2):
-        warnings.add("one wording twice", "both files hold the same questions", "data.rephrased")
-    assert len(said.records) == 1
-    assert warnings.summary() == "with 1 warning: one wording twice (look at data.rephrased)"
-
-
 def test_every_rule_names_keys_that_exist_and_stands_on_the_page() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     for rule in RULES:
