@@ -3,8 +3,10 @@
 import re
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼʹ′＇`´‛", "'"))
-_CANNOT = r"(?:(?:don't|do not) (?:think|believe) I (?:can|could)|can ?not|can't|cant|could ?n[o']t"
-r"|couldn't|won't|will not|wouldn't)"
+_CANNOT = (
+    r"(?:(?:don't|do not) (?:think|believe) I (?:can|could)|can ?not|can't|cant|could ?n[o']t"
+    r"|couldn't|won't|will not|wouldn't)"
+)
 _UNABLE = r"(?:not able|unable|not allowed|not permitted|not in a position|not capable)"
 _TO_SERVE = (
     r"(?:assist|help|comply|fulfil\w*|rephrase|rephrasing|reword\w*|rewrite|rewriting|paraphras\w*"

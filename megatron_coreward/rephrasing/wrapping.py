@@ -199,8 +199,10 @@ _LEAD_IN = re.compile(
     r":[*_]*\s*|in (?:other|different) words[ \t]*,\s*",
     re.IGNORECASE,
 )
-_SPEAKS_OF_TASK = r"(?:question|problem|wording|rephras\w*|reword\w*|rewrit\w*|rewrote|version"
-r"|paraphras\w*|original|in \w+ words|you go|it is|put it)"
+_SPEAKS_OF_TASK = (
+    r"(?:question|problem|wording|rephras\w*|reword\w*|rewrit\w*|rewrote|version"
+    r"|paraphras\w*|original|in \w+ words|you go|it is|put it)"
+)
 
 
 def _without_start(text: str) -> str:
