@@ -86,12 +86,12 @@ _CONCLUDES = re.compile(
 _FORM = re.compile(
     r"\W*(?:please|note|recall|remember|assume|consider|here|where|for|with|in|as|by|on|this|these|you"
     r"|your|each|every|all|any|both"
-    rf"|no|there|also|since|hint|an?|options?|choices?|\(?[A-E]\)|{_TASKS})\b",
+    rf"|no|there|also|since|an?|options?|choices?|\(?[A-E]\)|{_TASKS})\b",
     re.IGNORECASE,
 )
 _SHORT = re.compile(
-    r"[\s*_(=$\\]*(?:(?:it|they|that|this|he|she|we|a|answer|ans|result|total)\b[\s:]*)?(?:(?:is|are"
-    r"|equals?|=|'s|costs?|has|have|gets?)\s*)?"
+    r"[\s*_(\[=$\\]*(?:(?:it|they|that|this|he|she|we|you|a|answer|ans|result|total)\b[\s:]*)?(?:(?:is|are"
+    r"|equals?|=|'s|costs?|has|have|gets?|makes|gives)\s*)?"
     rf"(?:{_NUMBER})[^\w&]*(?:[a-z]+[^\w&]*)?",
     re.IGNORECASE,
 )
@@ -131,6 +131,8 @@ def _tells(sentence: str, original: str, known: Values, *, after_all: bool, afte
         return True
     if _CONDITION.search(sentence) or not (new := _new(sentence, known)):
         return after_mark and _SHORT.fullmatch(sentence) is not None
+    if _SHORT.fullmatch(sentence) and re.search(r"[A-Za-z(\[*=]", sentence):
+        return True
     telling = [mention for mention in new if mention.is_telling]
     if after_mark and telling and not _FORM.match(sentence):
         return True

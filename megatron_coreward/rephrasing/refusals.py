@@ -16,29 +16,35 @@ _TO_SERVE = (
     r"|put (?:this|that|it)|change (?:this|that)|reformulat\w*)"
 )
 _OF_THE_TASK = re.compile(
-    rf"\b(?:{_CANNOT}|{_UNABLE} to|must decline to|have to decline to|decline to"
-    rf"|refuse to)(?: \w+ly)? (?:be able to )?{_TO_SERVE}\b"
-    r"|\b(?:your|this|that|such a|the) request\b|\bas an? (?:AI\b|(?:large )?language model)"
+    rf"(?:\b(?:I|we)\b[^.?!\n]{{0,40}}?|\A\W*)(?:\b{_CANNOT}|\b{_UNABLE} to|\bdecline to"
+    rf"|\brefuse to)(?: \w+ly)?"
+    rf" (?:be able to )?{_TO_SERVE}\b|\b(?:your|this|that|such a) request\b|\bas an? (?:AI\b"
+    rf"|(?:large )?language model)"
     r"|\bI(?:'m| am) (?:just |only )?an? (?:AI\b|(?:large )?language model|assistant)"
     r"|\b(?:no|any|an actual|a) (?:question|problem|text) (?:was|is|has been|were) (?:given|provided"
     r"|included|supplied)"
-    r"|\bplease (?:provide|share|give me|send|supply|clarify|specify|rephrase)\b|\b(?:against|violates?"
+    r"|\bplease (?:provide|share|give me|send|supply|clarify)(?: me)?(?: with)?(?: \w+){0,3}? (?:question"
+    r"|problem|text"
+    r"|context|details|information|clarification)\b|\bthere (?:is|was|seems to be) no (?:question|problem"
+    r"|text)\b|\b(?:against|violates?"
     r"|violating) \w+ (?:\w+ )?(?:guidelines|polic)"
     r"|\bI(?:'d| would) rather not\b|\b(?:must|have to|need to|I) (?:respectfully |politely )?(?:decline"
     r"|refuse)\b|(?:not |im)possible(?: for me)? to (?:rephrase|reword|rewrite)"
-    r"|\bthe (?:question|problem|text|prompt)(?: you \w+)? (?:is|seems|appears)(?: to be)? (?:incomplete"
-    r"|inappropriate|unclear|cut off|missing)\b"
+    r"|\bthe (?:question|problem|text|prompt)\b(?: is|[^.?!]{0,40} (?:seems|appears"
+    r"|looks))(?: to be)? (?:incomplete"
+    r"|inappropriate|unclear|cut off|missing|truncated)\b"
     r"|\b(?:doesn't|does not|didn't|did not) (?:contain|include|provide) (?:an?|any) (?:\w+ )?(?:question"
     r"|problem)\b",
     re.IGNORECASE,
 )
 _OF_A_PERSON = re.compile(
-    rf"\bI(?: am|'m)?(?: \w+ly)? (?:{_CANNOT}|{_UNABLE}) "
+    rf"\bI(?: am|'m)?(?: \w+ly)? (?:{_CANNOT}|{_UNABLE})(?=[\s.,:;!])"
     r"|\bI(?:'m| am)(?: (?:so|very|really|truly|terribly|deeply))? (?:sorry|afraid)\b|\A\W*(?:so "
     r"|very )?sorry\b"
     r"|\b(?:my|our) (?:\w+ )?apologies\b|\A\W*apologies\b|\bI (?:\w+ )?apologi[sz]e\b"
     r"|\A\W*(?:unfortunately|regrettably|regretfully)\W+(?:I|it|this|we|the (?:question|problem))\b"
-    r"|\bI (?:don't|do not) (?:have (?:enough|access|the ability)|feel comfortable|understand)\b"
+    r"|\bI (?:don't|do not) (?:have (?:enough|access|the ability)|feel comfortable|understand"
+    r"|know how to re)|\bI(?:'m| am) (?:not|un)(?: )?comfortable\b"
     r"|\A\W*(?:we|you) (?:cannot|can't)\b",
     re.IGNORECASE,
 )

@@ -77,6 +77,8 @@ _TEX_BACKSLASH = re.compile(r'\\(?!"|n(?![a-z]))')
 
 def _without_json(text: str) -> str:
     """The question in a JSON object or a Python literal of one; TeX's backslashes may be unescaped."""
+    if re.match(r"\"\w+\"\s*:\s*\"", text):
+        text = f"{{{text}}}"
     if not re.match(r"[{\[]\s*[{\[\"']", text):
         return text
     escaped = _TEX_BACKSLASH.sub(r"\\\\", text) if _UNESCAPED_TEX.search(text) else text
@@ -137,9 +139,9 @@ def _without_quotes(text: str) -> str:
 _EMPHASIS = re.compile(r"(\*{1,3}|_{2,3})(?=\S)((?:(?!\1).)+)(?<=\S)\1", re.DOTALL)
 _TAGS = re.compile(r"<(?P<name>[a-z][\w-]*)>(?P<text>.*)</(?P=name)>", re.DOTALL | re.IGNORECASE)
 _BRACKETS = re.compile(
-    r"<(?![\w-]+(?:\s+[\w-]+=[^<>]*)?/?>|[/|!])(?=\S)(?P<text>.*)(?<!<br)(?<!/)>", re.DOTALL
+    r"[<⟨](?![\w-]+(?:\s+[\w-]+=[^<>]*)?/?>|[/|!])(?P<text>.*)(?<!<br)(?<!/)[>⟩]", re.DOTALL
 )
-_ENCLOSED = re.compile(r"\(([^()]*\?[^()]*)\)|\[([^\[\]]*\?[^\[\]]*)\]|\\text\{([^{}]*\?[^{}]*)\}")
+_ENCLOSED = re.compile(r"\(([^()]*\?[^()]*)\)|\[([^\[\]]*\?[^\[\]]*)\]|(?:\\text)?\{([^{}]*\?[^{}]*)\}")
 _RULES = re.compile(r"\A[-*_=]{3,}\s*\n|\n\s*[-*_=]{3,}\Z")
 _CLOSING_TAG = re.compile(r"</?[\w-]+/?>\Z")
 
@@ -153,7 +155,7 @@ def _without_markup(text: str) -> str:
     if (brackets := _BRACKETS.fullmatch(text)) and not _CLOSING_TAG.search(text):
         return brackets["text"]
     if enclosed := _ENCLOSED.fullmatch(text):
-        return enclosed[1] or enclosed[2] or enclosed[3]
+        return next(filter(None, enclosed.groups()))
     if rules := _RULES.match(text) or _RULES.search(text):
         return text[rules.end() :] if rules.start() == 0 else text[: rules.start()]
     if all(line.startswith(">") for line in text.splitlines()):
@@ -170,8 +172,10 @@ _DONE = (
     r"(?:rephrased|rewritten|reworded|paraphrased|restated|reformulated|revised|modified|updated|reformatted)"
 )
 _NAME = (
-    rf"(?:(?:the|your|my|a|new|math|mathematics|mathematical|alternative|other|different|{_DONE})[ \t]+)*"
-    rf"(?:{_KIND}|{_DONE}|output|response|answer|result|Q)(?:[ \t]+(?:\d{{1,2}}|statement|text"
+    rf"(?:(?:the|your|my|a|new|math|mathematics|mathematical|word|final|alternative|other|different"
+    rf"|{_DONE})[ \t]+)*"
+    rf"(?:{_KIND}|{_DONE}|output|response|translation|(?:answer|result)(?!\W*\d)|Q)(?:[ \t]+(?:\d{{1,2}}"
+    rf"|statement|text"
     rf"|in[ \t]+(?:other|different|new)[ \t]+words|\({_DONE}\)))?"
 )
 _MARK = r"[*_#>\s]*"
@@ -180,6 +184,10 @@ _LABEL = re.compile(
     rf"|\#+[ \t]*{_NAME}[*_ \t]*\n|\*\*{_NAME}\*\*\s*|{_NAME}[ \t]*\n",
     re.IGNORECASE,
 )
+_LATER_LABEL = re.compile(
+    rf"\n{_MARK}(?:{_DONE}(?:[ \t]+{_KIND})?|rewrite|rephrase|rephrasing){_MARK}:{_MARK}", re.IGNORECASE
+)
+_ITEM = re.compile(r"(?:[-•*]|1[.)])[ \t]+(?!.*\n\s*(?:[-•*]|2[.)])\s)", re.DOTALL)
 _ASKING_NOTE = re.compile(r"[*_]*note[*_]*:[*_]*\s*(?=[^\n]*\?\W*\Z)", re.IGNORECASE)
 _COURTESY = re.compile(
     r"(?:sure(?:[ \t]+thing)?|certainly|of course|absolutely|okay|ok|alright|all right|great|yes"
@@ -193,8 +201,12 @@ _LEAD_IN = re.compile(
     r"|this is|the following"
     r"|(?:one|another) (?:way|possib)|I(?:['’](?:ve|ll|d|m)| have| will| would| am| can| re\w+| put"
     r"| wrote)?|my\b|let me|let['’]s"
-    rf"|the (?:{_DONE}|new)|a (?:{_DONE}|new|possible)|{_DONE}|rephrasing|rewording|put)\b"
-    r"[^\n:?$\d]{0,120}|(?:put |said |stated )?(?:in|using|with) (?:other|different|new) (?:words"
+    rf"|the (?:{_DONE}|new)|a (?:{_DONE}|new|possible)|{_DONE}|rephrasing|rewording|put)\b[^\n:?$\d]{{0,120}}"
+    r"|[^\n:?$\d]{0,80}\b(?:rephras|reword|rewrit|paraphras|restat|wording|(?:other|different"
+    r"|another) (?:words?|ways?)\b"
+    r"|(?:ask|put|say|phrase) (?:this|it|that)\b|(?:question|problem)\b[^\n:?$\d]{0,60} as follows"
+    r"|(?:could|can|might|may) ask)[^\n:?$\d]{0,60}|(?:put |said |stated )?(?:in|using|with) (?:other"
+    r"|different|new) (?:words"
     r"|wording)[ \t]*)"
     r":[*_]*\s*|in (?:other|different) words[ \t]*,\s*",
     re.IGNORECASE,
@@ -212,10 +224,14 @@ def _without_start(text: str) -> str:
     if courtesy := _COURTESY.match(text):
         return text[courtesy.end() :]
     lead_in = _LEAD_IN.match(text)
-    if lead_in and re.search(rf"\b{_SPEAKS_OF_TASK}\b|words", lead_in[0], re.IGNORECASE):
+    if lead_in and re.search(rf"\b{_SPEAKS_OF_TASK}\b|words|\bask|follows", lead_in[0], re.IGNORECASE):
         return text[lead_in.end() :]
-    first, _, rest = text.partition("\n")
-    return rest if rest.strip() and _COMMENT.match(first) else text
+    if items := _ITEM.match(text):
+        return text[items.end() :]
+    if later := _LATER_LABEL.search(text):
+        return text[later.end() :]
+    first = re.split(r"(?<=[.!:])\s|\n", text, maxsplit=1)[0]
+    return text[len(first) :] if first != text and _COMMENT.match(first) else text
 
 
 _TELLS_OF_CHANGES = (
@@ -237,15 +253,19 @@ _COMMENT = re.compile(
     r"|(?:all |the )+(?:numbers|values|quantities|meaning|answer|logic|mathematics|math"
     r"|calculation)\b[^.?]{0,40}"
     r"\b(?:the same|unchanged|preserved|kept)\b"
-    r"|hope (?:this|that) helps|let me know if|feel free to|(?:would|do) you (?:like|want|need) (?:me"
+    r"|(?:here|below) (?:is|are) .*\b(?:question|problem|version|rephrasing)\b[^?]*\Z|hope (?:this"
+    r"|that) helps|let me know if|feel free to|(?:would|do) you (?:like|want|need) (?:me"
     r"|another|any)"
     r")",
     re.IGNORECASE,
 )
 
+_EMPTY_ANSWER = re.compile(r"\s[*_#]*(?:answer|solution|ans|A)[*_]*:[*_\s.]*\Z", re.IGNORECASE)
+
 
 def _without_comment(text: str) -> str:
     """The text without a comment on the task in its last lines."""
+    text = _EMPTY_ANSWER.sub("", text)
     lines = text.splitlines()
     at = next((i for i, line in enumerate(lines) if i and _COMMENT.match(line)), None)
     if at is not None:
