@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from megatron_coreward.rephrasing.checks import Finding, check
+from megatron_coreward.rephrasing.wrapping import unwrap
 
 INSTRUCTION = """\
 You are given a question from mathematics. Put it into other words, so that whoever solves your version does \
@@ -37,9 +38,12 @@ GENERATION_REASONS = {
 }
 """Reasons that only appear while rephrasing, besides checks.REASONS."""
 
-_BLOCK = re.compile(r"<rephrased>(.*?)</rephrased>", re.DOTALL | re.IGNORECASE)
-_OPEN_BLOCK = re.compile(r"<rephrased>(.*)", re.DOTALL | re.IGNORECASE)
-_THOUGHT_END = "</think>"
+_BLOCK = re.compile(r"<rephrased>((?:(?!<rephrased>).)*?)</rephrased>", re.DOTALL | re.IGNORECASE)
+_OPEN_BLOCK = re.compile(r".*<rephrased>(.*)", re.DOTALL | re.IGNORECASE)
+THOUGHT_START = "<think>"
+_THOUGHTS = r"(?:think(?:ing)?|thoughts?|reasoning|analysis|scratchpad)"
+_THOUGHT_START = re.compile(rf"<{_THOUGHTS}>|\[{_THOUGHTS}\]", re.IGNORECASE)
+_THOUGHT_END = re.compile(rf"</{_THOUGHTS}>|\[/{_THOUGHTS}\]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,20 @@ def message(question: str) -> str:
 
 
 def parse(drawn: Drawn) -> str | None:
-    """The rephrasing in a response, the last if there are several; None if there is none."""
-    text = drawn.text.rpartition(_THOUGHT_END)[2]
-    if blocks := _BLOCK.findall(text):
-        return blocks[-1].strip()
-    block = _OPEN_BLOCK.search(text)
-    return block[1].strip() if block and drawn.finished else None  # the end tag was taken for the end
+    """The rephrasing in a response, the last if there are several; None if there is none.
+
+    What is thought is not read, nor is anything in thoughts that do not end.
+    """
+    text = _THOUGHT_END.split(drawn.text)[-1]
+    if _THOUGHT_START.search(text):
+        return None
+    blocks = list(_BLOCK.finditer(text))
+    open_block = _OPEN_BLOCK.match(text, blocks[-1].end() if blocks else 0)
+    if open_block and not drawn.finished:
+        return None
+    if blocks:
+        return unwrap(blocks[-1][1])
+    return unwrap(open_block[1]) if open_block else None  # the end tag was taken for the end
 
 
 def rephrase(

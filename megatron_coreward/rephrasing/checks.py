@@ -12,12 +12,18 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from megatron_coreward.rephrasing.asking import asks, told_result
 from megatron_coreward.rephrasing.quantities import Mention, Quantities, quantities
+from megatron_coreward.rephrasing.refusals import refusal
+from megatron_coreward.rephrasing.wrapping import is_placeholder, left_over, unwrap
 
 REASONS = {
     "empty": "no letters or digits",
     "placeholder": "a template's placeholder in place of a question",
-    "echo": "speaks of the task or repeats its instruction",
+    "echo": "speaks of the task, refuses it or repeats its instruction",
+    "wrapping": "a fence, JSON, quotes, a label, a comment or the template's brackets around the text",
+    "answer_told": "tells a result that the question does not tell",
+    "no_question": "states something where the original asks",
     "identical": "the same but for layout, case and punctuation",
     "language": "another script or language",
     "figure_lost": "the figure's code is gone, and labels are missing or the text refers to it",
@@ -47,7 +53,9 @@ def check(original: str, rephrased: str, instruction: str = "") -> list[Finding]
     if useless:
         return [useless]
     findings = [
-        find_echo(original, rephrased, instruction),
+        find_echo(original, rephrased, instruction) or find_wrapping(original, rephrased),
+        find_told_answer(original, rephrased),
+        find_no_question(original, rephrased),
         find_language(original, rephrased),
         find_lost_figure(original, rephrased),
         find_changed_numbers(original, rephrased),
@@ -60,17 +68,8 @@ def find_empty(rephrased: str) -> Finding | None:
     return None if any(char.isalnum() for char in rephrased) else Finding("empty")
 
 
-_PLACEHOLDER = re.compile(
-    r"\W*(?:(?:the|your|a|insert|put|write|new|rephrased|rewritten|reworded|original|same)\s+)*"
-    r"(?:question|problem|text|version|wording|rephrasing|rewrite)(?:\s+(?:goes|comes|here|only))*\W*"
-    r"|<[^<>]{0,60}>|\[[a-z_ ]{0,60}\]|\{[a-z_ ]{0,60}\}|n/?a",
-    re.IGNORECASE,
-)
-
-
 def find_placeholder(rephrased: str) -> Finding | None:
-    text = rephrased.strip()
-    return Finding("placeholder", text) if _PLACEHOLDER.fullmatch(text) else None
+    return Finding("placeholder", rephrased.strip()) if is_placeholder(rephrased) else None
 
 
 def find_identical(original: str, rephrased: str) -> Finding | None:
@@ -82,9 +81,10 @@ def _letters(text: str) -> str:
 
 
 _TASK = re.compile(
-    r"\b(?:rephrased|rewritten|reworded|rephrase|rewrite|reword|original)\s+(?:question|problem|version|text)\b"
-    r"|\bRESULT_(?:START|END)\b|\b(?:ORIGINAL|REWRITE|REPHRASED|REWRITTEN)\s*:|<\|\w+\|>|</?think\w*>|</?rephrased>"
-    r"|\bas an? (?:AI|language) |\bI (?:can(?:not|'t)|am unable to) ",
+    r"\b(?:rephrased|rewritten|reworded|rephrase|rewrite|reword|original)\s+(?:question|problem|version"
+    r"|text)\b"
+    r"|\bRESULT_(?:START|END)\b|\b(?:ORIGINAL|REWRITE|REPHRASED|REWRITTEN)\s*:|<\|\w+\|>|</?think\w*>"
+    r"|</?rephrased>",
     re.IGNORECASE,
 )
 _LEAD_IN = re.compile(
@@ -97,6 +97,8 @@ def find_echo(original: str, rephrased: str, instruction: str = "") -> Finding |
     for match in (_TASK.search(rephrased), _LEAD_IN.match(rephrased)):
         if match and match[0].lower() not in original.lower():
             return Finding("echo", match[0].strip())
+    if refused := refusal(_prose(original), _prose(rephrased)):
+        return Finding("echo", refused)
     repeated = (_runs(instruction) & _runs(rephrased)) - _runs(original)
     return Finding("echo", " ".join(min(repeated))) if repeated else None
 
@@ -105,6 +107,32 @@ def _runs(text: str) -> set[tuple[str, ...]]:
     """All runs of _ECHO_WORDS words."""
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[i : i + _ECHO_WORDS]) for i in range(len(words) - _ECHO_WORDS + 1)}
+
+
+def find_wrapping(original: str, rephrased: str) -> Finding | None:
+    """Something around the whole text that is not around the original."""
+    if unwrap(original) != original.strip():
+        return None
+    inner, text = unwrap(rephrased), rephrased.strip()
+    if inner == text:
+        rest = left_over(text)
+        return Finding("wrapping", rest) if rest and not left_over(original) else None
+    before, _, after = text.partition(inner)
+    return Finding("wrapping", " ... ".join(part.strip()[:40] for part in (before, after) if part.strip()))
+
+
+def find_told_answer(original: str, rephrased: str) -> Finding | None:
+    told = told_result(_prose(original), _prose(rephrased))
+    return Finding("answer_told", told) if told else None
+
+
+def find_no_question(original: str, rephrased: str) -> Finding | None:
+    """A statement in place of a question. Only English is known well enough for this."""
+    before, after = _prose(original), _prose(rephrased)
+    if not asks(before) or asks(after) or scripts(after) - {"LATIN"}:
+        return None
+    share = _english_share(rephrased)
+    return None if share is not None and share < _LEAST_ENGLISH else Finding("no_question")
 
 
 _MATHEMATICAL = {"GREEK", "MATHEMATICAL", "SCRIPT", "DOUBLE-STRUCK", "BLACK-LETTER", "ANGSTROM"}
@@ -117,8 +145,11 @@ _ENOUGH_WORDS, _LEAST_ENGLISH, _SURELY_ENGLISH = 8, 0.1, 0.2
 
 
 def find_language(original: str, rephrased: str) -> Finding | None:
-    """A script that the original does not have, or another language in place of English."""
-    foreign = scripts(rephrased) - scripts(original)
+    """A script that the original does not have, or another language in place of English.
+
+    A question without letters is put into words of Latin letters.
+    """
+    foreign = scripts(rephrased) - (scripts(original) or {"LATIN"})
     if foreign:
         return Finding("language", f"{', '.join(sorted(foreign)).lower()} script")
     before, after = _english_share(original), _english_share(rephrased)
@@ -137,19 +168,32 @@ _FORMULA = re.compile(r"\$[^$]*\$|\\\[.*?\\\]|\\[a-zA-Z]+", re.DOTALL)
 
 
 def _english_share(text: str) -> float | None:
-    """Share of common English words among the words outside formulas; None if there are few."""
-    words = re.findall(r"[^\W\d_]+", _FORMULA.sub(" ", text).lower())
+    """Share of common English words among the words outside figures and formulas; None if there are few."""
+    words = re.findall(r"[^\W\d_]+", _FORMULA.sub(" ", without_figures(text)).lower())
     return sum(word in _ENGLISH for word in words) / len(words) if len(words) >= _ENOUGH_WORDS else None
 
 
 _FIGURE = re.compile(
-    r"\[asy\].*?(?:\[/asy\]|$)|\\begin\{(?P<env>tikzpicture|asy|picture)\}.*?(?:\\end\{(?P=env)\}|$)"
+    r"(?:\\text\{)?\\?\[asy\\?\]\}?.*?(?:(?:\\text\{)?\\?\[/asy\\?\]\}?|$)|```(?:asy|tikz)\w*\n.*?(?:```"
+    r"|$)|\\begin\{(?P<env>tikzpicture|asy|picture)\}.*?(?:\\end\{(?P=env)\}|$)"
     r"|\\includegraphics\b(?:\[[^\]]*\])?\{[^}]*\}|!\[[^\]]*\]\([^)]*\)|<(?:img|svg)\b.*?>",
     re.DOTALL,
 )
+
+
+def without_figures(text: str) -> str:
+    return _FIGURE.sub(" ", text)
+
+
+def _prose(text: str) -> str:
+    """The text without its figures, with one line break or space in place of several."""
+    return re.sub(r"\s+", lambda gap: "\n" if "\n" in gap[0] else " ", without_figures(text))
+
+
 _LABEL = re.compile(r'"([^"]*)"')
 _POINTS_TO_FIGURE = re.compile(
-    r"\b(?:diagrams?|drawings?|pictures?|pictured|charts?|images?|illustrat\w+|depict\w+|displayed|shown|below"
+    r"\b(?:diagrams?|drawings?|pictures?|pictured|charts?|images?|illustrat\w+|depict\w+|displayed|shown"
+    r"|below"
     r"|(?<!-sided )(?<!-dimensional )figure|graphs?|sketch\w*|shaded)\b",
     re.IGNORECASE,
 )
@@ -186,7 +230,7 @@ def find_changed_numbers(original: str, rephrased: str) -> Finding | None:
 
 def _quantities(text: str) -> tuple[Quantities, Quantities]:
     """The quantities of the text without its figures, and with them."""
-    words = _FIGURE.sub(" ", text)
+    words = without_figures(text)
     in_words = quantities(words)
     return in_words, in_words if words == text else quantities(text)
 

@@ -14,7 +14,7 @@ from megatron_coreward.coreward.voting import vote
 from megatron_coreward.data.prompts import encode_prompts
 from megatron_coreward.grading.answers import extract_answer
 from megatron_coreward.grading.grader import Grader
-from megatron_coreward.rephrasing.attempts import Drawn, message
+from megatron_coreward.rephrasing.attempts import THOUGHT_START, Drawn, message
 from megatron_coreward.rephrasing.checks import Finding
 from megatron_coreward.requests import ANSWERS, REPHRASING, Prompt, requests_for
 from megatron_coreward.roles import Communicator, RolloutEngine
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 LEAST_AGREEMENT = 0.5
 """Share of its samples that a wording's answer needs to be compared at all."""
+
+_LONGEST_TAG = 16
+"""Tokens that the tag which begins the thoughts, and the white space after it, have at most."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,15 @@ class Rephraser:
         prompts = self._prompts(texts, View.REPHRASED, "")
         requests = requests_for(prompts, [attempt], self.settings.seed, REPHRASING)
         drawn = [
-            (response.pair_id, Drawn(response.text, response.finish_reason == "stop"))
+            (response.pair_id, Drawn(self._whole_text(response), response.finish_reason == "stop"))
             for response in self.engine.generate(requests, self.settings.rephrasing)
         ]
         return {row: wording for share in self.comm.all_gather(drawn) for row, wording in share}
+
+    def _whole_text(self, response: Response) -> str:
+        """The response, with the tag that begins its thoughts where the chat template has put it already."""
+        end_of_prompt = self.tokenizer.decode(response.prompt_ids[-_LONGEST_TAG:]).rstrip()
+        return f"{THOUGHT_START if end_of_prompt.endswith(THOUGHT_START) else ''}{response.text}"
 
     def compare(self, attempt: int, wordings: Mapping[int, tuple[str, str]]) -> dict[int, Finding]:
         """Faults of the pairs whose two majority answers are known and differ."""

@@ -1,0 +1,277 @@
+r"""What models put around a rephrasing, and the text without it: fences, JSON, quotes, labels, comments.
+
+    unwrap('Here is the question in other words:\n```\n**Question:** How many are 3 pens?\n```')
+    -> 'How many are 3 pens?'
+
+A layer is only taken off where it encloses the whole text or stands before or after all of it. A placeholder
+stays as it is, so that it can be recognised.
+"""
+
+import ast
+import json
+import re
+
+_PLACEHOLDER = re.compile(
+    r"\W*(?:(?:the|your|a|insert|put|write|new|rephrased|rewritten|reworded|original|same)\s+)*"
+    r"(?:question|problem|text|version|wording|rephrasing|rewrite)(?:\s+(?:goes|comes|here|only))*\W*"
+    r"|<[^<>]{0,60}>|\[[a-z_ ]{0,60}\]|\{[a-z_ ]{0,60}\}|n/?a",
+    re.IGNORECASE,
+)
+
+
+_MOST_LAYERS = 20
+
+
+def is_placeholder(text: str) -> bool:
+    return _PLACEHOLDER.fullmatch(text.strip()) is not None
+
+
+def is_bracketed(text: str) -> bool:
+    """Whether angle brackets enclose the whole text, as they do in a template."""
+    return _BRACKETS.fullmatch(text.strip()) is not None
+
+
+def unwrap(text: str) -> str:
+    """The text without the layers around it."""
+    text = text.strip()
+    for _ in range(_MOST_LAYERS):
+        if is_placeholder(text):
+            break
+        inner = next((inner for layer in _LAYERS if (inner := layer(text).strip()) != text), "")
+        if not any(char.isalnum() for char in inner):
+            break
+        text = inner
+    return text
+
+
+def left_over(text: str) -> str:
+    """A fence or the start of a JSON object that `unwrap` could not take off; empty if there is none."""
+    match = _LEFT_OVER.search(text)
+    return match[0].strip() if match else ""
+
+
+_FENCE = re.compile(
+    r"(?P<mark>`{3,}|~{3,})(?!asy|tikz)(?:[ \t]*[\w+-]*[ \t]*\n)?(?P<text>.*?)\s*(?P=mark)?", re.DOTALL
+)
+_INLINE_CODE = re.compile(r"`([^`]+)`")
+_LEFT_OVER = re.compile(
+    r"\A\s*(?:```|~~~)(?!asy|tikz)\w*|```[^`]*\?[^`]*```|\A\s*[\[{]\s*[{\"']\s*[\"']?\w+[\"']\s*:"
+)
+
+
+def _without_fence(text: str) -> str:
+    """The text without a code fence, whether or not its end is there."""
+    fence = _FENCE.fullmatch(text)
+    if fence and fence["mark"] not in fence["text"]:
+        return fence["text"]
+    code = _INLINE_CODE.fullmatch(text)
+    return code[1] if code else text
+
+
+_KEYS = re.compile(
+    r"question|problem|rephras|rewrit|reword|paraphras|restat|text|wording|version", re.IGNORECASE
+)
+_UNESCAPED_TEX = re.compile(r"(?<!\\)(?:\\\\)*\\(?!n|u[0-9a-fA-F]{4})[a-zA-Z]{2,}")
+_TEX_BACKSLASH = re.compile(r'\\(?!"|n(?![a-z]))')
+
+
+def _without_json(text: str) -> str:
+    """The question in a JSON object or a Python literal of one; TeX's backslashes may be unescaped."""
+    if re.match(r"\"\w+\"\s*:\s*\"", text):
+        text = f"{{{text}}}"
+    if not re.match(r"[{\[]\s*[{\[\"']", text):
+        return text
+    escaped = _TEX_BACKSLASH.sub(r"\\\\", text) if _UNESCAPED_TEX.search(text) else text
+    return _question_in(_parsed(escaped)) or text
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text, strict=False)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _question_in(value: object) -> str:
+    """The text of the first key that names a question, or the only text."""
+    if isinstance(value, list) and len(value) == 1:
+        return value[0] if isinstance(value[0], str) else _question_in(value[0])
+    if not isinstance(value, dict):
+        return ""
+    texts = {str(key): item for key, item in value.items() if isinstance(item, str)}
+    named = [item for key, item in texts.items() if _KEYS.search(key) and "original" not in key.lower()]
+    candidates = named or (list(texts.values()) if len(value) == 1 else [])
+    return candidates[0] if candidates else ""
+
+
+_QUOTES = {
+    '"': '"',
+    "“": "”",
+    "„": "“”",
+    "«": "»",
+    "»": "«",
+    "‘": "’",
+    "'": "'",
+    "「": "」",
+    "『": "』",
+    "”": "”",
+}
+
+
+def _without_quotes(text: str) -> str:
+    """The text without quotation marks around all of it: not `"A" or "B"`, not `'Tom's`."""
+    text = re.sub(r'\A"""(.*)"""\Z', r'"\1"', text, flags=re.DOTALL)
+    if len(text) < 2 or text[-1] not in _QUOTES.get(text[0], ""):
+        return text
+    inner = text[1:-1]
+    marks = re.findall(rf"(?<!\w){re.escape(text[0])}|{re.escape(text[-1])}(?!\w)", inner)
+    first = re.search(rf"{re.escape(text[-1])}(?!\w)", inner)
+    opened = re.search(rf"(?<![\w.,?!]){re.escape(text[0])}", inner)
+    if marks and (first is None or opened is None or opened.start() > first.start() or len(marks) % 2):
+        return text
+    return inner
+
+
+_EMPHASIS = re.compile(r"(\*{1,3}|_{2,3})(?=\S)((?:(?!\1).)+)(?<=\S)\1", re.DOTALL)
+_TAGS = re.compile(r"<(?P<name>[a-z][\w-]*)>(?P<text>.*)</(?P=name)>", re.DOTALL | re.IGNORECASE)
+_BRACKETS = re.compile(
+    r"[<⟨](?![\w-]+(?:\s+[\w-]+=[^<>]*)?/?>|[/|!])(?P<text>.*)(?<!<br)(?<!/)[>⟩]", re.DOTALL
+)
+_ENCLOSED = re.compile(r"\(([^()]*\?[^()]*)\)|\[([^\[\]]*\?[^\[\]]*)\]|(?:\\text)?\{([^{}]*\?[^{}]*)\}")
+_RULES = re.compile(r"\A[-*_=]{3,}\s*\n|\n\s*[-*_=]{3,}\Z")
+_CLOSING_TAG = re.compile(r"</?[\w-]+/?>\Z")
+
+
+def _without_markup(text: str) -> str:
+    """The text without emphasis, a pair of tags, or the template's angle brackets around all of it."""
+    if emphasis := _EMPHASIS.fullmatch(text):
+        return emphasis[2]
+    if tags := _TAGS.fullmatch(text):
+        return tags["text"]
+    if (brackets := _BRACKETS.fullmatch(text)) and not _CLOSING_TAG.search(text):
+        return brackets["text"]
+    if enclosed := _ENCLOSED.fullmatch(text):
+        return next(filter(None, enclosed.groups()))
+    if rules := _RULES.match(text) or _RULES.search(text):
+        return text[rules.end() :] if rules.start() == 0 else text[: rules.start()]
+    if all(line.startswith(">") for line in text.splitlines()):
+        return re.sub(r"^>[ \t]?", "", text, flags=re.MULTILINE)
+    return text
+
+
+_KIND = (
+    r"(?:question|problem|version|wording|rephrasing|rewording|paraphrase|rewrite|rephrase|task|prompt"
+    r"|exercise"
+    r"|query|text|statement|formulation)"
+)
+_DONE = (
+    r"(?:rephrased|rewritten|reworded|paraphrased|restated|reformulated|revised|modified|updated|reformatted)"
+)
+_NAME = (
+    rf"(?:(?:the|your|my|a|new|math|mathematics|mathematical|word|final|alternative|other|different"
+    rf"|{_DONE})[ \t]+)*"
+    rf"(?:{_KIND}|{_DONE}|output|response|translation|(?:answer|result)(?!\W*\d)|Q)(?:[ \t]+(?:\d{{1,2}}"
+    rf"|statement|text"
+    rf"|in[ \t]+(?:other|different|new)[ \t]+words|\({_DONE}\)))?"
+)
+_MARK = r"[*_#>\s]*"
+_LABEL = re.compile(
+    rf"{_MARK}(?:\(?{_NAME}\)?|\[{_NAME}\]){_MARK}(?::|[ \t][-–—][ \t]){_MARK}"
+    rf"|\#+[ \t]*{_NAME}[*_ \t]*\n|\*\*{_NAME}\*\*\s*|{_NAME}[ \t]*\n",
+    re.IGNORECASE,
+)
+_LATER_LABEL = re.compile(
+    rf"\n{_MARK}(?:{_DONE}(?:[ \t]+{_KIND})?|rewrite|rephrase|rephrasing){_MARK}:{_MARK}", re.IGNORECASE
+)
+_ITEM = re.compile(r"(?:[-•*]|1[.)])[ \t]+(?!.*\n\s*(?:[-•*]|2[.)])\s)", re.DOTALL)
+_ASKING_NOTE = re.compile(r"[*_]*note[*_]*:[*_]*\s*(?=[^\n]*\?\W*\Z)", re.IGNORECASE)
+_COURTESY = re.compile(
+    r"(?:sure(?:[ \t]+thing)?|certainly|of course|absolutely|okay|ok|alright|all right|great|yes"
+    r"|no problem|got it|gladly)"
+    r"[ \t]*(?:[!.:]|,(?=[ \t]*(?:here|I|let|below)\b|\s*(?-i:[A-Z])))\s*",
+    re.IGNORECASE,
+)
+_LEAD_IN = re.compile(
+    r"(?![^\n:]*(?:\bnot\b|cannot|n['’]t\b|\bunable|\bsorry))(?:(?:sure|certainly|of course|okay|ok)\W+)?"
+    r"(?:(?:(?:so|now|well|and)\W+)?(?:here(?:['’]s| is| are| you go| it is| goes)?|below(?: is| you)?"
+    r"|this is|the following"
+    r"|(?:one|another) (?:way|possib)|I(?:['’](?:ve|ll|d|m)| have| will| would| am| can| re\w+| put"
+    r"| wrote)?|my\b|let me|let['’]s"
+    rf"|the (?:{_DONE}|new)|a (?:{_DONE}|new|possible)|{_DONE}|rephrasing|rewording|put)\b[^\n:?$\d]{{0,120}}"
+    r"|[^\n:?$\d]{0,80}\b(?:rephras|reword|rewrit|paraphras|restat|wording|(?:other|different"
+    r"|another) (?:words?|ways?)\b"
+    r"|(?:ask|put|say|phrase) (?:this|it|that)\b|(?:question|problem)\b[^\n:?$\d]{0,60} as follows"
+    r"|(?:could|can|might|may) ask)[^\n:?$\d]{0,60}|(?:put |said |stated )?(?:in|using|with) (?:other"
+    r"|different|new) (?:words"
+    r"|wording)[ \t]*)"
+    r":[*_]*\s*|in (?:other|different) words[ \t]*,\s*",
+    re.IGNORECASE,
+)
+_SPEAKS_OF_TASK = (
+    r"(?:question|problem|wording|rephras\w*|reword\w*|rewrit\w*|rewrote|version"
+    r"|paraphras\w*|original|in \w+ words|you go|it is|put it)"
+)
+
+
+def _without_start(text: str) -> str:
+    """The text without a courtesy, a lead-in or a label before it."""
+    if label := _LABEL.match(text) or _ASKING_NOTE.match(text):
+        return text[label.end() :]
+    if courtesy := _COURTESY.match(text):
+        return text[courtesy.end() :]
+    lead_in = _LEAD_IN.match(text)
+    if lead_in and re.search(rf"\b{_SPEAKS_OF_TASK}\b|words|\bask|follows", lead_in[0], re.IGNORECASE):
+        return text[lead_in.end() :]
+    if items := _ITEM.match(text):
+        return text[items.end() :]
+    if later := _LATER_LABEL.search(text):
+        return text[later.end() :]
+    first = re.split(r"(?<=[.!:])\s|\n", text, maxsplit=1)[0]
+    return text[len(first) :] if first != text and _COMMENT.match(first) else text
+
+
+_TELLS_OF_CHANGES = (
+    r"rephras\w*|reword\w*|rewrit\w*|rewrote|paraphras\w*|restat\w*|wording|original|version|I|I['’]ve"
+    r"|story|scenario"
+    r"|changed|kept|unchanged|preserved|retained|(?:stay|remain)s? the same|instructions?"
+)
+_COMMENT = re.compile(
+    r"[*_(\[#>\s-]*(?:"
+    r"(?:note|explanation|comment|remark|rationale|changes(?: made)?|reasoning|clarification|disclaimer"
+    r"|p\.\s?s\.)[*_]*[ \t]*[:–—-]"
+    rf"(?=.*\b(?:{_TELLS_OF_CHANGES})\b)"
+    r"|I(?:['’]ve| have)? (?:only |just |simply )?(?:changed|kept|replaced|preserved|rephrased|reworded"
+    r"|rewrote|rewritten|used|altered"
+    r"|hope this)\b"
+    rf"|this (?:new |{_DONE} )?(?:question|version|problem|rephrasing|wording|rewording) (?:keeps"
+    rf"|preserves|maintains|has the"
+    r"|retains|uses|asks|is)\b"
+    r"|(?:all |the )+(?:numbers|values|quantities|meaning|answer|logic|mathematics|math"
+    r"|calculation)\b[^.?]{0,40}"
+    r"\b(?:the same|unchanged|preserved|kept)\b"
+    r"|(?:here|below) (?:is|are) .*\b(?:question|problem|version|rephrasing)\b[^?]*\Z|hope (?:this"
+    r"|that) helps|let me know if|feel free to|(?:would|do) you (?:like|want|need) (?:me"
+    r"|another|any)"
+    r")",
+    re.IGNORECASE,
+)
+
+_EMPTY_ANSWER = re.compile(r"\s[*_#]*(?:answer|solution|ans|A)[*_]*:[*_\s.]*\Z", re.IGNORECASE)
+
+
+def _without_comment(text: str) -> str:
+    """The text without a comment on the task in its last lines."""
+    text = _EMPTY_ANSWER.sub("", text)
+    lines = text.splitlines()
+    at = next((i for i, line in enumerate(lines) if i and _COMMENT.match(line)), None)
+    if at is not None:
+        return "\n".join(lines[:at])
+    *_, last = re.split(r"(?<=[.?!])\s+(?=[\[(*_]*[A-Z])", text)
+    return text[: -len(last)] if last != text and _COMMENT.match(last) else text
+
+
+_LAYERS = (_without_fence, _without_json, _without_quotes, _without_markup, _without_comment, _without_start)
