@@ -119,6 +119,7 @@ def _load_data(config: Config) -> RunData:
             tokenizer,
             rephrased_needed=View.REPHRASED in views_of(config),
             truth_needed=method_of(config).truth,
+            box_needed=method_of(config).graded,
         ),
         questions=build_questions(config, tokenizer),
     )

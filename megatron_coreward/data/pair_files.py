@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_coreward.config.schema import SYSTEM_PROMPT
+from megatron_coreward.data.columns import REPHRASED_COLUMNS
 from megatron_coreward.utils.folders import publish_file, temporary_name
 
 _TURN = pa.struct([("content", pa.string()), ("role", pa.string())])
@@ -63,10 +64,17 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def with_questions(table: pa.Table, questions: Sequence[str]) -> pa.Table:
-    """`table`, a view, with other questions in its prompts; every other column and all metadata stay."""
-    place = table.schema.get_field_index("prompt")
+    """`table`, a view, with other questions in its prompts; all other columns and metadata stay.
+
+    Columns with rephrasings go, since readers would take them before the prompts.
+    """
     prompts = pa.array([_prompt(question) for question in questions], type=pa.list_(_TURN))
-    changed = table.set_column(place, pa.field("prompt", prompts.type), prompts)
+    changed = table.drop_columns([name for name in REPHRASED_COLUMNS if name in table.column_names])
+    if "prompt" in changed.column_names:
+        place = changed.schema.get_field_index("prompt")
+        changed = changed.set_column(place, pa.field("prompt", prompts.type), prompts)
+    else:
+        changed = changed.append_column("prompt", prompts)
     return changed.replace_schema_metadata(table.schema.metadata)
 
 

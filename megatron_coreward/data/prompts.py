@@ -8,23 +8,24 @@ one. The prompt is the paper's; the stop tokens and the fixed date are ours.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
-
-from jinja2 import TemplateError
 
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data import synthetic
-from megatron_coreward.data.pairs import PairRecord, Question, load_pairs, load_questions
+from megatron_coreward.data.pairs import (
+    PairRecord,
+    Question,
+    check_wordings_differ,
+    load_pairs,
+    load_questions,
+)
+from megatron_coreward.data.templates import apply_template, check_prompts, require_template, turns_of
 from megatron_coreward.types import QuestionPair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-# Llama 3 templates take `date_string` (this is their own default), others call `strftime_now`.
-FIXED_DATE: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": datetime(2024, 7, 26).strftime}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> "PreTrainedTok
             f"model.path={path}: no tokenizer could be loaded ({error}); set model.path to a Hugging Face "
             "folder or hub id with tokenizer files"
         ) from error
-    _check_template(tokenizer)
+    require_template(tokenizer)
     return tokenizer
 
 
@@ -60,14 +61,6 @@ def load_generation_config(path: str, trust_remote_code: bool = False) -> dict[s
         return GenerationConfig.from_model_config(config).to_dict()
 
 
-def _check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            f"model.path={tokenizer.name_or_path}: the tokenizer has no chat template; use a model whose "
-            "folder has one (chat_template.jinja, or chat_template in tokenizer_config.json)"
-        )
-
-
 def encode_prompts(
     tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[str],
@@ -78,27 +71,26 @@ def encode_prompts(
 
     `thinking` is passed to templates that take `enable_thinking` (Qwen3's); None leaves them their default.
 
-    Raises ValueError if the tokenizer has no chat template, or one that refuses these turns.
+    Raises ValueError if the tokenizer has no chat template, one that refuses these turns, or one that leaves
+    questions or the system prompt out (templates.check_prompts).
     """
-    _check_template(tokenizer)
+    require_template(tokenizer)
     if not questions:
         return []
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    try:
-        encoded = tokenizer.apply_chat_template(
-            [[*system, {"role": "user", "content": question}] for question in questions],
-            tokenize=True,
-            return_dict=False,
-            add_generation_prompt=True,
-            **FIXED_DATE,
-            **({} if thinking is None else {"enable_thinking": thinking}),
-        )
-    except TemplateError as error:
-        raise ValueError(
-            f"model.path={tokenizer.name_or_path}: its chat template refuses the turns [system, user] "
-            f"({error}); if it takes no system turn, set data.system_prompt to an empty string"
-        ) from error
-    return [tuple(ids) for ids in encoded]
+    chats = [turns_of(question, system_prompt) for question in questions]
+    options = {"add_generation_prompt": True, **({} if thinking is None else {"enable_thinking": thinking})}
+    prompts = [tuple(ids) for ids in apply_template(tokenizer, chats, tokenize=True, **options)]
+    shown = _some(questions)
+    texts = apply_template(tokenizer, [chats[i] for i in shown], tokenize=False, **options)
+    named = [(questions[i], text) for i, text in zip(shown, texts, strict=True)]
+    check_prompts(tokenizer, questions, prompts, named, system_prompt)
+    return prompts
+
+
+def _some(questions: Sequence[str]) -> list[int]:
+    """Rows of a few questions that a check looks at: the first, the last and the longest."""
+    longest = max(range(len(questions)), key=lambda row: len(questions[row]))
+    return sorted({0, longest, len(questions) - 1})
 
 
 def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
@@ -107,10 +99,9 @@ def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     It is the first added token in what follows the turn's text, as in `answer<|im_end|>`. Its own text must
     stand there: a tokenizer may turn a mere line break into its token for unknown words.
     """
-    _check_template(tokenizer)
     answer = "ANSWER"
     turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": answer}]
-    rendered = tokenizer.apply_chat_template(turns, tokenize=False, **FIXED_DATE)
+    [rendered] = apply_template(tokenizer, [turns], tokenize=False)
     _, separator, tail = rendered.rpartition(answer)
     if not separator:
         return None
@@ -154,19 +145,26 @@ def build_pairs(
     *,
     rephrased_needed: bool = True,
     truth_needed: bool = False,
+    box_needed: bool = False,
 ) -> list[QuestionPair]:
-    """The training pairs of a run with their prompts: source, then data.limit, then the over-length policy.
+    r"""The training pairs of a run with their prompts: source, then data.limit, then the over-length policy.
 
-    With `truth_needed` pairs without a ground truth are dropped as well. Where no rephrasings are needed and
-    there are none, those prompts are empty.
+    With `truth_needed` pairs without a ground truth are dropped as well; with `box_needed` prompts that do
+    not ask for `\boxed` get a warning. Where no rephrasings are needed and there are none, those prompts are
+    empty.
 
-    Raises ValueError as load_pairs does, and if no pair is left.
+    Raises ValueError as load_pairs and encode_prompts do, for rephrasings that are needed and are the
+    originals, and if no pair is left.
     """
     data = config.data
     if data.source == "synthetic":
         records = synthetic.make_pairs(data.synthetic_pairs, config.run.seed)
     else:
-        records = load_pairs(data.original, data.rephrased, rephrased_needed=rephrased_needed)
+        records = load_pairs(
+            data.original, data.rephrased, rephrased_needed=rephrased_needed, truth_needed=truth_needed
+        )
+        if rephrased_needed:
+            check_wordings_differ(records, data.original, data.rephrased)
     records = records[: data.limit] if data.limit else records
     records = _with_truth(records, data.original) if truth_needed else records
     originals = encode_prompts(tokenizer, [record.original for record in records], data.system_prompt)
@@ -187,8 +185,21 @@ def build_pairs(
         for record, original_ids, rephrased_ids in zip(records, originals, rephrasings, strict=True)
         if max(len(original_ids), len(rephrased_ids)) <= data.max_prompt_tokens
     ]
+    if box_needed and data.source != "synthetic":  # models for those problems box without being asked
+        _warn_of_no_box(tokenizer, [record.original for record in records], data.system_prompt)
     _report_dropped("pairs", len(records), len(pairs), data.max_prompt_tokens)
     return pairs
+
+
+def _warn_of_no_box(
+    tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], system_prompt: str
+) -> None:
+    chats = [turns_of(questions[row], system_prompt) for row in _some(questions)]
+    texts = apply_template(tokenizer, chats, tokenize=False, add_generation_prompt=True)
+    if not any(r"\boxed" in text for text in texts):
+        logger.warning(
+            r"no prompt asks for \boxed{}, and only boxed answers are read: set data.system_prompt to ask"
+        )
 
 
 def _with_truth(records: list[PairRecord], source: str) -> list[PairRecord]:

@@ -1,12 +1,14 @@
-"""Tables of questions from files, with errors that name the key, the file and what is wrong.
+"""Data files as records: Parquet, JSON, JSONL and CSV, with errors that name the key, the file and the place.
 
-Parquet files become a `Table` with typed columns. `iter_records` reads rows of any supported format as
-dicts, a block at a time, so that a file of millions of rows needs no memory.
+A record is a dict, whatever the format. Its place is what a reader of the file would count: the line of a
+JSONL or CSV file, from 1, and the row of a Parquet or JSON file, from 0, which messages say. What the columns
+mean is columns.py's business.
 """
 
 import csv
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+Record = dict[str, Any]
+
 RECORD_SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
 _BLOCK_ROWS = 4096
 _LARGEST_FIELD = 1 << 30
+_NAMED = 10
+_PARQUET_MAGIC = b"PAR1"
+_LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 
 
 def bad_input(key: str, path: str, problem: str, allowed: str) -> ValueError:
@@ -24,119 +31,110 @@ def bad_input(key: str, path: str, problem: str, allowed: str) -> ValueError:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A Parquet table with the names that its error messages need."""
+class DataFile:
+    """The records of a file with their places, and the words in which errors name them.
+
+    `columns` are the names of all records, in the order in which they come up.
+    """
 
     key: str
     path: str
-    table: pa.Table
+    columns: list[str]
+    records: list[Record]
+    places: list[int]
 
-    def error(self, problem: str, allowed: str) -> ValueError:
-        return bad_input(self.key, self.path, problem, allowed)
+    def error(self, problem: str, allowed: str, places: Sequence[int] = ()) -> ValueError:
+        """An error about the whole file, or one whose `problem` names records at these `places`."""
+        if not places:
+            return bad_input(self.key, self.path, problem, allowed)
+        if unit_of(self.path) == "line":
+            return bad_input(self.key, f"{self.path}:{places[0]}", problem, allowed)
+        return bad_input(self.key, self.path, f"{problem} (rows count from 0)", allowed)
 
-    def _type(self, column: str) -> pa.DataType | None:
-        """Type of a column, nested names with dots; None where it does not exist."""
-        fields: pa.Schema | pa.DataType = self.table.schema
-        for name in column.split("."):
-            if not isinstance(fields, pa.Schema) and not pa.types.is_struct(fields):
-                return None
-            if fields.get_field_index(name) < 0:
-                return None
-            fields = fields.field(name).type
-        return fields
-
-    def has(self, column: str) -> bool:
-        return self._type(column) is not None
-
-    def values(self, column: str) -> list[Any]:
-        outer, *inner = column.split(".")
-        values = self.table.column(outer).to_pylist()
-        for name in inner:
-            values = [None if value is None else value[name] for value in values]
-        return values
-
-    def required(self, column: str, kind: str) -> list[Any]:
-        """Values of a column that must exist with type `kind`, a key of _KINDS."""
-        column_type = self._type(column)
-        if column_type is None:
-            raise self.error(
-                f"no column '{column}' among {', '.join(self.table.column_names)}",
-                "a file of one view needs prompt (and for pairs extra_info.index), one file of both views, "
-                "alone in data.original, needs original_question and rephrased_question",
-            )
-        if not _KINDS[kind](column_type):
-            raise self.error(f"column '{column}' has type {column_type}", f"it must be {kind}")
-        return self.values(column)
-
-    def optional(self, column: str) -> list[str | None]:
-        """Values of a column as text; None where column or value is absent or blank."""
-        if not self.has(column):
-            return [None] * self.table.num_rows
-        return [text_or_none(value) for value in self.values(column)]
-
-    def questions(self, column: str) -> list[str]:
-        return [
-            self._question(row, [value] if value else [])
-            for row, value in enumerate(self.required(column, "text"))
-        ]
-
-    def user_turns(self) -> list[str]:
-        """The one user turn of every prompt."""
-        prompts = self.required("prompt", "list<struct<content: text, role: text>>")
-        return [
-            self._question(row, [turn["content"] for turn in prompt or () if turn and turn["role"] == "user"])
-            for row, prompt in enumerate(prompts)
-        ]
-
-    def _question(self, row: int, texts: list[str | None]) -> str:
-        filled = [text for text in texts if text and text.strip()]
-        if len(texts) != 1 or len(filled) != 1:
-            raise self.error(
-                f"row {row} has {len(filled)} questions",
-                "every row needs one user turn (or question) with text",
-            )
-        return filled[0]
+    def named(self, places: Sequence[int]) -> str:
+        """'row 3', 'lines 3, 5', or the first _NAMED of them 'and 7 more'."""
+        names, left = ", ".join(map(str, places[:_NAMED])), len(places) - _NAMED
+        unit = unit_of(self.path) + "s" * (len(places) > 1)
+        return f"{unit} {names}{f' and {left} more' if left > 0 else ''}"
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+def unit_of(path: str) -> str:
+    """What the places of a file count."""
+    return "line" if Path(path).suffix.lower() in (".jsonl", ".csv") else "row"
 
 
-def _is_messages(kind: pa.DataType) -> bool:
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(
-        kind.value_type
-    ):
-        return False
-    turn = kind.value_type
-    return all(
-        turn.get_field_index(name) >= 0 and _is_text(turn.field(name).type) for name in ("content", "role")
-    )
+def read_file(path: str, key: str, columns: Sequence[str]) -> DataFile:
+    """A file's records. Of a Parquet file only `columns` are read, nested ones with all their fields.
+
+    Raises ValueError as iter_records does, and for a file without records.
+    """
+    numbered = list(iter_records(path, key, {name.split(".")[0] for name in columns}))
+    if not numbered:
+        raise bad_input(key, path, "the file has no rows", f"set {key} to a file with rows")
+    places, records = map(list, zip(*numbered, strict=True))
+    if _is_parquet(path):
+        names = pq.read_schema(path).names
+    else:
+        names = list(dict.fromkeys(name for record in records for name in record))
+    return DataFile(key, path, names, records, places)
 
 
-_KINDS = {
-    "text": _is_text,
-    "integer": pa.types.is_integer,
-    "list<struct<content: text, role: text>>": _is_messages,
-}
+def iter_records(path: str, key: str, columns: set[str] | None = None) -> Iterator[tuple[int, Record]]:
+    """(place, record) of a file: Parquet, JSON (an object or a list), JSONL or CSV with a header line.
 
+    A Parquet file is read a block at a time and may have any name; `columns` limits what is read of it.
 
-def text_or_none(value: Any) -> str | None:
-    text = "" if value is None else str(value)
-    return text if text.strip() else None
+    Raises:
+        ValueError: unknown suffix; missing, empty or unreadable file; a record that is no object.
+    """
+    check_file(path, key)
+    suffix = Path(path).suffix.lower()
+    if _is_parquet(path):
+        yield from _parquet_records(path, key, columns)
+    elif suffix == ".csv":
+        yield from _csv_records(path, key)
+    elif suffix in RECORD_SUFFIXES:
+        for place, record in _json_lines(path, key) if suffix == ".jsonl" else _json_rows(path, key):
+            if not isinstance(record, dict):
+                file = DataFile(key, path, [], [], [])
+                problem = f"{file.named([place])} is a {type(record).__name__}"
+                raise file.error(problem, "every record must be an object", [place])
+            yield place, record
+    else:
+        allowed = f"allowed are {', '.join(RECORD_SUFFIXES)}"
+        raise bad_input(key, path, f"unknown suffix '{suffix}'", allowed)
 
 
 def check_file(path: str, key: str) -> None:
+    """Raises ValueError unless `path` is a file with content that is not a Git LFS pointer."""
     if not path:
         raise ValueError(f"{key} is empty; set it to a file, or data.source=synthetic for generated problems")
+    if Path(path).is_dir():
+        files = sorted(file.name for file in Path(path).iterdir() if file.suffix.lower() in RECORD_SUFFIXES)
+        names = ", ".join(files[:_NAMED]) or "it has no data file"
+        raise bad_input(key, path, "this is a folder", f"set {key} to a file in it ({names})")
     if not Path(path).is_file():
         raise bad_input(key, path, "no such file", f"set {key} to an existing file")
-    if Path(path).stat().st_size == 0:
+    start = _start(path)
+    if not start:
         raise bad_input(key, path, "the file is empty (0 bytes)", f"set {key} to a file with rows")
+    if start.startswith(_LFS_MAGIC):
+        advice = "fetch the data with `git lfs pull` in its folder"
+        raise bad_input(key, path, "this is a Git LFS pointer, not the data", advice)
 
 
-def read_parquet(path: str, key: str) -> Table:
+def _start(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(len(_LFS_MAGIC))
+
+
+def _is_parquet(path: str) -> bool:
+    suffix = Path(path).suffix.lower()
+    return suffix == ".parquet" or (suffix not in RECORD_SUFFIXES and _start(path).startswith(_PARQUET_MAGIC))
+
+
+def read_parquet(path: str, key: str) -> pa.Table:
+    """A Parquet file with all its columns. Raises ValueError if it cannot be read, or has no rows."""
     check_file(path, key)
     try:
         with pq.ParquetFile(path) as file:
@@ -145,68 +143,82 @@ def read_parquet(path: str, key: str) -> Table:
         raise _not_parquet(path, key, error) from error
     if table.num_rows == 0:
         raise bad_input(key, path, "the file has no rows", f"set {key} to a file with rows")
-    return Table(key, path, table)
+    return table
 
 
 def _not_parquet(path: str, key: str, error: Exception) -> ValueError:
     return bad_input(key, path, f"not readable as Parquet ({error})", f"set {key} to a valid Parquet file")
 
 
-def read_json(path: str, key: str, lines: bool) -> Any:
-    """The content of a JSON file, or the list of a JSONL file's lines."""
-    check_file(path, key)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        form = "JSON lines" if lines else "JSON"
-        raise bad_input(
-            key, path, f"not readable as {form} ({error})", f"set it to a valid {form} file"
-        ) from error
-
-
-def iter_records(path: str, key: str) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet, JSON (one object or a list of them), JSONL or CSV file (with a header line).
-
-    Raises:
-        ValueError: unknown suffix; missing, empty or unreadable file; a row that is no object.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in RECORD_SUFFIXES:
-        raise bad_input(key, path, f"unknown suffix '{suffix}'", f"allowed are {', '.join(RECORD_SUFFIXES)}")
-    check_file(path, key)
-    if suffix == ".parquet":
-        yield from _parquet_records(path, key)
-    elif suffix == ".csv":
-        yield from _csv_records(path, key)
-    else:
-        content = read_json(path, key, lines=suffix == ".jsonl")
-        for row, record in enumerate(content if isinstance(content, list) else [content]):
-            if not isinstance(record, dict):
-                raise bad_input(
-                    key, path, f"record {row} is a {type(record).__name__}", "every record must be an object"
-                )
-            yield record
-
-
-def _parquet_records(path: str, key: str) -> Iterator[dict[str, Any]]:
+def _parquet_records(path: str, key: str, columns: set[str] | None) -> Iterator[tuple[int, Record]]:
     try:
         with pq.ParquetFile(path) as file:
-            for block in file.iter_batches(_BLOCK_ROWS):
-                yield from block.to_pylist()
+            wanted = [name for name in file.schema_arrow.names if columns is None or name in columns]
+            place = 0
+            for block in file.iter_batches(_BLOCK_ROWS, columns=wanted):
+                # Without a column a block knows its length, but not its rows.
+                records = block.to_pylist() if wanted else [{}] * block.num_rows
+                yield from enumerate(records, start=place)
+                place += block.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise _not_parquet(path, key, error) from error
 
 
-def _csv_records(path: str, key: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(_LARGEST_FIELD)
+def _text(path: str, key: str, form: str) -> str:
+    """A text file's content, without a byte-order mark."""
+    content = Path(path).read_bytes()
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            for record in csv.DictReader(file, strict=True):
-                if None in record or None in record.values():
-                    raise csv.Error("a line has more or fewer fields than the header")
-                yield record
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
         raise bad_input(
-            key, path, f"not readable as CSV ({error})", "it needs a header line and UTF-8"
+            key, f"{path}:{line}", f"not readable as {form} (not UTF-8: {error.reason})", "save it as UTF-8"
         ) from error
+
+
+def read_json(path: str, key: str) -> Any:
+    """The content of a JSON file. Raises ValueError if it cannot be read."""
+    check_file(path, key)
+    text = _text(path, key, "JSON")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"{path}:{error.lineno}"
+        problem = f"not readable as JSON ({error.msg}, column {error.colno})"
+        raise bad_input(key, place, problem, "set it to a valid JSON file") from error
+
+
+def _json_rows(path: str, key: str) -> Iterator[tuple[int, Any]]:
+    content = read_json(path, key)
+    yield from enumerate(content if isinstance(content, list) else [content])
+
+
+def _json_lines(path: str, key: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(_text(path, key, "JSON lines").split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                problem = f"not readable as JSON lines ({error.msg}, column {error.colno})"
+                raise bad_input(
+                    key, f"{path}:{number}", problem, "every line must be a JSON object"
+                ) from error
+
+
+def _csv_records(path: str, key: str) -> Iterator[tuple[int, Record]]:
+    csv.field_size_limit(_LARGEST_FIELD)
+    lines = csv.reader(io.StringIO(_text(path, key, "CSV"), newline=""), strict=True)
+    header: list[str] = []
+    place = 1
+    try:
+        for fields in lines:
+            if fields and not header:
+                header = fields
+            elif fields:
+                if len(fields) != len(header):
+                    raise csv.Error("a line has more or fewer fields than the header")
+                yield place, dict(zip(header, fields, strict=True))
+            place = lines.line_num + 1  # a field may go over several lines; a record begins at its first
+    except csv.Error as error:
+        problem = f"not readable as CSV ({error})"
+        raise bad_input(key, f"{path}:{place}", problem, "it needs a header line and UTF-8") from error

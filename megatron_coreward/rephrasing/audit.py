@@ -70,7 +70,7 @@ def write_clean(files: Sequence[Path], folder: Path, rejects: Sequence[Reject]) 
     bad = {reject.pair.pair_id for reject in rejects}
     written = []
     for file in files:
-        table = read_parquet(str(file), "file").table
+        table = read_parquet(str(file), "file")
         mask = pa.array([row not in bad for row in range(table.num_rows)])
         if len(bad) == table.num_rows:
             raise ValueError(f"--write-clean {folder}: every pair is rejected, so nothing is left to write")

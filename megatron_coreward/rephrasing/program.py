@@ -16,6 +16,7 @@ from rich.console import Console
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import find_folder
 from megatron_coreward.config.schema import MIN_TEMPERATURE, Config
+from megatron_coreward.data.pairs import load_originals
 from megatron_coreward.data.prompts import load_generation_config, load_tokenizer, stop_token_ids
 from megatron_coreward.data.tables import read_json, read_parquet
 from megatron_coreward.grading.grader import Grader
@@ -114,9 +115,8 @@ def prepare(options: argparse.Namespace, world_size: int) -> Job:
         "rollout.max_response_tokens": options.max_response_tokens,
     }
     config = load_config(None, [f"{key}={value}" for key, value in keys.items()] + options.overrides)
-    source = read_parquet(options.questions, "QUESTIONS")
-    questions = source.user_turns()
-    source.required("extra_info.index", "integer")
+    table = read_parquet(options.questions, "QUESTIONS")
+    questions = load_originals(options.questions, "QUESTIONS")
     if world_size % config.rollout.tensor_parallel_size:
         raise ValueError(
             f"rollout.tensor_parallel_size={config.rollout.tensor_parallel_size} must divide the number of "
@@ -133,14 +133,14 @@ def prepare(options: argparse.Namespace, world_size: int) -> Job:
         folder,
         tokenizer,
         stop_token_ids(tokenizer, generation),
-        source.table.slice(0, limit),
+        table.slice(0, limit),
         questions[:limit],
     )
 
 
 def check_context(folder: Path, options: argparse.Namespace) -> None:
     """Prompt and response must fit the context that config.json states, where it states one."""
-    settings = read_json(str(folder / "config.json"), "--model", lines=False)
+    settings = read_json(str(folder / "config.json"), "--model")
     text_settings = settings.get("text_config") or settings
     context = text_settings.get("max_position_embeddings")
     needed = options.max_prompt_tokens + options.max_response_tokens

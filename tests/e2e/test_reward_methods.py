@@ -84,7 +84,7 @@ def test_methods_of_one_wording_need_originals_only(method: str, apprentice: Pat
     [
         ({"reward__method": "ground_truth"}, ["none of 48 pairs has a ground truth", "reward.method"]),
         ({"reward__method": "co_rewarding"}, ["must be one of", "Did you mean co_reward"]),
-        ({"data__rephrased": ""}, ["data.original", "original_question"]),
+        ({"data__rephrased": ""}, ["data.original", "coreward rephrase", "majority_voting"]),
         ({"teacher__samples": 4}, ["teacher.samples is 4", "co_rewarding_2"]),
     ],
 )

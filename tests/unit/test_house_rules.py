@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "algorithm": GROUND,
     "roles": ("types", "utils", "algorithm"),
     "phases": (*GROUND, "roles"),
-    "data": GROUND,
+    "data": (*GROUND, "grading"),
     "coreward": (*GROUND, "roles", "grading"),
     "preflight": ("utils", "config", "coreward"),
     "planning": ("config", "roles", "coreward", "phases", "preflight"),

@@ -3,70 +3,78 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from megatron_coreward.data.pairs import GSM8K_MARK, final_answer
-from megatron_coreward.data.tables import text_or_none
-from megatron_coreward.grading.answers import extract_answer
-
-Record = dict[str, Any]
+from megatron_coreward.data.columns import (
+    BOX,
+    GSM8K_MARK,
+    QUESTION_COLUMNS,
+    TRUTH_COLUMNS,
+    Missing,
+    Unreadable,
+    find,
+    label_of,
+    question_of,
+    truth_of,
+)
+from megatron_coreward.data.tables import Record
 
 
 @dataclass(frozen=True)
 class Item:
-    """A question as a source has it; level and subject are blank where the source has none."""
+    """A question as a source has it; level and subject are blank where the source has none.
+
+    `fault` says why an answer that is there could not be read.
+    """
 
     question: str
     answer: str | None
     level: str = ""
     subject: str = ""
+    fault: str = ""
 
 
 Converter = Callable[[Record], Item]
 
 
-def pick(record: Record, *names: str) -> Any:
-    """The value under the first of `names` that the record has."""
-    for name in names:
-        if name in record:
-            return record[name]
-    raise ValueError(f"no column {' or '.join(names)} among {', '.join(map(str, record))}")
+def question_in(record: Record, *names: str) -> str:
+    """The question in the first filled column of `names`, by default of those that training reads.
+
+    A column that does not exist is an error; one that is blank is a row without a question.
+    """
+    columns = names or QUESTION_COLUMNS
+    find(record, columns)
+    try:
+        return question_of(record, columns).strip()
+    except Missing:
+        return ""
 
 
-def text_of(value: Any) -> str:
-    return (text_or_none(value) or "").strip()
-
-
-def question_in(record: Record) -> str:
-    """The question of a record of any kind; of a list of turns, the user's."""
-    question = pick(record, "problem", "question", "prompt")
-    if isinstance(question, list):
-        return "\n".join(text_of(turn["content"]) for turn in question if turn["role"] == "user")
-    return text_of(question)
-
-
-def answer_in(text: str) -> str | None:
-    r"""The last \boxed{...} of a solution, else what follows GSM8K's ####, else the text itself."""
-    if r"\boxed" in text or r"\fbox" in text:
-        return extract_answer(text).strip() or None
-    return final_answer(text)
+def answer_in(record: Record, *names: str) -> tuple[str | None, str]:
+    """The answer in the first filled column of `names`, and why one that is there cannot be read."""
+    find(record, names)
+    try:
+        return truth_of(record, names).strip(), ""
+    except Missing:
+        return None, ""
+    except Unreadable as error:
+        return None, str(error)
 
 
 def from_math(record: Record) -> Item:
     """Hendrycks MATH and its mirrors: problem, solution or answer, level, type or subject."""
-    if "answer" in record:
-        answer = text_of(record["answer"])
-    else:
-        answer = extract_answer(text_of(pick(record, "solution"))).strip()
-    level = text_of(record.get("level"))
-    subject = text_of(record.get("type")) or text_of(record.get("subject"))
-    return Item(question_in(record), answer or None, f"Level {level}" if level.isdigit() else level, subject)
+    column = find(record, ("answer", "solution"))
+    is_answer = column == "answer" or BOX.search(str(record[column]))
+    answer, fault = answer_in(record, column) if is_answer else (None, "")
+    level = label_of(record, ("level",))
+    level = f"Level {level}" if level.isdigit() else level
+    return Item(question_in(record), answer, level, label_of(record, ("type", "subject")), fault)
 
 
 def from_gsm8k(record: Record) -> Item:
     """GSM8K: question, and answer with the number after ####."""
-    solution = text_of(pick(record, "answer"))
-    return Item(question_in(record), final_answer(solution) if GSM8K_MARK in solution else None)
+    is_answer = GSM8K_MARK in str(record[find(record, ("answer",))])
+    answer, fault = answer_in(record, "answer") if is_answer else (None, "")
+    return Item(question_in(record), answer, fault=fault)
 
 
 DAPO_LEAD = re.compile(r"\s*Solve the following math problem step by step\.[^\n]*\n+")
@@ -76,8 +84,8 @@ DAPO_TAIL = re.compile(r"\n+Remember to put your answer on its own line after \"
 def from_dapo(record: Record) -> Item:
     """DAPO-Math-17k, as released (prompt with an instruction around it) or processed."""
     question = DAPO_TAIL.sub("", DAPO_LEAD.sub("", question_in(record), count=1)).strip()
-    answer = pick(record, "reward_model", "answer", "solution", "label")
-    return Item(question, text_or_none(answer["ground_truth"] if isinstance(answer, dict) else answer))
+    answer, fault = answer_in(record, *TRUTH_COLUMNS, "label")
+    return Item(question, answer, fault=fault)
 
 
 CONVERTERS: dict[str, Converter] = {"math": from_math, "gsm8k": from_gsm8k, "dapo": from_dapo}
@@ -87,11 +95,8 @@ def from_columns(question: str, answer: str | None, level: str | None, subject: 
     """A converter for columns of these names; None where there is no such column."""
 
     def convert(record: Record) -> Item:
-        return Item(
-            text_of(pick(record, question)),
-            answer_in(text_of(pick(record, answer))) if answer else None,
-            text_of(pick(record, level)) if level else "",
-            text_of(pick(record, subject)) if subject else "",
-        )
+        text, fault = answer_in(record, answer) if answer else (None, "")
+        labels = [label_of(record, (find(record, (name,)),)) if name else "" for name in (level, subject)]
+        return Item(question_in(record, question), text, labels[0].strip(), labels[1].strip(), fault)
 
     return convert

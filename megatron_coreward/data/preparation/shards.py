@@ -22,7 +22,7 @@ def cut(questions: str, part: int, of: int, output: Path) -> None:
     """
     if not 0 <= part < of:
         raise ValueError(f"--part is {part}, but must be at least 0 and below --of ({of})")
-    table = read_parquet(questions, "QUESTIONS").table
+    table = read_parquet(questions, "QUESTIONS")
     if of > table.num_rows:
         raise ValueError(f"--of is {of}, but {questions} has {table.num_rows} rows: a shard would be empty")
     begin, end = (table.num_rows * bound // of for bound in (part, part + 1))

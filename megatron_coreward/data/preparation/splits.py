@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_coreward.data.columns import Unreadable
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.preparation.formats import Converter, Item, question_in
-from megatron_coreward.data.tables import RECORD_SUFFIXES, iter_records
+from megatron_coreward.data.tables import RECORD_SUFFIXES, iter_records, unit_of
 from megatron_coreward.grading.answers import normal_form
 from megatron_coreward.rephrasing.checks import scripts
 from megatron_coreward.utils.folders import publish, temporary_name
@@ -55,7 +56,7 @@ class Split:
         if not key:
             self.drop("no question", place)
         elif item.answer is None and not unanswered:
-            self.drop("no answer", place)
+            self.drop(item.fault or "no answer", place)
         elif latin and scripts(item.question) - {"LATIN"}:
             self.drop("other than Latin letters", place)
         elif key in self.contradictory:
@@ -116,11 +117,11 @@ def read_splits(
     splits: dict[str, Split] = {}
     for name, file in inputs:
         split = splits.setdefault(name, Split())
-        for number, record in enumerate(iter_records(str(file), "INPUT")):
-            place = f"{file.name} of {file.parent.name}, record {number}"
+        for number, record in iter_records(str(file), "INPUT"):
+            place = f"{file.name} of {file.parent.name}, {unit_of(str(file))} {number}"
             try:
                 item = convert(record)
-            except (KeyError, TypeError, ValueError) as error:
+            except Unreadable as error:
                 raise ValueError(f"INPUT {place}: {error}; is this the right format for the data?") from error
             split.add(item, place, unanswered=unanswered, latin=latin)
     return splits
@@ -143,7 +144,8 @@ def hold_out(splits: dict[str, Split], count: int, seed: int) -> None:
 def separate(splits: dict[str, Split], excluded: Sequence[str]) -> None:
     """Takes the questions of the test split and of the files `excluded` out of every other split."""
     foreign = {
-        file: {key_of(question_in(record)) for record in iter_records(file, "--exclude")} for file in excluded
+        file: {key_of(question_in(record)) for _, record in iter_records(file, "--exclude")}
+        for file in excluded
     }
     for name, split in splits.items():
         if name != "test":

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_coreward.data.pairs import PairRecord, load_pairs, load_questions
+from megatron_coreward.data.pairs import PairRecord, check_wordings_differ, load_pairs, load_questions
 from tests.support.paths import RELEASED_DATA
 
 needs_data = pytest.mark.skipif(not RELEASED_DATA.is_dir(), reason=f"no real data in {RELEASED_DATA}")
@@ -125,12 +125,15 @@ def bad(tmp_path: Path, name: str) -> str:
         write(path, [{key: value for key, value in record.items() if key != "prompt"} for record in good])
     elif name == "no index":
         write(path, [record | {"extra_info": {"split": "train"}} for record in good])
-    elif name == "prompt is text":
-        write(path, [record | {"prompt": "What is 1?"} for record in good])
+    elif name == "prompt is a number":
+        write(path, [record | {"prompt": 1} for record in good])
     elif name == "prompt without role":
         write(path, [record | {"prompt": [{"content": "What is 1?"}]} for record in good])
     elif name == "index is text":
-        write(path, [record | {"extra_info": {"index": "1"}} for record in good])
+        write(path, [record | {"extra_info": {"index": "a"}} for record in good])
+    elif name == "index is null":
+        indices = (0.0, float("nan"), 2.0)
+        write(path, [one | {"extra_info": {"index": i}} for one, i in zip(good, indices, strict=True)])
     elif name == "empty question":
         write(path, [*good[:2], good[2] | {"prompt": [{"content": " ", "role": "user"}]}])
     elif name == "null prompt":
@@ -139,6 +142,10 @@ def bad(tmp_path: Path, name: str) -> str:
         write(path, [good[0] | {"prompt": [None]}, *good[1:]])
     elif name == "two user turns":
         write(path, [good[0] | {"prompt": 2 * [{"content": "A?", "role": "user"}]}, *good[1:]])
+    elif name == "no user turn":
+        write(path, [good[0] | {"prompt": [{"content": "A?", "role": "system"}]}, *good[1:]])
+    elif name == "Git LFS pointer":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     return str(path)
 
 
@@ -146,21 +153,33 @@ def bad(tmp_path: Path, name: str) -> str:
     ("name", "message"),
     [
         ("missing", "no such file"),
-        ("folder", "no such file"),
+        ("folder", "this is a folder"),
         ("corrupted", "not readable as Parquet"),
         ("truncated", "not readable as Parquet"),
         ("damaged page", "not readable as Parquet"),
         ("zero bytes", "empty"),
         ("no rows", "no rows"),
-        ("no prompt", "no column 'prompt' among level, type, reward_model, extra_info"),
+        ("no prompt", "'prompt' or 'question' or 'problem' among level, type, reward_model, extra_info"),
         ("no index", "no column 'extra_info.index'"),
-        ("prompt is text", "column 'prompt' has type string; it must be list<struct"),
-        ("prompt without role", "column 'prompt' has type list"),
-        ("index is text", "column 'extra_info.index' has type string; it must be integer"),
-        ("empty question", "row 2 has 0 questions"),
-        ("null prompt", "row 1 has 0 questions"),
-        ("null turn", "row 0 has 0 questions"),
-        ("two user turns", "row 0 has 2 questions"),
+        (
+            "prompt is a number",
+            "rows 0, 1, 2 have no question: column 'prompt' is a number; it must be text or a chat",
+        ),
+        ("prompt without role", "rows 0, 1, 2 have no question: column 'prompt' has a turn without role;"),
+        (
+            "index is text",
+            "rows 0, 1, 2 have no index: column 'extra_info.index' is text; it must be integer",
+        ),
+        ("index is null", "row 1 has no index: column 'extra_info.index' is NaN (rows count from 0)"),
+        (
+            "empty question",
+            "row 2 has no question: column 'prompt' has an empty user turn (rows count from 0)",
+        ),
+        ("null prompt", "row 1 has no question: column 'prompt' is null"),
+        ("null turn", "row 0 has no question: column 'prompt' has a turn without role and content"),
+        ("two user turns", "row 0 has no question: column 'prompt' has 2 user turns; it must have one"),
+        ("no user turn", "row 0 has no question: column 'prompt' has 0 user turns; it must have one"),
+        ("Git LFS pointer", "this is a Git LFS pointer, not the data; fetch the data with `git lfs pull`"),
     ],
 )
 def test_bad_file(tmp_path: Path, original: str, rephrased: str, name: str, message: str) -> None:
@@ -179,13 +198,19 @@ def test_no_file_named() -> None:
 
 
 def test_one_file_without_rephrasings(original: str) -> None:
-    with pytest.raises(ValueError, match="no column 'original_question'.*both views, alone in data.original"):
+    with pytest.raises(
+        ValueError, match="data.original=.*: no rephrasings: no column 'rephrased_question'"
+    ) as error:
         load_pairs(original)
+    assert "name their file in data.rephrased; `coreward rephrase` makes one" in str(error.value)
+    assert "reward.method=majority_voting" in str(error.value)
 
 
 def test_one_file_with_wrong_type(tmp_path: Path) -> None:
     path = write(tmp_path / "pairs.parquet", [{"original_question": "A?", "rephrased_question": 3}])
-    with pytest.raises(ValueError, match="column 'rephrased_question' has type int64; it must be text"):
+    with pytest.raises(
+        ValueError, match="row 0 has no rephrasing: column 'rephrased_question' is a number; it must"
+    ):
         load_pairs(path)
 
 
@@ -203,6 +228,28 @@ def test_misaligned_index_names_the_first_row(tmp_path: Path, original: str) -> 
         load_pairs(original, path)
 
 
+def test_repeated_indices_get_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    same = [record | {"extra_info": {"index": 0}} for record in rows("What is")]
+    path = write(tmp_path / "same.parquet", same)
+    other = write(
+        tmp_path / "other.parquet", [record | {"extra_info": {"index": 0}} for record in rows("Find")]
+    )
+    assert len(load_pairs(path, other)) == 3
+    assert f"data.original={path}: 2 rows repeat an index" in caplog.text
+
+
+def test_the_same_file_twice(tmp_path: Path, original: str, rephrased: str) -> None:
+    for second, found in (
+        (original, f"data.rephrased={original}: this is the file of data.original; set data.rephrased to"),
+        (write(tmp_path / "copy.parquet", rows("What is")), "3 of 3 rephrasings are their original question"),
+    ):
+        with pytest.raises(ValueError) as error:
+            check_wordings_differ(load_pairs(original, second), original, second)
+        assert found in str(error.value)
+        assert "or reward.method=majority_voting with an empty data.rephrased" in str(error.value)
+    check_wordings_differ(load_pairs(original, rephrased), original, rephrased)
+
+
 def test_questions_from_parquet(original: str) -> None:
     question = load_questions(original)[2]
     assert (question.question_id, question.question, question.answer) == (2, "What is 2?", "2")
@@ -218,7 +265,7 @@ def test_questions_from_parquet_need_answers(tmp_path: Path) -> None:
 
 def test_many_rows_without_an_answer_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "test.json"
-    path.write_text(json.dumps([{"question": "A?"}] * 13))
+    path.write_text(json.dumps([{"question": "A?", "answer": None}] * 13))
     with pytest.raises(ValueError, match="rows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more have no answer"):
         load_questions(str(path))
 
@@ -254,29 +301,41 @@ def test_questions_from_jsonl(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("q.csv", "question", "unknown suffix '.csv'; allowed are .parquet, .json, .jsonl"),
+        ("q.txt", "question", "unknown suffix '.txt'; allowed are .parquet, .json, .jsonl, .csv"),
         ("q.json", "", "empty"),
         ("q.json", "[{", "not readable as JSON"),
         ("q.jsonl", '{"question": "A?", "answer": "1"}\n{', "not readable as JSON lines"),
-        ("q.json", "[]", "a list without records"),
-        ("q.json", '{"prompt": "A?"}', "a dict without records"),
-        ("q.json", '["A?"]', "record 0 is a str"),
+        ("q.json", "[]", "the file has no rows"),
+        ("q.json", '{"prompt": "A?"}', "no answers: no column 'reward_model.ground_truth' or 'answer'"),
+        ("q.json", '["A?"]', "row 0 is a str (rows count from 0); every record must be an object"),
+        (
+            "q.jsonl",
+            '{"question": "A?", "answer": 1}\n\n3',
+            ".jsonl:3: line 3 is a int; every record must be",
+        ),
+        (
+            "q.jsonl",
+            '{"question": "A?", "answer": 1}\n\n{',
+            ".jsonl:3: not readable as JSON lines (Expecting",
+        ),
+        ("q.csv", "question,answer\nA?,1\n\nB?,", ".csv:4: line 4 has no answer: column 'answer' is blank"),
+        ("q.csv", 'question,answer\n"A\n?",1\nB?', ".csv:4: not readable as CSV (a line has more or fewer"),
         (
             "q.json",
             '[{"prompt": "A?"}]',
-            "row 0 has no answer; row 0 has the keys prompt; every record needs 'answer'",
+            "or 'ground_truth' or 'solution' among prompt; every question needs one",
         ),
-        (
-            "q.json",
-            '[{"prompt": "A?", "answer": ""}]',
-            "row 0 has no answer; row 0 has the keys prompt, answer",
-        ),
+        ("q.json", '[{"prompt": "A?", "answer": ""}]', "row 0 has no answer: column 'answer' is blank"),
         ("q.json", '[{"prompt": 3, "answer": "1"}]', "row 0 has no question"),
-        ("q.jsonl", '{"question": "A?", "answer": "no number ####"}', "row 0 has no answer"),
+        (
+            "q.jsonl",
+            '{"question": "A?", "answer": "no number ####"}',
+            "line 1 has no answer: column 'answer' has",
+        ),
         (
             "q.jsonl",
             '{"question": "A?"}\n{"question": "B?", "answer": 1}\n{"question": "C?"}',
-            "rows 0, 2 have no",
+            ".jsonl:1: lines 1, 3 have no answer: no column",
         ),
     ],
 )

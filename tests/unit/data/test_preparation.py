@@ -86,7 +86,7 @@ def test_math_folder(hendrycks: Path, tmp_path: Path) -> None:
         "duplicate": 1,
         "in the test split": 1,
     }
-    assert splits["train"]["dropped"]["no answer"]["first"] == "1.json of geometry, record 0"
+    assert splits["train"]["dropped"]["no answer"]["first"] == "1.json of geometry, row 0"
     rows = pq.read_table(tmp_path / "out" / "test.parquet").to_pylist()
     assert [row["extra_info"] for row in rows] == [{"index": i, "split": "test"} for i in range(2)]
     assert (rows[1]["level"], rows[1]["type"], rows[1]["data_source"]) == (
@@ -175,6 +175,24 @@ def test_own_csv(tmp_path: Path) -> None:
     assert dropped(splits["train"]) == {"no answer": 1}
 
 
+def test_own_chat_and_answers_of_all_kinds(tmp_path: Path) -> None:
+    """Chats are read as elsewhere, and answers that cannot be read are counted by reason."""
+    values: list[Any] = [["7"], ["7", "8"], {"v": 7}, float("nan"), "We add both.", 7.0, None]
+    rows = [{"t": [{"role": "user", "content": f"Q{i}?"}], "a": value} for i, value in enumerate(values)]
+    splits = run(
+        tmp_path, "own", jsonl(tmp_path / "m.jsonl", rows), "--question-column", "t", "--answer-column", "a"
+    )
+    assert answers(tmp_path, "train") == [("Q0?", "7"), ("Q5?", "7.0")]
+    assert dropped(splits["train"]) == {
+        "column 'a' is a list of 2 values": 1,
+        "column 'a' is a dict": 1,
+        "column 'a' is NaN": 1,
+        r"column 'a' is prose without a \boxed{} or ####": 1,
+        "no answer": 1,
+    }
+    assert splits["train"]["dropped"]["column 'a' is NaN"]["first"].endswith(", line 4")
+
+
 def test_training_needs_no_answers(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "mine.jsonl", [{"q": "A?"}, {"q": "B?"}])
     splits = run(tmp_path, "own", path, "--question-column", "q", "--keep-unanswered")
@@ -210,16 +228,16 @@ def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "holds no data file" in error_of("math", tmp_path / "empty")
     other = jsonl(tmp_path / "data" / "questions.jsonl", [problem("A?", r"\boxed{1}")])
     assert "no name in questions.jsonl begins with train" in error_of("math", other.parent)
-    assert "no column solution among problem, level" in error_of(
+    assert "no column 'answer' or 'solution' among problem, level" in error_of(
         "math", jsonl(tmp_path / "a.jsonl", [{"problem": "A?", "level": "1"}])
     )
-    assert "no column problem or question or prompt among text" in error_of(
+    assert "no column 'original_question' or 'prompt' or 'question' or 'problem' among text" in error_of(
         "gsm8k", jsonl(tmp_path / "b.jsonl", [{"text": "A?", "answer": "#### 1"}])
     )
     assert "no row of train is left (no answer 1)" in error_of(
         "math", jsonl(tmp_path / "c.jsonl", [problem("A?", "none")])
     )
-    assert "record 0 is a int" in error_of("math", write_text(tmp_path / "d.json", "[1]"))
+    assert "row 0 is a int" in error_of("math", write_text(tmp_path / "d.json", "[1]"))
     assert "not readable as JSON lines" in error_of("math", write_text(tmp_path / "e.jsonl", "{"))
     assert "not readable as Parquet" in error_of("math", write_text(tmp_path / "f.parquet", "PAR1"))
     assert "unknown suffix '.txt'" in error_of("math", write_text(tmp_path / "g.txt", "A?"))
@@ -235,7 +253,9 @@ def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "must be at least 1 and below the 1 rows" in error_of("math", good, "--holdout", "1")
     assert "no such file" in error_of("math", good, "--exclude", "nowhere.json")
     turns = {"prompt": [{"role": "user"}], "solution": "1"}
-    assert "record 0: 'content'" in error_of("dapo", jsonl(tmp_path / "i.jsonl", [turns]))
+    assert "line 1: column 'prompt' has a turn without content" in error_of(
+        "dapo", jsonl(tmp_path / "i.jsonl", [turns])
+    )
 
 
 def write_text(path: Path, text: str) -> Path:

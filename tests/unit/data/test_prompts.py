@@ -123,6 +123,92 @@ def test_a_template_that_refuses_a_system_turn() -> None:
         render(byte_tokenizer(NO_SYSTEM))
 
 
+PARTS = "{% for m in messages %}{{ m.role }}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+USER_ONLY = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (PARTS, "loses the question: '1+1?' becomes 'systemuser'; use a template that takes turns"),
+        ("{{ messages[-1].content[:2] }}", "loses the question: '1+1?' becomes '1+'"),
+        (USER_ONLY, "drops the system turn: 'Think.' is not in '1+1?'; set data.system_prompt to an empty"),
+        (" {# nothing #}", "renders an empty prompt"),
+        ("{% for m in messages %}\n{{ m.content", "has a syntax error in line 2 ("),
+        ("{{ messages[0].content + 1 }}", "refuses the turns [system, user] ("),
+    ],
+)
+def test_a_template_that_loses_something(template: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as error:
+        render(byte_tokenizer(template.strip()))
+    assert "model.path=: its chat template (chat_template in tokenizer_config.json) " + message in str(
+        error.value
+    )
+    byte_tokenizer(template.strip()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"its chat template \(chat_template.jinja\)"):
+        render(load_tokenizer(str(tmp_path)))
+
+
+def test_a_question_in_the_middle_that_is_cut_off() -> None:
+    """The longest question is among those that are rendered."""
+    tokenizer = byte_tokenizer("{{ messages[0].content[:9] }}")
+    with pytest.raises(ValueError, match="loses the question: 'What is one and one[?]'"):
+        encode_prompts(tokenizer, ["1+1?", "What is one and one?", "2+2?"], "")
+
+
+def test_templates_may_trim(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = byte_tokenizer("{% for m in messages %}{{ m.content | trim }}{% endfor %}")
+    assert len(encode_prompts(tokenizer, [" 1+1?\n", "1+1?", " 1 +1?"], " Think. ")) == 3
+    assert not caplog.records
+
+
+def test_unknown_words_make_prompts_equal(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = word_tokenizer("{{ messages[0].content }}")
+    with pytest.raises(ValueError, match="all 2 different questions have the same token ids"):
+        encode_prompts(tokenizer, ["one", "two"], "")
+    assert len(encode_prompts(tokenizer, ["one", "two", "QUESTION"], "")) == 3
+    assert "1 of 3 different questions have the token ids of another one" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("data", "warned"),
+    [
+        ({"system_prompt": SYSTEM_PROMPT}, False),
+        ({"system_prompt": "Think."}, True),
+        ({"source": "synthetic", "original": "", "rephrased": ""}, False),
+    ],
+)
+def test_prompts_that_ask_for_no_box(
+    tmp_path: Path, data: dict[str, str], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = parquet_config(tmp_path, max_prompt_tokens=500, **data)
+    build_pairs(config, qwen())
+    assert not caplog.records
+    build_pairs(config, qwen(), box_needed=True)
+    assert (r"no prompt asks for \boxed{}" in caplog.text) == warned
+
+
+def test_ground_truths_that_cannot_be_read_are_refused_where_they_are_needed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = parquet_config(tmp_path, ["1", "We add them up.", "3", ""])
+    assert [pair.answer for pair in build_pairs(config, qwen())] == ["1", None, "3", None]
+    assert "1 of 4 ground truths are not read and count as absent" in caplog.text
+    assert "row 1 has no answer: column 'reward_model.ground_truth' is prose" in caplog.text
+    with pytest.raises(ValueError, match="data.original=.*row 1 has no answer: .* is prose"):
+        build_pairs(config, qwen(), truth_needed=True)
+    config = parquet_config(tmp_path, ["1", "2", "3", ""])
+    assert len(build_pairs(config, qwen(), truth_needed=True)) == 3
+
+
+def test_the_same_wordings_are_refused_where_rephrasings_are_needed(tmp_path: Path) -> None:
+    config = parquet_config(tmp_path)
+    config.data.rephrased = config.data.original
+    assert len(build_pairs(config, qwen(), rephrased_needed=False)) == 4
+    with pytest.raises(ValueError, match="this is the file of data.original"):
+        build_pairs(config, qwen())
+
+
 def test_no_chat_template() -> None:
     for call in (render, end_of_turn_id, lambda tokenizer: stop_token_ids(tokenizer, {})):
         with pytest.raises(ValueError, match="model.path=.*has no chat template"):

@@ -197,7 +197,7 @@ def arguments(model: Path, folder: Path) -> list[str]:
         ),
         (["rollout.tensor_paralel_size=2"], "rollout.tensor_parallel_size"),
         (["--file", "missing.json"], "missing.json"),
-        (["--file", "{folder}/gaps.jsonl"], "rows 1, 2 have no answer"),
+        (["--file", "{folder}/gaps.jsonl"], "lines 2, 3 have no answer"),
         (["--file", "{folder}/questions.jsonl"], "both called questions; give one of them another name"),
         (["--labels", "missing.json"], "--labels=missing.json: no such file"),
         (["--labels", "{folder}/other.jsonl"], "other.jsonl has none of the questions"),

@@ -80,7 +80,7 @@ def test_wrong_input(two_files: list[str], tmp_path: Path, capsys: pytest.Captur
         return capsys.readouterr().err
 
     assert "ORIGINAL=nowhere.parquet: no such file" in error_of("nowhere.parquet")
-    assert "no column 'original_question'" in error_of(two_files[0])
+    assert "no column 'rephrased_question'" in error_of(two_files[0])
     assert "choose another folder" in error_of(*two_files, "--write-clean", str(tmp_path))
     (tmp_path / "b").mkdir()
     same_name = tmp_path / "b" / "original.parquet"
