@@ -49,6 +49,7 @@ from megatron_coreward.preflight.dry_run import show
 from megatron_coreward.preflight.files import (
     check_free_space,
     check_kv_cache,
+    check_stop_ids,
     check_token_ids,
     check_transformers_reads,
     check_weights,
@@ -135,6 +136,7 @@ def read_inputs(config: Config, shape: ModelShape, world_size: int, *, weights: 
     check_transformers_reads(folder, trusted)
     tokenizer = load_tokenizer(str(folder), trusted)
     generation = load_generation_config(str(folder), trusted)
+    check_stop_ids(shape, generation)
     data = RunData(
         stop_ids=stop_token_ids(tokenizer, generation),
         pairs=build_pairs(config, tokenizer, box_needed=method_of(config).graded, **_data_needs(config)),
@@ -142,7 +144,7 @@ def read_inputs(config: Config, shape: ModelShape, world_size: int, *, weights: 
     )
     prompts = [ids for pair in data.pairs for ids in (pair.original_ids, pair.rephrased_ids)]
     prompts += [question.prompt_ids for question in data.questions]
-    check_token_ids(shape, generation, data.stop_ids, prompts)
+    check_token_ids(shape, data.stop_ids, prompts)
     check_free_space(config, shape, world_size, len(data.pairs))
     return data
 

@@ -41,7 +41,13 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> "PreTrainedTok
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # as files of other forms give
         raise ValueError(
             f"model.path={path}: no tokenizer could be loaded ({error}); set model.path to a Hugging Face "
             "folder or hub id with tokenizer files"

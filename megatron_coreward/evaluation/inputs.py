@@ -21,6 +21,7 @@ from megatron_coreward.data.prompts import (
 from megatron_coreward.evaluation.model_folder import config_folder
 from megatron_coreward.preflight.files import (
     check_kv_cache,
+    check_stop_ids,
     check_token_ids,
     check_transformers_reads,
     check_weights,
@@ -82,10 +83,11 @@ def read_inputs(options: argparse.Namespace, world_size: int) -> EvaluationInput
     ks, seeds = _ks_and_seeds(options, config)
     tokenizer = load_tokenizer(str(folder), config.model.trust_remote_code)
     generation = load_generation_config(str(folder), config.model.trust_remote_code)
+    check_stop_ids(shape, generation)
     benchmarks = _benchmarks(options, config, tokenizer)
     stop_ids = stop_token_ids(tokenizer, generation)
     prompts = [question.prompt_ids for benchmark in benchmarks for question in benchmark.questions]
-    check_token_ids(shape, generation, stop_ids, prompts)
+    check_token_ids(shape, stop_ids, prompts)
     if options.output is not None:
         _make_folder(options.output)
     return EvaluationInputs(

@@ -65,13 +65,8 @@ def check_transformers_reads(folder: Path, trust_remote_code: bool, option: str 
         ) from error
 
 
-def check_token_ids(
-    shape: ModelShape,
-    generation_config: Mapping[str, Any],
-    stop_ids: Iterable[int],
-    prompts: Iterable[Iterable[int]],
-) -> None:
-    """Raises ValueError for stop tokens or prompts that the model's vocabulary does not hold."""
+def check_stop_ids(shape: ModelShape, generation_config: Mapping[str, Any]) -> None:
+    """Raises ValueError for an eos_token_id that the model's vocabulary does not hold."""
     configured = generation_config.get("eos_token_id")
     for token_id in configured if isinstance(configured, list) else [configured]:
         if token_id is not None and not _is_in(token_id, shape):
@@ -80,6 +75,10 @@ def check_token_ids(
                 f"{configured!r}, but {token_id!r} is no token of the model's vocabulary: from 0 to "
                 f"{shape.vocab - 1} (vocab_size). Mend it there."
             )
+
+
+def check_token_ids(shape: ModelShape, stop_ids: Iterable[int], prompts: Iterable[Iterable[int]]) -> None:
+    """Raises ValueError for tokens of the tokenizer that the model's vocabulary does not hold."""
     used = {"ends a response with": stop_ids, "makes prompts with": (i for ids in prompts for i in ids)}
     for what, ids in used.items():
         largest = max(ids, default=0)
