@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_coreward.actor.checkpoint.folder import Retention, read_state, require_intact
+from megatron_coreward.actor.checkpoint.inspect import check_start
 from megatron_coreward.actor.model.precision import this_machine
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.precision import check_machine
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.diagnostics import diagnose
@@ -31,8 +33,10 @@ from megatron_coreward.data.prompts import (
     EvaluationQuestion,
     build_pairs,
     build_questions,
+    evaluation_questions,
     load_generation_config,
     load_tokenizer,
+    pair_records,
     stop_token_ids,
 )
 from megatron_coreward.data.sampler import PairSampler
@@ -40,8 +44,16 @@ from megatron_coreward.evaluation.outcomes import evaluate
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.phases.memory import check_memory_settings, make_room
 from megatron_coreward.phases.table import PHASES
-from megatron_coreward.preflight.checks import validate
+from megatron_coreward.preflight.checks import validate, validate_plan
 from megatron_coreward.preflight.dry_run import show
+from megatron_coreward.preflight.files import (
+    check_free_space,
+    check_kv_cache,
+    check_stop_ids,
+    check_token_ids,
+    check_transformers_reads,
+    check_weights,
+)
 from megatron_coreward.roles import Communicator
 from megatron_coreward.run.folder import RunFolder
 from megatron_coreward.run.start import claim, join, resume_point, warn_of_changes
@@ -74,16 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     try:
         config = load_config(options.config, options.overrides)
-        shape = validate(config, world_size)
+        setup_logging(rank)
         if options.dry_run:
-            if rank == 0:
-                show(config, shape, world_size)
-            return 0
+            return _dry_run(config, rank, world_size)
+        shape = validate(config, world_size)
         check_memory_settings(config.memory)
         check_machine(config, this_machine(), os.environ)
-        config = replace(config, model=replace(config.model, path=str(shape.folder)))  # a hub id's local copy
-        setup_logging(rank)
-        data = _load_data(config)
+        config = _at(shape.folder, config)  # a hub id's local copy
+        data = read_inputs(config, shape, world_size)
         comm = join(config)
         lock = claim(Path(config.run.output_dir), comm)
         resumed = resume_point(config, comm)
@@ -108,21 +118,59 @@ class RunData:
     questions: list[EvaluationQuestion]
 
 
-def _load_data(config: Config) -> RunData:
-    """Tokenised pairs and evaluation questions. Raises ValueError for anything wrong with the data."""
-    tokenizer = load_tokenizer(config.model.path, config.model.trust_remote_code)
-    generation = load_generation_config(config.model.path, config.model.trust_remote_code)
-    return RunData(
+def read_inputs(config: Config, shape: ModelShape, world_size: int, *, weights: bool = True) -> RunData:
+    """Reads everything that a run needs before a model is built, for the run itself and for --dry-run.
+
+    Tokenised pairs and evaluation questions are returned. Of the weights, if they are there, and of
+    model.checkpoint only headers are read.
+
+    Raises:
+        ValueError: for the first thing that would fail later.
+    """
+    folder, trusted = shape.folder, config.model.trust_remote_code
+    check_kv_cache(config, on_gpu=this_machine().capability is not None)
+    if weights:  # those of a checkpoint are in their place
+        check_weights(shape, exactly=not config.model.checkpoint)
+    if config.model.checkpoint:
+        check_start(Path(config.model.checkpoint), shape)
+    check_transformers_reads(folder, trusted)
+    tokenizer = load_tokenizer(str(folder), trusted)
+    generation = load_generation_config(str(folder), trusted)
+    check_stop_ids(shape, generation)
+    data = RunData(
         stop_ids=stop_token_ids(tokenizer, generation),
-        pairs=build_pairs(
-            config,
-            tokenizer,
-            rephrased_needed=View.REPHRASED in views_of(config),
-            truth_needed=method_of(config).truth,
-            box_needed=method_of(config).graded,
-        ),
+        pairs=build_pairs(config, tokenizer, box_needed=method_of(config).graded, **_data_needs(config)),
         questions=build_questions(config, tokenizer),
     )
+    prompts = [ids for pair in data.pairs for ids in (pair.original_ids, pair.rephrased_ids)]
+    prompts += [question.prompt_ids for question in data.questions]
+    check_token_ids(shape, data.stop_ids, prompts)
+    check_free_space(config, shape, world_size, len(data.pairs))
+    return data
+
+
+def _data_needs(config: Config) -> dict[str, bool]:
+    needs_rephrasings = View.REPHRASED in views_of(config)
+    return {"rephrased_needed": needs_rephrasings, "truth_needed": method_of(config).truth}
+
+
+def _dry_run(config: Config, rank: int, world_size: int) -> int:
+    """Checks and reads what a run would, and shows the plan. Only a model that is not fetched is left out."""
+    shape, unread = validate_plan(config, world_size)
+    if shape is None:
+        pairs = len(pair_records(config, **_data_needs(config)))
+        evaluation_questions(config)
+        unread += f"; data not read with its tokenizer: planned for all {pairs} pairs"
+    else:
+        data = read_inputs(_at(shape.folder, config), shape, world_size, weights=not unread)
+        pairs = len(data.pairs)
+    if rank == 0:
+        show(config, shape, world_size, pairs=pairs, unread=unread)
+    return 0
+
+
+def _at(folder: Path, config: Config) -> Config:
+    return replace(config, model=replace(config.model, path=str(folder)))
 
 
 def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator) -> int:

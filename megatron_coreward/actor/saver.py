@@ -34,6 +34,7 @@ from megatron_coreward.actor.checkpoint.folder import (
     find_problem,
     prune,
     read_state,
+    saved_sizes,
     write_state,
 )
 from megatron_coreward.actor.checkpoint.model_state import (
@@ -42,7 +43,6 @@ from megatron_coreward.actor.checkpoint.model_state import (
     CONTENTS_TEACHER,
     check_model,
     load_model_state,
-    saved_sizes,
     sharded_model,
     sharded_tensors,
 )

@@ -11,9 +11,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from megatron_coreward.utils.run_names import CHECKPOINTS, HF_EXPORT, RUN_MARKS, STATE_FILE
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _ROTARY_BUFFER = "rotary_emb.inv_freq"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _SHOWN = 8
 
 
@@ -27,12 +31,15 @@ class TensorInfo:
     """safetensors' name for it."""
     start: int
     """Position of its first byte in the file."""
+    num_bytes: int
 
 
 def read_json(path: Path, option: str) -> dict[str, Any]:
     """The object in a file of the folder. Raises ValueError if there is none."""
     if not path.is_file():
-        raise ValueError(f"{path} is missing. {option} must be a folder in Hugging Face format.")
+        problem = f"{path} is missing. {option} must be a folder in Hugging Face format"
+        raise ValueError(f"{problem}{_other_kind(path.parent, option)}.")
+    refuse_pointer(path, option)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -42,12 +49,70 @@ def read_json(path: Path, option: str) -> dict[str, Any]:
     return content
 
 
+def refuse_pointer(path: Path, option: str) -> None:
+    """Raises ValueError if the file is a Git LFS pointer."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise ValueError(
+                f"{path} ({option}) is a Git LFS pointer, not the file itself. Fetch it with `git lfs pull` "
+                "in its folder."
+            )
+
+
+def _other_kind(folder: Path, option: str) -> str:
+    """What a folder without config.json is instead, and what to do; empty if that cannot be told."""
+    ggufs = sorted(file.name for file in folder.glob("*.gguf"))
+    exports = sorted(str(file.parent) for file in folder.glob("*/config.json"))
+    checkpoints = sorted([*folder.glob("step_*"), *folder.glob(f"{CHECKPOINTS}/step_*")])
+    if is_adapter(folder):
+        return f". {_adapter(folder, option)}"
+    if (folder / STATE_FILE).is_file():
+        return (
+            f", but {folder} is a checkpoint. Set model.checkpoint to it and {option} to its start model "
+            "(evaluate: --checkpoint), or make a folder of it with `coreward convert megatron-to-hf`"
+        )
+    if checkpoints or any((folder / mark).exists() for mark in RUN_MARKS):
+        if (folder / HF_EXPORT / "config.json").is_file():
+            return f", but {folder} is a run's folder. Set {option} to its model, {folder / HF_EXPORT}"
+        latest = f", for example {checkpoints[-1]}" if checkpoints else ""
+        return (
+            f", but {folder} is a run's folder without an exported model ({HF_EXPORT}/). Set "
+            f"model.checkpoint to one of its checkpoints{latest}, and {option} to its start model "
+            "(evaluate: --checkpoint)"
+        )
+    if ggufs:
+        return (
+            f", but {folder} holds GGUF ({some(ggufs)}), which is not read. Take the model it was made from"
+        )
+    return f", but {folder} only holds such folders. Set {option} to one: {some(exports)}" if exports else ""
+
+
+def is_adapter(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (ADAPTER, ADAPTER_CONFIG))
+
+
+def _adapter(folder: Path, option: str) -> str:
+    base = ""
+    if (folder / ADAPTER_CONFIG).is_file():
+        base = f" of {read_json(folder / ADAPTER_CONFIG, option).get('base_model_name_or_path')}"
+    found = " and ".join(name for name in (ADAPTER, ADAPTER_CONFIG) if (folder / name).is_file())
+    return (
+        f"{folder} holds a LoRA adapter{base} ({found}), which is not read. Merge it into its model first "
+        f"(peft: PeftModel.merge_and_unload, then save_pretrained) and set {option} to the result"
+    )
+
+
 def read_index(folder: Path, option: str) -> dict[str, str] | None:
     """The file of every tensor, by the folder's index; None where one file holds all. Opens no weights.
 
     Raises:
-        ValueError: neither an index nor that file, a broken index, or one that names files that are missing.
+        ValueError: neither an index nor that file, or both, a broken index, or one that names files that are
+            missing; an adapter, alone or beside the weights.
     """
+    if is_adapter(folder):
+        raise ValueError(
+            f"{_adapter(folder, option)}; if the weights beside it are meant, remove the adapter."
+        )
     index = folder / INDEX
     if index.is_file():
         files = read_json(index, option).get("weight_map")
@@ -57,6 +122,11 @@ def read_index(folder: Path, option: str) -> dict[str, str] | None:
         missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
         if missing:
             raise ValueError(f"{index} ({option}) names files that are missing: {some(missing)}.")
+        if (folder / SINGLE).is_file() and SINGLE not in names:
+            raise ValueError(
+                f"{folder} ({option}) holds the weights twice, {SINGLE} and those of {INDEX} "
+                f"({some(names)}), and programs differ in which they read. Remove one of the two."
+            )
         return files
     if (folder / SINGLE).is_file():
         return None
@@ -77,9 +147,9 @@ def read_tensors(folder: Path, option: str) -> dict[str, TensorInfo]:
     """
     files = read_index(folder, option)
     if files is None:
-        tensors = _header(folder, SINGLE)
+        tensors = _header(folder, SINGLE, option)
     else:
-        headers = {name: _header(folder, name) for name in set(files.values())}
+        headers = {name: _header(folder, name, option) for name in set(files.values())}
         for tensor, file in files.items():
             if tensor not in headers[file]:
                 raise ValueError(
@@ -89,8 +159,9 @@ def read_tensors(folder: Path, option: str) -> dict[str, TensorInfo]:
     return {name: info for name, info in tensors.items() if not name.endswith(_ROTARY_BUFFER)}
 
 
-def _header(folder: Path, file: str) -> dict[str, TensorInfo]:
+def _header(folder: Path, file: str, option: str) -> dict[str, TensorInfo]:
     path = folder / file
+    refuse_pointer(path, option)
     try:
         with safe_open(path, framework="np"):  # checks the header: sizes, no holes, nothing outside
             pass
@@ -101,7 +172,13 @@ def _header(folder: Path, file: str) -> dict[str, TensorInfo]:
         raise ValueError(f"cannot read {path} as safetensors: {error}") from error
     entries.pop("__metadata__", None)
     return {
-        name: TensorInfo(file, tuple(e["shape"]), e["dtype"], 8 + length + e["data_offsets"][0])
+        name: TensorInfo(
+            file,
+            tuple(e["shape"]),
+            e["dtype"],
+            8 + length + e["data_offsets"][0],
+            e["data_offsets"][1] - e["data_offsets"][0],
+        )
         for name, e in entries.items()
     }
 

@@ -92,5 +92,11 @@ def _key(name: str, described: dict[str, Any]) -> Key:
 
 def _limits(allowed: dict[str, Any]) -> str:
     if "minimum" in allowed and allowed["minimum"] == allowed.get("maximum"):
-        return f"{allowed['minimum']:g}"
-    return " and ".join(f"{words} {allowed[limit]:g}" for limit, words in _LIMITS.items() if limit in allowed)
+        return _number(allowed["minimum"])
+    return " and ".join(
+        f"{words} {_number(allowed[limit])}" for limit, words in _LIMITS.items() if limit in allowed
+    )
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"

@@ -7,19 +7,24 @@ samples from is the worst outcome. Imports no torch and no transformers.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from megatron_coreward.config.hf_files import read_index, read_json
+from megatron_coreward.config.hf_files import read_index, read_json, refuse_pointer
 from megatron_coreward.config.schema import ModelConfig
 from megatron_coreward.families.mapping import Family
 from megatron_coreward.families.registry import FAMILIES
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
+_HUB_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer.model"]
+_HUB_FILES = [*_HUB_SMALL_FILES, "*.safetensors"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_ROPE_KEYS = ("rope_scaling", "rope_parameters")
+"""The settings of RoPE by their name before transformers 5, which comes first there too, and since."""
 _ROPE_TYPES = ("default", "llama3")
+_OBJECTS, _LISTS = _ROPE_KEYS, ("architectures", "layer_types")
+_FLAGS = ("tie_word_embeddings", "norm_topk_prob", "use_sliding_window", "attention_bias", "mlp_bias")
 VLLM_VOCABULARY_MULTIPLE = 64
 """vLLM pads the vocabulary to a multiple of it before it divides the rows over tensor-parallel ranks."""
 
@@ -92,9 +97,42 @@ def read_model_shape(model: ModelConfig) -> ModelShape:
     folder = find_folder(model.path)
     shape = read_shape(folder, model.trust_remote_code)
     read_index(folder, "model.path")
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ValueError(f"{folder} (model.path) has no tokenizer, one of {', '.join(_TOKENIZER_FILES)}.")
+    require_tokenizer(folder)
     return shape
+
+
+def read_planned_shape(model: ModelConfig) -> tuple[ModelShape | None, str]:
+    """As read_model_shape, but without fetching weights: the shape, and a line about what was not read.
+
+    Of a hub id that is not in the cache only small files are fetched. Without a network there is no shape.
+    """
+    if Path(model.path).expanduser().exists() or not _HUB_ID.fullmatch(model.path):
+        return read_model_shape(model), ""
+    try:
+        cached = _fetch(model.path, _HUB_FILES, offline=True)
+        return read_model_shape(replace(model, path=str(cached))), ""
+    except (OSError, ValueError):  # not in the cache, or not all of it; what is wrong with it comes up below
+        pass
+    try:
+        folder = _fetch(model.path, _HUB_SMALL_FILES)
+    except (OSError, ValueError) as error:
+        return None, f"model not read: {model.path} is not in the cache ({_first_line(error)})"
+    require_tokenizer(folder)
+    unread = f"weights not read: those of {model.path} are not in the cache; the run fetches them"
+    return read_shape(folder, model.trust_remote_code), unread
+
+
+def require_tokenizer(folder: Path, option: str = "model.path") -> None:
+    """Raises ValueError if the folder has no tokenizer, or Git LFS pointers in its place."""
+    if not has_tokenizer(folder):
+        raise ValueError(f"{folder} ({option}) has no tokenizer, one of {', '.join(_TOKENIZER_FILES)}.")
+    for name in (*_TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            refuse_pointer(folder / name, option)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def read_shape(folder: Path, trust_remote_code: bool = False) -> ModelShape:
@@ -106,6 +144,7 @@ def read_shape(folder: Path, trust_remote_code: bool = False) -> ModelShape:
             f"it, set model.trust_remote_code=true; else choose another model.path."
         )
     architecture = _architecture(settings, folder)
+    _check_kinds(settings, folder)
     _check_features(settings, architecture, folder)
     return _shape(settings, architecture, folder)
 
@@ -116,38 +155,57 @@ def find_folder(path: str) -> Path:
     if local.is_dir():
         return local
     if local.exists():
-        raise ValueError(f"model.path is {path!r}, a file. Give the folder that holds config.json.")
+        gguf = " GGUF is not read: take the folder that it was made from." if local.suffix == ".gguf" else ""
+        raise ValueError(f"model.path is {path!r}, a file. Give the folder that holds config.json.{gguf}")
     if not _HUB_ID.fullmatch(path) or local.parent.is_dir():
         raise ValueError(f"model.path is {path!r}, but there is no such folder (a hub id reads owner/name).")
+    try:
+        return _fetch(path, _HUB_FILES)
+    except (OSError, ValueError) as error:  # every failure of the hub: network, unknown name, no permission
+        raise ValueError(
+            f"model.path is {path!r}: no such folder, and as a hub id it could not be fetched "
+            f"({_first_line(error)}). Give a folder, or check the id and the network."
+        ) from error
+
+
+def _fetch(path: str, patterns: list[str], *, offline: bool = False) -> Path:
     from huggingface_hub import snapshot_download  # only a hub id needs it
 
-    try:
-        return Path(snapshot_download(path, allow_patterns=_HUB_FILES))
-    except (OSError, ValueError) as error:  # every failure of the hub: network, unknown name, no permission
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"model.path is {path!r}: no such folder, and as a hub id it could not be fetched ({reason}). "
-            f"Give a folder, or check the id and the network."
-        ) from error
+    if offline:
+        return Path(snapshot_download(path, allow_patterns=patterns, local_files_only=True))
+    return Path(snapshot_download(path, allow_patterns=patterns))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _architecture(settings: dict[str, Any], folder: Path) -> str:
     names = settings.get("architectures") or ["none"]
-    if names[0] not in FAMILIES:
+    if not isinstance(names, list) or str(names[0]) not in FAMILIES:
         raise ValueError(
-            f"The model in {folder} (model.path) has the unsupported architecture {names[0]}. "
+            f"The model in {folder} (model.path) has the unsupported architecture "
+            f"{names[0] if isinstance(names, list) else repr(names)}. "
             f"Supported: {', '.join(FAMILIES)}."
         )
     return names[0]
 
 
+def _check_kinds(settings: dict[str, Any], folder: Path) -> None:
+    """Refuses values of another kind, such as a text for a flag, where no number is asked for."""
+    kinds = ((_OBJECTS, dict, "an object"), (_LISTS, list, "a list"), (_FLAGS, bool, "true or false"))
+    for keys, kind, words in kinds:
+        for key in keys:
+            if settings.get(key) is not None and not isinstance(settings[key], kind):
+                given = f"config.json of {folder} (model.path): {key} is {settings[key]!r}"
+                raise ValueError(f"{given}, but must be {words}.")
+
+
 def _rope_of(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of RoPE, by their name before transformers 5, which comes first there too, or since."""
-    return settings.get("rope_scaling") or settings.get("rope_parameters") or {}
+    return next((settings[key] for key in _ROPE_KEYS if settings.get(key)), {})
 
 
-def _rope_type(settings: dict[str, Any]) -> str:
-    rope = _rope_of(settings)
+def _rope_type(rope: dict[str, Any]) -> str:
     return rope.get("rope_type", rope.get("type", "default"))
 
 
@@ -163,7 +221,7 @@ def _check_features(settings: dict[str, Any], architecture: str, folder: Path) -
         "use_sliding_window": bool(settings.get("use_sliding_window")),
         "layer_types": sliding,
         "partial_rotary_factor": partial not in (None, 1, 1.0),
-        "rope_parameters": any(isinstance(value, dict) for value in rope.values()),  # other ones by layer
+        **{key: _is_by_layer(settings.get(key)) for key in _ROPE_KEYS},
         "mlp_only_layers": bool(settings.get("mlp_only_layers")),
         "decoder_sparse_step": settings.get("decoder_sparse_step", 1) != 1,
         "quantization_config": bool(settings.get("quantization_config")),
@@ -182,11 +240,23 @@ def _check_features(settings: dict[str, Any], architecture: str, folder: Path) -
                 f"config.json of {folder} (model.path) {given}, but {architecture} is supported with "
                 f"{required!r} only. Choose another model."
             )
-    if _rope_type(settings) not in _ROPE_TYPES:
+    types = {key: _rope_type(settings[key]) for key in _ROPE_KEYS if settings.get(key)}
+    for rope_type in types.values():
+        if rope_type not in _ROPE_TYPES:
+            raise ValueError(
+                f"config.json of {folder} (model.path) has RoPE type {rope_type!r}; "
+                f"supported: {', '.join(_ROPE_TYPES)}."
+            )
+    if types.get("rope_scaling") == "default" and types.get("rope_parameters") == "llama3":
         raise ValueError(
-            f"config.json of {folder} (model.path) has RoPE type {_rope_type(settings)!r}; "
-            f"supported: {', '.join(_ROPE_TYPES)}."
+            f"config.json of {folder} (model.path) sets rope_scaling to default and rope_parameters to "
+            "llama3, which contradict each other. Remove one of them."
         )
+
+
+def _is_by_layer(rope: dict[str, Any] | None) -> bool:
+    """Tells whether RoPE has other settings for some kinds of layers."""
+    return any(isinstance(value, dict) for value in (rope or {}).values())
 
 
 @dataclass(frozen=True)
@@ -205,7 +275,7 @@ class _Numbers:
     def _positive(self, key: str, default: float | None, types: Any, kind: str) -> Any:
         value = self.section.get(key)
         value = default if value is None else value
-        if not isinstance(value, types) or value <= 0:
+        if not isinstance(value, types) or isinstance(value, bool) or not 0 < value < math.inf:
             given = f"config.json of {self.folder} (model.path): {key} is {value!r}"
             raise ValueError(f"{given}, but must be a positive {kind}.")
         return value
@@ -241,7 +311,7 @@ def _shape(settings: dict[str, Any], architecture: str, folder: Path) -> ModelSh
         norm_topk_prob=bool(settings.get("norm_topk_prob", False)),
         norm_eps=given.number("rms_norm_eps", default=1e-6),
         rope_theta=rope.number("rope_theta", default=given.number("rope_theta", default=10000.0)),
-        rope_scaling=_scaling(rope, max_positions) if _rope_type(settings) == "llama3" else None,
+        rope_scaling=_scaling(rope, max_positions) if _rope_type(rope.section) == "llama3" else None,
     )
 
 

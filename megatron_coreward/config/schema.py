@@ -27,8 +27,9 @@ Off = Annotated[float, Field(ge=0, le=0)]
 Where = Literal["auto", "always", "never"]
 
 MIN_TEMPERATURE = 0.01
-"""vLLM raises lower ones to this, silently."""
-Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE)]
+"""vLLM raises lower ones to this, silently; it refuses those above 2."""
+Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=2)]
+MAX_SEED = 2**32 - 1  # numpy's
 
 SYSTEM_PROMPT = "Let's think step by step and output the final answer within \\boxed{}."
 """The paper's system turn."""
@@ -45,7 +46,7 @@ class RunConfig:
     auto_resume: bool = False
     """Continue if `output_dir` has an intact checkpoint, else start anew: one command for the first start and
     for every restart, by torchrun --max-restarts or a requeued job."""
-    seed: AtLeastZero = 1
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 1
     """Seeds sampling, data order and every random number of the run."""
     steps: AtLeastZero = 0
     """Rollout batches to train on; 0 means `epochs` full passes over the data."""

@@ -41,7 +41,13 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> "PreTrainedTok
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # as files of other forms give
         raise ValueError(
             f"model.path={path}: no tokenizer could be loaded ({error}); set model.path to a Hugging Face "
             "folder or hub id with tokenizer files"
@@ -157,16 +163,7 @@ def build_pairs(
     originals, and if no pair is left.
     """
     data = config.data
-    if data.source == "synthetic":
-        records = synthetic.make_pairs(data.synthetic_pairs, config.run.seed)
-    else:
-        records = load_pairs(
-            data.original, data.rephrased, rephrased_needed=rephrased_needed, truth_needed=truth_needed
-        )
-        if rephrased_needed:
-            check_wordings_differ(records, data.original, data.rephrased)
-    records = records[: data.limit] if data.limit else records
-    records = _with_truth(records, data.original) if truth_needed else records
+    records = pair_records(config, rephrased_needed=rephrased_needed, truth_needed=truth_needed)
     originals = encode_prompts(tokenizer, [record.original for record in records], data.system_prompt)
     rephrasings: list[tuple[int, ...]] = [()] * len(records)
     if any(record.rephrased for record in records):
@@ -189,6 +186,21 @@ def build_pairs(
         _warn_of_no_box(tokenizer, [record.original for record in records], data.system_prompt)
     _report_dropped("pairs", len(records), len(pairs), data.max_prompt_tokens)
     return pairs
+
+
+def pair_records(config: Config, *, rephrased_needed: bool, truth_needed: bool) -> list[PairRecord]:
+    """The pairs of build_pairs before they are tokenised. Raises ValueError as it does."""
+    data = config.data
+    if data.source == "synthetic":
+        records = synthetic.make_pairs(data.synthetic_pairs, config.run.seed)
+    else:
+        records = load_pairs(
+            data.original, data.rephrased, rephrased_needed=rephrased_needed, truth_needed=truth_needed
+        )
+        if rephrased_needed:
+            check_wordings_differ(records, data.original, data.rephrased)
+    records = records[: data.limit] if data.limit else records
+    return _with_truth(records, data.original) if truth_needed else records
 
 
 def _warn_of_no_box(

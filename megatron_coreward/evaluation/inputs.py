@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_coreward.config.loading import load_config
-from megatron_coreward.config.model_shape import read_model_shape, read_shape
-from megatron_coreward.config.schema import Config
+from megatron_coreward.config.model_shape import read_model_shape, read_shape, require_tokenizer
+from megatron_coreward.config.schema import MAX_SEED, Config
 from megatron_coreward.data.pairs import load_questions
 from megatron_coreward.data.prompts import (
     EvaluationQuestion,
@@ -19,6 +19,13 @@ from megatron_coreward.data.prompts import (
     with_prompts,
 )
 from megatron_coreward.evaluation.model_folder import config_folder
+from megatron_coreward.preflight.files import (
+    check_kv_cache,
+    check_stop_ids,
+    check_token_ids,
+    check_transformers_reads,
+    check_weights,
+)
 from megatron_coreward.preflight.layout import check_engine
 
 if TYPE_CHECKING:
@@ -59,18 +66,28 @@ class EvaluationInputs:
 
 def read_inputs(options: argparse.Namespace, world_size: int) -> EvaluationInputs:
     """Reads and checks everything but the weights. Raises ValueError for the first thing that is wrong."""
+    import torch  # slow to import
+
     config = _config(options)
     if options.checkpoint is not None:
         folder = config_folder(options.checkpoint)
         shape = read_shape(folder, config.model.trust_remote_code)
+        require_tokenizer(folder, "--checkpoint")
     else:
         shape = read_model_shape(config.model)
         folder = shape.folder
+        check_weights(shape, option="--model", exactly=False)
     check_engine(config, shape, world_size)
+    check_kv_cache(config, on_gpu=torch.cuda.is_available())
+    check_transformers_reads(folder, config.model.trust_remote_code)
     ks, seeds = _ks_and_seeds(options, config)
     tokenizer = load_tokenizer(str(folder), config.model.trust_remote_code)
     generation = load_generation_config(str(folder), config.model.trust_remote_code)
+    check_stop_ids(shape, generation)
     benchmarks = _benchmarks(options, config, tokenizer)
+    stop_ids = stop_token_ids(tokenizer, generation)
+    prompts = [question.prompt_ids for benchmark in benchmarks for question in benchmark.questions]
+    check_token_ids(shape, stop_ids, prompts)
     if options.output is not None:
         _make_folder(options.output)
     return EvaluationInputs(
@@ -78,7 +95,7 @@ def read_inputs(options: argparse.Namespace, world_size: int) -> EvaluationInput
         folder=folder,
         checkpoint=options.checkpoint,
         scratch=options.scratch,
-        stop_ids=stop_token_ids(tokenizer, generation),
+        stop_ids=stop_ids,
         benchmarks=benchmarks,
         ks=ks,
         seeds=seeds,
@@ -105,6 +122,11 @@ def _ks_and_seeds(options: argparse.Namespace, config: Config) -> tuple[list[int
         raise ValueError(f"--samples is {samples}, but must be at most {MAX_SAMPLES}; use more --seeds")
     if options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}, but must be at least 1")
+    if config.run.seed + options.seeds - 1 > MAX_SEED:
+        raise ValueError(
+            f"--seed is {config.run.seed} and --seeds {options.seeds}, but no seed may be above {MAX_SEED}; "
+            "lower --seed"
+        )
     if options.greedy_only:
         if options.k or options.seeds > 1:
             raise ValueError("--greedy-only samples nothing: leave out --k and --seeds, or leave it out")

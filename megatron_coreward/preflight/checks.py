@@ -8,14 +8,15 @@ may have to be fetched, is read last. Imports no torch, and so asks nothing abou
 import tempfile
 from pathlib import Path
 
-from megatron_coreward.config.model_shape import ModelShape, read_model_shape
+from megatron_coreward.config.hf_files import some
+from megatron_coreward.config.model_shape import ModelShape, read_model_shape, read_planned_shape
 from megatron_coreward.config.precision import check_fp8_sizes, check_installed, check_precision
 from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.layout import check_model, check_ranks
 from megatron_coreward.preflight.method import check_method
 from megatron_coreward.utils.run_names import CHECKPOINTS, RUN_MARKS
 
-_EVALUATION_SUFFIXES = (".parquet", ".json", ".jsonl")
+_EVALUATION_SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
 
 
 def validate(config: Config, world_size: int) -> ModelShape:
@@ -27,13 +28,29 @@ def validate(config: Config, world_size: int) -> ModelShape:
     Raises:
         ValueError: the first thing found wrong.
     """
+    _check_before_model(config, world_size)
+    shape = read_model_shape(config.model)
+    _check_shape(config, shape, world_size)
+    return shape
+
+
+def validate_plan(config: Config, world_size: int) -> tuple[ModelShape | None, str]:
+    """`validate` that fetches no weights, and a line about what was not read.
+
+    There is no shape where model.path is a hub id that is not in the cache and cannot be looked up.
+    """
+    _check_before_model(config, world_size)
+    shape, unread = read_planned_shape(config.model)
+    if shape is not None:
+        _check_shape(config, shape, world_size)
+    return shape, unread
+
+
+def _check_before_model(config: Config, world_size: int) -> None:
     _check_settings(config, world_size)
     check_installed(config)
     _check_data(config)
     _check_run_folder(config)
-    shape = read_model_shape(config.model)
-    _check_shape(config, shape, world_size)
-    return shape
 
 
 def validate_layout(config: Config, shape: ModelShape, world_size: int) -> None:
@@ -94,6 +111,11 @@ def _check_data(config: Config) -> None:
     files = {"data.original": data.original, "data.rephrased": data.rephrased}
     files["evaluation.file"] = config.evaluation.file
     for key, name in files.items():
+        if name and Path(name).is_dir():
+            inside = sorted(file.name for file in Path(name).iterdir() if file.is_file())
+            raise ValueError(
+                f"{key} is {name!r}, a folder. Set it to a file in it ({some(inside) or 'it has none'})."
+            )
         if name and not Path(name).is_file():
             raise ValueError(f"{key} is {name!r}, but there is no such file.")
     evaluation = config.evaluation.file

@@ -8,9 +8,6 @@ buffer 4 and the optimizer 12 (float32 copy and two moments); with float32 4, 4 
 import math
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
-from pyarrow import ArrowException
-
 from megatron_coreward.config.model_shape import ModelShape, layers_per_stage
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
@@ -90,24 +87,6 @@ def batch_arithmetic(config: Config, world_size: int, pairs_in_data: int) -> Bat
         steps=steps,
         optimizer_steps=steps * config.algorithm.updates_per_batch,
     )
-
-
-def count_pairs(config: Config) -> int:
-    """Pairs in the data before over-long ones are dropped, from the Parquet footer alone.
-
-    Raises:
-        ValueError: not a Parquet file, or one without rows.
-    """
-    pairs = config.data.synthetic_pairs
-    if config.data.source == "parquet":
-        try:
-            pairs = pq.read_metadata(config.data.original).num_rows
-        except (OSError, ArrowException) as error:
-            name = config.data.original
-            raise ValueError(f"data.original is {name!r}, but that is no Parquet file: {error}") from error
-    if pairs == 0:
-        raise ValueError(f"data.original is {config.data.original!r}, but that file has no rows.")
-    return min(pairs, config.data.limit) if config.data.limit else pairs
 
 
 def count_parameters(shape: ModelShape) -> int:

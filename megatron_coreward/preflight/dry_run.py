@@ -1,6 +1,5 @@
 """The output of `--dry-run`: the resolved configuration and the cost of the run. Builds nothing."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,26 +15,46 @@ from megatron_coreward.preflight.costs import (
     MIB,
     BatchArithmetic,
     batch_arithmetic,
-    count_pairs,
     count_parameters,
     count_parameters_per_rank,
     disk,
     kv_cache_tokens,
     memory_per_rank,
 )
+from megatron_coreward.preflight.files import free_space
 
 
-def show(config: Config, shape: ModelShape, world_size: int, console: Console | None = None) -> None:
+def show(
+    config: Config,
+    shape: ModelShape | None,
+    world_size: int,
+    console: Console | None = None,
+    *,
+    pairs: int = 0,
+    unread: str = "",
+) -> None:
     """Prints configuration, batch arithmetic, memory and disk of a validated configuration.
 
-    Raises:
-        ValueError: the data cannot be read.
+    Args:
+        shape: of a model that was read; without it neither memory nor disk are shown.
+        pairs: that were read; 0 plans with those of the configuration's sizes.
+        unread: a line about what was not read.
     """
     console = console or Console()
-    batch = batch_arithmetic(config, world_size, count_pairs(config))
+    planned = config.data.synthetic_pairs if config.data.source == "synthetic" else config.data.batch_pairs
+    batch = batch_arithmetic(config, world_size, pairs or config.data.limit or planned)
     console.print("Configuration", style="bold")
     console.print(to_yaml(config), markup=False, highlight=False)
     console.print(_batch_table(config, batch))
+    if shape is not None:
+        _show_model(config, shape, batch, console)
+    console.print(f"Free on that disk: {_size(free_space(Path(config.run.output_dir)))}")
+    if unread:
+        console.print(f"Dry run: {unread}", style="yellow", markup=False, soft_wrap=True)
+    console.print("Dry run: the configuration is valid, nothing was built.", style="green")
+
+
+def _show_model(config: Config, shape: ModelShape, batch: BatchArithmetic, console: Console) -> None:
     console.print(_model_table(config, shape))
     # The device is unknown here (no torch), so with dtype=auto both possibilities are shown.
     dtypes = list(dict.fromkeys(resolve_dtype(config.model.dtype, on_gpu=gpu) for gpu in (False, True)))
@@ -46,14 +65,6 @@ def show(config: Config, shape: ModelShape, world_size: int, console: Console | 
         console.print(f"KV cache ({dtype}): {kv_cache_tokens(config, shape, dtype):,} tokens a replica")
     usage = {dtype: disk(config, shape, batch, dtype) for dtype in dtypes}
     console.print(_bytes_table("Disk", usage, with_sum=False))
-    console.print(f"Free on that disk: {_size(free_space(Path(config.run.output_dir)))}")
-    console.print("Dry run: the configuration is valid, nothing was built.", style="green")
-
-
-def free_space(folder: Path) -> int:
-    """Free bytes on the disk of `folder`, which need not exist yet."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(existing).free
 
 
 def _batch_table(config: Config, batch: BatchArithmetic) -> Table:

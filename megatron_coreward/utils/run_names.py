@@ -19,6 +19,8 @@ ROLLOUTS = "rollouts"
 NONFINITE = "nonfinite"
 CHECKPOINTS = "checkpoints"
 HF_EXPORT = "hf"
+STATE_FILE = "state.json"
+"""Of a checkpoint."""
 
 RUN_MARKS = (METRICS_FILE, CONFIG_FILE, CHECKPOINTS)
 """A folder that holds any of these holds a run."""

@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.roles import Communicator
+from megatron_coreward.utils import run_names
 from megatron_coreward.utils.folders import errors_on_all_ranks
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "state.json"
+STATE_FILE = run_names.STATE_FILE
 FORMAT = 2
 HF_FILES = "hf"
 _CARRIED = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -59,6 +61,28 @@ def write_state(path: Path, state: dict[str, Any], measured: dict[str, dict[str,
     names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     files = measured | measure(path, [name for name in names if name not in measured])
     (path / STATE_FILE).write_text(json.dumps({"format": FORMAT, **state, "files": files}, indent=1))
+
+
+def saved_sizes(shape: ModelShape) -> dict[str, Any]:
+    """The model's sizes as `dims` of state.json has them; dense models have no `experts` there."""
+    sizes = {
+        "num_layers": shape.layers,
+        "hidden": shape.hidden,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab": shape.vocab,
+        "tied": shape.tied,
+    }
+    return sizes | ({"experts": shape.experts} if shape.experts else {})
+
+
+def other_model(path: Path, difference: str) -> ValueError:
+    """The error about a checkpoint whose model is not that of model.path."""
+    return ValueError(
+        f"{path} is of another model than model.path: {difference}. Set model.path to the model that the "
+        "checkpoint was made from, or choose another checkpoint (run.output_dir, model.checkpoint)"
+    )
 
 
 def measure(path: Path, names: Iterable[str]) -> dict[str, dict[str, int]]:

@@ -7,9 +7,18 @@ from typing import Any
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from megatron_coreward.actor.checkpoint.folder import STATE_FILE, find_problem, read_state
+from megatron_coreward.actor.checkpoint.folder import (
+    STATE_FILE,
+    find_problem,
+    other_model,
+    read_state,
+    saved_sizes,
+)
+from megatron_coreward.config.model_shape import ModelShape
 
 OPTIMIZER_PREFIX = "optimizer."
+_MLP = "decoder.layers.mlp.linear_fc2.weight"
+"""Of a dense model; its columns are the width of the MLP."""
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -37,6 +46,26 @@ def inspect(path: Path) -> dict[str, Any]:
                 }
             )
     return {"path": str(path), **state, "tensors": tensors}
+
+
+def check_start(path: Path, shape: ModelShape) -> None:
+    """Raises ValueError unless `path`, model.checkpoint, is complete and of a model of this shape.
+
+    By what its metadata say; loading compares every tensor.
+    """
+    try:
+        state = open_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(f"model.checkpoint: {error}") from error
+    wanted = {"architecture": shape.architecture, **saved_sizes(shape)}
+    saved = {"architecture": state["architecture"], **state["dims"]}
+    stored = FileSystemReader(path).read_metadata().state_dict_metadata.get(_MLP)
+    if isinstance(stored, TensorStorageMetadata):
+        wanted["mlp"], saved["mlp"] = shape.intermediate, stored.size[-1]
+    for name, size in wanted.items():
+        if saved.get(name, "absent") != size:
+            difference = f"{name} is {saved.get(name, 'absent')} in the checkpoint and {size} in the model"
+            raise other_model(path, difference)
 
 
 def open_checkpoint(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from megatron.core.dist_checkpointing.utils import extract_sharded_tensors_and_factories
 from megatron.core.models.gpt import GPTModel
 
-from megatron_coreward.actor.checkpoint.folder import read_state
+from megatron_coreward.actor.checkpoint.folder import other_model, read_state, saved_sizes
 from megatron_coreward.actor.device import actor_device
 from megatron_coreward.config.model_shape import ModelShape
 
@@ -50,20 +50,6 @@ def load_model_state(model: GPTModel, loaded: dict[str, Any]) -> None:
     model.load_state_dict(loaded | of_norms)
 
 
-def saved_sizes(shape: ModelShape) -> dict[str, Any]:
-    """The model's sizes as `dims` of state.json has them; dense models have no `experts` there."""
-    sizes = {
-        "num_layers": shape.layers,
-        "hidden": shape.hidden,
-        "heads": shape.heads,
-        "kv_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "vocab": shape.vocab,
-        "tied": shape.tied,
-    }
-    return sizes | ({"experts": shape.experts} if shape.experts else {})
-
-
 def sharded_tensors(state: dict[str, Any]) -> Iterator[ShardedTensor]:
     """The tensors of a sharded state, those cut in pieces (the gated MLP) as their pieces."""
     for value in nested_values(state):
@@ -82,10 +68,7 @@ def sharded_by_parameter(model_state: dict[str, Any]) -> dict[int, ShardedTensor
 def check_model(path: Path, state: dict[str, Any], shape: ModelShape) -> None:
     """Raises ValueError unless the checkpoint is of this model. A collective."""
     for difference in _of_all_ranks(model_differences(path, state, shape)[:1]):
-        raise ValueError(
-            f"{path} is of another model than model.path: {difference}. Set model.path to the model that the "
-            "checkpoint was made from, or choose another checkpoint (run.output_dir, model.checkpoint)"
-        )
+        raise other_model(path, difference)
 
 
 def model_differences(path: Path, state: dict[str, Any], shape: ModelShape) -> list[str]:

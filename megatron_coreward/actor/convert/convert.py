@@ -6,6 +6,7 @@ share the parameters (to a checkpoint) or the files (to Hugging Face). The outpu
 complete and on disk.
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +23,11 @@ from megatron_coreward.actor.checkpoint.folder import (
     STATE_FILE,
     copy_hf_files,
     require_intact,
+    saved_sizes,
     write_state,
 )
 from megatron_coreward.actor.checkpoint.inspect import open_checkpoint
-from megatron_coreward.actor.checkpoint.model_state import CONTENTS_MODEL, model_differences, saved_sizes
+from megatron_coreward.actor.checkpoint.model_state import CONTENTS_MODEL, model_differences
 from megatron_coreward.actor.convert.outline import Outline, Parameter, outline_of
 from megatron_coreward.actor.convert.stream import CheckpointReader, CheckpointWriter, balanced_shares
 from megatron_coreward.actor.weights.hf_folder import HfFolder
@@ -39,11 +41,13 @@ from megatron_coreward.actor.weights.hf_writer import (
 )
 from megatron_coreward.actor.weights.kinds import merge, split
 from megatron_coreward.actor.weights.load import check_extra_tensors
-from megatron_coreward.config.model_shape import ModelShape, read_model_shape, read_shape
-from megatron_coreward.config.schema import ModelConfig
+from megatron_coreward.config.hf_files import read_index
+from megatron_coreward.config.model_shape import ModelShape, find_folder, has_tokenizer, read_shape
 from megatron_coreward.roles import Communicator
 from megatron_coreward.utils.folders import errors_on_all_ranks, publish, temporary_name
 from megatron_coreward.utils.versions import versions
+
+logger = logging.getLogger(__name__)
 
 OnBytes = Callable[[int, int], None]
 """Called with (bytes converted by this rank, bytes of its share)."""
@@ -201,9 +205,16 @@ def read_hf_shape(given: str) -> ModelShape:
         )
     try:
         # Only weights are converted: a model's own code is never run, and does not matter.
-        return read_model_shape(ModelConfig(given, trust_remote_code=True))
+        shape = read_shape(find_folder(given), trust_remote_code=True)
+        read_index(shape.folder, "model.path")
     except ValueError as error:
         raise ValueError(str(error).replace("model.path", "--hf")) from error
+    if not has_tokenizer(shape.folder):
+        logger.warning(
+            "--hf %s has no tokenizer: what is made of it cannot be trained or evaluated before one is added",
+            given,
+        )
+    return shape
 
 
 def read_checkpoint_shape(checkpoint: Path) -> ModelShape:

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_coreward.actor.checkpoint.folder import require_intact
+from megatron_coreward.actor.checkpoint.folder import require_intact, saved_sizes
 from megatron_coreward.actor.checkpoint.inspect import open_checkpoint
-from megatron_coreward.actor.checkpoint.model_state import saved_sizes
 from megatron_coreward.actor.convert.convert import (
     OnBytes,
     Progress,
@@ -21,7 +20,7 @@ from megatron_coreward.actor.convert.outline import Parameter, outline_of
 from megatron_coreward.actor.convert.stream import CheckpointReader, balanced_shares
 from megatron_coreward.actor.weights.hf_folder import HfFolder
 from megatron_coreward.actor.weights.kinds import merge
-from megatron_coreward.actor.weights.load import extra_tensors, has_other_head
+from megatron_coreward.config.hf_weights import extra_tensors, has_other_head
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.roles import Communicator
 from megatron_coreward.utils.folders import errors_on_all_ranks
@@ -84,8 +83,10 @@ def verify(
             progress.advance(sizes[i])
     differences = [difference for share in comm.all_gather(own) for difference in share]
     if not allow_extra:
-        differences += [Difference(name, "is in the folder only") for name in extra_tensors(source, shape)]
-    if has_other_head(source, shape):
+        differences += [
+            Difference(name, "is in the folder only") for name in extra_tensors(source.tensors, shape)
+        ]
+    if has_other_head(source.folder, source.tensors, shape):
         what = f"differs from {shape.family.embedding}, which the checkpoint ties it to"
         differences.append(Difference(shape.family.head, what))
     return Comparison(len(outline.hf_shapes), differences)

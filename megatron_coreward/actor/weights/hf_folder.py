@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_coreward.config.hf_files import read_tensors, some
+from megatron_coreward.config.hf_files import read_tensors
+from megatron_coreward.config.hf_weights import WEIGHT_TYPES, check_shapes, check_type
 
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-"""The types of weights by their names in safetensors."""
-_BLOCK = 1 << 20
+DTYPES = dict(zip(WEIGHT_TYPES, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 
 
 class HfFolder:
@@ -45,43 +44,9 @@ class HfFolder:
 
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's type. Raises ValueError for one that holds no plain weights, such as quantised ones."""
-        dtype = self.tensors[name].dtype
-        if dtype not in DTYPES:
-            raise ValueError(
-                f"{name} of {self.given} is of type {dtype}; weights may be {', '.join(DTYPES)}. Quantised "
-                "models are not supported: take the model they were made from"
-            )
-        return DTYPES[dtype]
+        check_type(name, self.tensors[name], self.given)
+        return DTYPES[self.tensors[name].dtype]
 
     def check_shapes(self, wanted: Mapping[str, Sequence[int]]) -> None:
         """Raises ValueError unless every wanted tensor is there in its shape."""
-        missing = [name for name in wanted if name not in self.tensors]
-        if missing:
-            raise ValueError(f"{self.given} has no tensor {some(missing)}, which its architecture needs")
-        wrong = [name for name, shape in wanted.items() if self.tensors[name].shape != tuple(shape)]
-        if wrong:
-            name = wrong[0]
-            others = f" (and {len(wrong) - 1} other tensors)" if len(wrong) > 1 else ""
-            raise ValueError(
-                f"{name}{others} of {self.given} has shape {list(self.tensors[name].shape)} where config.json"
-                f" asks for {list(wanted[name])}; weights and config.json belong to different models"
-            )
-
-    def same(self, a: str, b: str) -> bool:
-        """Tells whether two tensors are equal; reads a block at a time."""
-        first, second = self.tensors[a], self.tensors[b]
-        if (first.shape, first.dtype) != (second.shape, second.dtype):
-            return False
-        left = self.num_bytes(a)
-        with (
-            (self.folder / first.file).open("rb") as file_a,
-            (self.folder / second.file).open("rb") as file_b,
-        ):
-            file_a.seek(first.start)
-            file_b.seek(second.start)
-            while left > 0:
-                size = min(left, _BLOCK)
-                if file_a.read(size) != file_b.read(size):
-                    return False
-                left -= size
-        return True
+        check_shapes(self.tensors, self.given, wanted)

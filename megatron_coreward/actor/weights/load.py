@@ -16,7 +16,7 @@ from megatron_coreward.actor.model.precision import megatron_settings, transform
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.weights.hf_folder import HfFolder
 from megatron_coreward.actor.weights.kinds import merge, split
-from megatron_coreward.config.hf_files import some
+from megatron_coreward.config import hf_weights
 from megatron_coreward.config.model_shape import ModelShape, find_folder, read_shape
 from megatron_coreward.config.schema import Fp8Config, ModelConfig
 from megatron_coreward.families.mapping import Mapping
@@ -132,40 +132,8 @@ def hf_shapes(entry: Entry, shape: ModelShape, tp_size: int) -> list[torch.Size]
     return [tensor.shape for tensor in merge(entry.mapping.kind, shards, shape)]
 
 
-def extra_tensors(source: HfFolder, shape: ModelShape) -> list[str]:
-    """Tensors of a folder that the model does not use."""
-    known = {
-        name.format(layer=layer, expert=expert)
-        for mapping in shape.family.mappings
-        for name in mapping.hf
-        for layer in range(shape.layers)
-        for expert in (range(shape.experts) if mapping.of_expert else [None])
-    }
-    return [name for name in source.tensors if name not in known]
-
-
 def check_extra_tensors(source: HfFolder, shape: ModelShape, way_out: str, *, allowed: bool = False) -> None:
-    """Refuses what the model would ignore: it would compute another function than the folder's.
-
-    The head of a tied model is fine if it equals the embedding. `way_out` tells how to leave the others out.
-
-    Raises:
-        ValueError: naming them, unless they are `allowed`; a tied head that differs from the embedding.
-    """
-    extra = extra_tensors(source, shape)
-    if extra and not allowed:
-        raise ValueError(
-            f"{source.given} has tensors that {shape.architecture} does not know: {some(extra)}. To leave "
-            f"them out, {way_out}"
-        )
-    if has_other_head(source, shape):
-        raise ValueError(
-            f"{shape.family.head} of {source.given} differs from {shape.family.embedding}, but config.json "
-            "ties them; set tie_word_embeddings to false there if the head is to be its own"
-        )
-
-
-def has_other_head(source: HfFolder, shape: ModelShape) -> bool:
-    """Tells whether the folder of a tied model has a head that is not the embedding."""
-    head, embedding = shape.family.head, shape.family.embedding
-    return shape.tied and {head, embedding} <= source.tensors.keys() and not source.same(embedding, head)
+    """hf_weights.check_extra_tensors for an open folder."""
+    hf_weights.check_extra_tensors(
+        source.folder, source.tensors, source.given, shape, way_out, allowed=allowed
+    )

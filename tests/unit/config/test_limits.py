@@ -59,7 +59,7 @@ def test_ranges(key: str) -> None:
         ("algorithm.dual_clip=1", "algorithm.dual_clip is 1.0, but must be 0 or above 1."),
         ("algorithm.dual_clip=nan", "algorithm.dual_clip is nan, but must be 0 or above 1."),
         ("algorithm.tis_cap=0.5", "algorithm.tis_cap is 0.5, but must be 0 or at least 1."),
-        ("rollout.temperature=0", "rollout.temperature is 0.0, but must be at least 0.01."),
+        ("rollout.temperature=0", "rollout.temperature is 0.0, but must be at least 0.01 and at most 2."),
         (
             "rollout.gpu_memory_utilization=1.1",
             "rollout.gpu_memory_utilization is 1.1, but must be above 0 and at most 1.",

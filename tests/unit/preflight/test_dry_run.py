@@ -1,11 +1,8 @@
 """Estimates against hand calculations and against real transformers models, and the output of --dry-run."""
 
 import io
-import json
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -15,14 +12,15 @@ from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.costs import (
     GIB,
     batch_arithmetic,
-    count_pairs,
     count_parameters,
     count_parameters_per_rank,
     disk,
     kv_cache_tokens,
     memory_per_rank,
 )
-from megatron_coreward.preflight.dry_run import free_space, show
+from megatron_coreward.preflight.dry_run import show
+from megatron_coreward.preflight.files import free_space
+from tests.support.models import tiny_model
 
 SHAPE = ModelShape(
     folder=Path("model"),
@@ -89,26 +87,21 @@ def test_steps_agree_with_the_sampler() -> None:
         assert batch.steps_per_epoch == PairSampler(pairs, 12).steps_per_epoch
 
 
-def test_count_pairs(tmp_path: Path) -> None:
-    assert count_pairs(load("data.synthetic_pairs=77")) == 77
-    file = tmp_path / "pairs.parquet"
-    pq.write_table(pa.table({"prompt": ["a"] * 30}), file)
-    files = ["data.source=parquet", f"data.original={file}"]
-    assert count_pairs(load(*files)) == 30
-    assert count_pairs(load(*files, "data.limit=7")) == 7
-    assert count_pairs(load(*files, "data.limit=70")) == 30
-
-
-def test_count_pairs_bad_files(tmp_path: Path) -> None:
-    file = tmp_path / "pairs.parquet"
-    files = ["data.source=parquet", f"data.original={file}"]
-    for content in (b"", b"PAR1 not really PAR1"):
-        file.write_bytes(content)
-        with pytest.raises(ValueError, match="data.original is .*no Parquet file"):
-            count_pairs(load(*files))
-    pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), file)
-    with pytest.raises(ValueError, match="data.original is .*no rows"):
-        count_pairs(load(*files))
+def test_pairs_that_were_not_read_are_planned_from_the_configuration(tmp_path: Path) -> None:
+    out = io.StringIO()
+    for overrides, pairs, planned in (
+        (["data.synthetic_pairs=77"], 0, 77),
+        (["data.source=parquet", "data.original=x", "data.batch_pairs=12"], 0, 12),
+        (["data.source=parquet", "data.original=x", "data.limit=7"], 0, 7),
+        (["data.source=parquet", "data.original=x", "data.limit=7"], 5, 5),
+    ):
+        config = load(f"run.output_dir={tmp_path}", *overrides)
+        show(config, None, 1, Console(file=out, width=120), pairs=pairs, unread="model not read")
+        text = out.getvalue()
+        assert f"{planned} pairs / {min(planned, config.data.batch_pairs)} = 1" in text
+        assert "Dry run: model not read" in text and "KV cache" not in text
+        out.seek(0)
+        out.truncate()
 
 
 def test_parameters_by_hand() -> None:
@@ -221,13 +214,7 @@ def test_show_one_dtype(tmp_path: Path) -> None:
 def test_dry_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from megatron_coreward.train import main
 
-    model = tmp_path / "model"
-    model.mkdir()
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
-    sizes |= {"num_key_value_heads": 1, "vocab_size": 300}
-    (model / "config.json").write_text(json.dumps(sizes | {"architectures": ["Qwen2ForCausalLM"]}))
-    (model / "model.safetensors").touch()
-    (model / "tokenizer.json").touch()
+    model = tiny_model(tmp_path / "model")
     arguments = ["--dry-run", f"model.path={model}", f"run.output_dir={tmp_path / 'run'}"]
     arguments += ["data.source=synthetic"]
     assert main(arguments) == 0

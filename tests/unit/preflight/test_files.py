@@ -1,0 +1,460 @@
+"""What cannot run is refused with one line before anything is built: by a dry run, a run and an evaluation.
+
+Models are real (tiny) folders, each spoiled in one way. Run and dry run read through the same function.
+"""
+
+import json
+import re
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from megatron_coreward.actor.checkpoint.folder import copy_hf_files, saved_sizes, write_state
+from megatron_coreward.config.hf_files import read_tensors
+from megatron_coreward.config.hf_weights import expected_shapes
+from megatron_coreward.config.model_shape import ModelShape, read_shape
+from megatron_coreward.evaluation import program as evaluate
+from megatron_coreward.preflight import files
+from megatron_coreward.train import main as train
+from tests.support.models import FAMILIES, byte_tokenizer, tiny_model
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+Edit = Callable[[Path], None]
+
+
+class Programs:
+    """train --dry-run, train and evaluate in this process: exit code and the one line of the error."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+        self.questions = folder / "questions.jsonl"
+        self.questions.write_text('{"question": "1+1?", "answer": "2"}\n')
+
+    def train(self, model: Any, *overrides: str, dry: bool = True) -> tuple[int, str]:
+        given = [f"model.path={model}", f"run.output_dir={self.folder / 'run'}", "rollout.memory_gb=0.1"]
+        given += ["data.source=synthetic", "data.synthetic_pairs=200", "evaluation.limit=3", *overrides]
+        return self._code_and_text(train(["--dry-run", *given] if dry else given))
+
+    def evaluate(self, model: Any, *overrides: str) -> tuple[int, str]:
+        given = ["--model", str(model), "--file", str(self.questions), *overrides]
+        return self._code_and_text(evaluate.main(given))
+
+    def _code_and_text(self, code: int) -> tuple[int, str]:
+        output = self.capsys.readouterr()
+        assert "Traceback" not in output.err
+        errors = [line for line in output.err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == (code != 0), output.err
+        return code, errors[0] if errors else output.out
+
+    def refused(self, message: str, model: Any, *overrides: str) -> None:
+        for dry in (True, False):
+            code, text = self.train(model, *overrides, dry=dry)
+            assert code == 2 and message in text, text
+        assert not (self.folder / "run").exists()
+
+
+@pytest.fixture
+def programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Programs:
+    return Programs(tmp_path, capsys)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("sound") / "model")
+
+
+@pytest.fixture
+def model(sound: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(sound, tmp_path / "model")
+
+
+def set_json(name: str, **values: Any) -> Edit:
+    def edit(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | values))
+
+    return edit
+
+
+def set_weights(**changed: torch.Tensor | None) -> Edit:
+    """Tensors by their names with __ for a dot; None takes one away."""
+
+    def edit(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        for name, tensor in changed.items():
+            tensors.pop(name.replace("__", "."), None)
+            if tensor is not None:
+                tensors[name.replace("__", ".")] = tensor
+        save_file(tensors, folder / WEIGHTS)
+
+    return edit
+
+
+def write(name: str, text: str = "") -> Edit:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+def both_layouts(folder: Path) -> None:
+    shutil.copy(folder / WEIGHTS, folder / "model-00001-of-00001.safetensors")
+    names = dict.fromkeys(load_file(folder / WEIGHTS), "model-00001-of-00001.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": names}))
+
+
+def sharded_pointer(folder: Path) -> None:
+    both_layouts(folder)
+    (folder / WEIGHTS).unlink()
+    (folder / "model-00001-of-00001.safetensors").write_text(POINTER)
+
+
+def other_tokenizer(folder: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<|other|>"})
+    tokenizer.add_tokens([f"<{i}>" for i in range(60)])
+    tokenizer.add_special_tokens({"eos_token": "<|last|>"})
+    tokenizer.save_pretrained(folder)
+
+
+SPOILED: dict[str, tuple[Edit, str]] = {
+    "rope: default and yarn": (
+        set_json(
+            "config.json",
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+            rope_scaling={"rope_type": "yarn", "factor": 4.0},
+        ),
+        "RoPE type 'yarn'; supported: default, llama3.",
+    ),
+    "rope: default and linear": (
+        set_json(
+            "config.json",
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+            rope_scaling={"type": "linear", "factor": 2.0},
+        ),
+        "RoPE type 'linear'",
+    ),
+    "rope: yarn behind default": (
+        set_json("config.json", rope_parameters={"rope_type": "yarn"}, rope_scaling={"rope_type": "default"}),
+        "RoPE type 'yarn'",
+    ),
+    "rope: two that contradict": (
+        set_json("config.json", rope_parameters=LLAMA3, rope_scaling={"rope_type": "default"}),
+        "which contradict each other",
+    ),
+    "rope: by layer": (
+        set_json("config.json", rope_parameters={"full_attention": {"rope_type": "default"}}),
+        "sets rope_parameters={'full_attention'",
+    ),
+    "rope: by layer, hidden": (
+        set_json("config.json", rope_parameters={"a": {}}, rope_scaling={"rope_type": "default"}),
+        "sets rope_parameters={'a'",
+    ),
+    "rope: a text": (set_json("config.json", rope_scaling="yarn"), "rope_scaling is 'yarn', but must be an"),
+    "a number as text": (set_json("config.json", rms_norm_eps="1e-6"), "rms_norm_eps is '1e-6', but must be"),
+    "a number that is none": (set_json("config.json", rms_norm_eps=float("nan")), "rms_norm_eps is nan, but"),
+    "a size as a flag": (set_json("config.json", num_hidden_layers=True), "num_hidden_layers is True, but"),
+    "a flag as text": (set_json("config.json", tie_word_embeddings="false"), "must be true or false"),
+    "kind that only transformers minds": (
+        set_json("config.json", initializer_range="0.02"),
+        "is refused by transformers: ",
+    ),
+    "no model_type": (set_json("config.json", model_type=None), "is refused by transformers: "),
+    "more layers": (
+        set_json("config.json", num_hidden_layers=3, layer_types=["full_attention"] * 3),
+        "has no tensor model.layers.2.input_layernorm.weight",
+    ),
+    "fewer layers": (
+        set_json("config.json", num_hidden_layers=1, layer_types=["full_attention"]),
+        "does not know: model.layers.1.",
+    ),
+    "other width": (set_json("config.json", intermediate_size=64), "has shape [96, 64] where config.json"),
+    "other vocabulary": (set_json("config.json", vocab_size=320), "weights and config.json belong to diff"),
+    "a tensor missing": (set_weights(model__norm__weight=None), "has no tensor model.norm.weight, which its"),
+    "a tensor too many": (set_weights(model__more=torch.ones(2)), "does not know: model.more."),
+    "another head": (set_weights(lm_head__weight=torch.ones(300, 64)), "but config.json ties them"),
+    "quantised": (
+        set_weights(model__norm__weight=torch.ones(64, dtype=torch.int8)),
+        "is of type I8; weights may be F32, BF16, F16",
+    ),
+    "pointer: weights": (write(WEIGHTS, POINTER), "is a Git LFS pointer, not the file itself. Fetch it with"),
+    "pointer: shard": (sharded_pointer, "00001-of-00001.safetensors (model.path) is a Git LFS pointer"),
+    "pointer: config": (write("config.json", POINTER), "config.json (model.path) is a Git LFS pointer"),
+    "pointer: tokenizer": (write("tokenizer.json", POINTER), "tokenizer.json (model.path) is a Git LFS poin"),
+    "two layouts": (both_layouts, f"holds the weights twice, {WEIGHTS} and those of {INDEX} (model-00001"),
+    "adapter beside": (
+        write("adapter_model.safetensors", "x"),
+        "holds a LoRA adapter (adapter_model.safetensors), which is not read. Merge it",
+    ),
+    "adapter's config beside": (
+        write("adapter_config.json", '{"base_model_name_or_path": "owner/base"}'),
+        "holds a LoRA adapter of owner/base (adapter_config.json)",
+    ),
+    "stop token": (
+        set_json("generation_config.json", eos_token_id=99999),
+        "is 99999, but 99999 is no token of the model's vocabulary: from 0 to 299",
+    ),
+    "stop token in a list": (
+        set_json("generation_config.json", eos_token_id=[2, 300]),
+        "is [2, 300], but 300 is no token",
+    ),
+    "stop token below 0": (set_json("generation_config.json", eos_token_id=[-1]), "-1 is no token of the"),
+    "stop token as text": (set_json("generation_config.json", eos_token_id=["2"]), "'2' is no token of the"),
+    "tokenizer of another model": (other_tokenizer, "ends a response with token 321, but the model's"),
+    "template that is empty": (write("chat_template.jinja"), "model.path="),
+    "template that is broken": (write("chat_template.jinja", "{% for %}"), "has a syntax error in line 1"),
+    "template that loses the question": (write("chat_template.jinja", "{{ 'hello' }}"), "loses the question"),
+    "tokenizer that is none": (write("tokenizer.json", "{}"), "no tokenizer could be loaded"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_spoiled_model_is_refused(kind: str, model: Path, programs: Programs) -> None:
+    edit, message = SPOILED[kind]
+    edit(model)
+    programs.refused(message, model)
+
+
+def test_a_sound_model_is_planned(model: Path, programs: Programs) -> None:
+    code, text = programs.train(model)
+    assert code == 0 and "nothing was built" in text and "not read" not in text
+
+
+@pytest.mark.parametrize("kind", sorted(set(SPOILED) - {"fewer layers", "a tensor too many", "another head"}))
+def test_an_evaluation_refuses_it_too(kind: str, model: Path, programs: Programs) -> None:
+    edit, message = SPOILED[kind]
+    edit(model)
+    code, text = programs.evaluate(model)
+    assert code == 2 and message.rpartition("(model.path)")[2] in text, text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rollout.temperature=2.5", "rollout.temperature is 2.5, but must be at least 0.01 and at most 2."),
+        ("evaluation.temperature=3", "evaluation.temperature is 3.0, but must be at least 0.01 and at most"),
+        ("run.seed=5000000000", "run.seed is 5000000000, but must be at least 0 and at most 4294967295."),
+        ("run.seed=4294967296", "run.seed is 4294967296, but"),
+        ("reward.equality=foo", "reward.equality is 'foo', but must be one of math, exact."),
+        ("rollout.memory_gb=-1", "rollout.memory_gb is -1.0, but must be above 0."),
+        ("reward.workers=0", "reward.workers is 0, but must be at least 1."),
+        ("reward.timeout_s=0", "reward.timeout_s is 0.0, but must be above 0."),
+        ("model.dtype=float16", "model.dtype is 'float16', but must be one of auto, float32, bfloat16."),
+        ("rollout.max_num_seqs=0", "rollout.max_num_seqs is 0, but must be at least 1."),
+        ("rollout.memory_gb=1000000", "rollout.memory_gb is 1e+06, but this machine has"),
+        ("rollout.tensor_parallel_size=2", "rollout.tensor_parallel_size is 2, but must divide the 1 ranks."),
+        ("rollout.max_response_tokens=5000", "but the model's context is 4096"),
+    ],
+)
+def test_settings_are_refused_by_training_and_evaluation(
+    override: str, message: str, model: Path, programs: Programs
+) -> None:
+    programs.refused(message, model, override)
+    code, text = programs.evaluate(model, override)
+    assert code == 2 and message in text, text
+
+
+def test_the_largest_seed(model: Path, programs: Programs) -> None:
+    assert programs.train(model, "run.seed=4294967295", "rollout.temperature=2")[0] == 0
+    code, text = programs.evaluate(model, "--seed", "4294967295", "--seeds", "2")
+    assert code == 2 and "no seed may be above 4294967295" in text
+
+
+def test_an_adapter_alone(tmp_path: Path, programs: Programs) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    write("adapter_config.json", '{"base_model_name_or_path": "owner/base"}')(folder)
+    write("adapter_model.safetensors", "x")(folder)
+    programs.refused("holds a LoRA adapter of owner/base", folder)
+
+
+def test_what_a_folder_is_instead_of_a_model(tmp_path: Path, model: Path, programs: Programs) -> None:
+    run = tmp_path / "other_run"
+    step = run / "checkpoints" / "step_000003"
+    step.mkdir(parents=True)
+    (run / "metrics.jsonl").touch()
+    programs.refused("without an exported model (hf/). Set model.checkpoint to one of its checkp", run)
+    programs.refused(f"for example {step}, and model.path to its start model", run / "checkpoints")
+    shutil.copytree(model, run / "hf")
+    programs.refused(f"{run} is a run's folder. Set model.path to its model, {run / 'hf'}.", run)
+    (step / "state.json").write_text("{}")
+    programs.refused(f"{step} is a checkpoint. Set model.checkpoint to it", step)
+    gguf = tmp_path / "gguf"
+    gguf.mkdir()
+    (gguf / "model.Q4_K_M.gguf").touch()
+    programs.refused("holds GGUF (model.Q4_K_M.gguf), which is not read", gguf)
+    programs.refused("GGUF is not read: take the folder", gguf / "model.Q4_K_M.gguf")
+    shutil.copytree(model, tmp_path / "models" / "toy")
+    programs.refused(f"Set model.path to one: {tmp_path / 'models' / 'toy'}.", tmp_path / "models")
+
+
+def test_data_is_read_as_by_the_run(tmp_path: Path, model: Path, programs: Programs) -> None:
+    good = [{"original_question": f"{i}+1?", "rephrased_question": f"1 plus {i}?"} for i in range(200)]
+    bad: dict[str, tuple[str, str]] = {
+        "columns.jsonl": ('{"words": "1+1?"}\n', "no column"),
+        "row.jsonl": ('{"original_question": "", "rephrased_question": "b"}\n', "line 1"),
+        "broken.jsonl": ("{\n", "not readable as JSON lines"),
+        "empty.jsonl": ("", "the file is empty"),
+        "pointer.parquet": (POINTER, "this is a Git LFS pointer, not the data"),
+        "none.parquet": ("x", "not readable as Parquet"),
+    }
+    for name, (text, message) in bad.items():
+        (tmp_path / name).write_text(text)
+        programs.refused(message, model, "data.source=parquet", f"data.original={tmp_path / name}")
+        programs.refused(message.split(":")[0][:9], model, f"evaluation.file={tmp_path / name}")
+    programs.refused(
+        "a folder. Set it to a file in it (", model, "data.source=parquet", f"data.original={tmp_path}"
+    )
+    file = tmp_path / "good.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in good))
+    given = ("data.source=parquet", f"data.original={file}", "data.batch_pairs=10")
+    code, text = programs.train(model, *given)
+    assert code == 0 and "200 pairs / 10 = 20" in text
+    programs.refused("all 200 pairs have a longer prompt", model, *given, "data.max_prompt_tokens=5")
+
+
+def write_checkpoint(folder: Path, shape: ModelShape) -> Path:
+    """All of a checkpoint that is read before Megatron is: state.json, and the metadata of its tensors."""
+    from torch.distributed.checkpoint import save
+
+    layers, mlp = shape.layers, "decoder.layers.mlp.linear_fc2.weight"
+    save({mlp: torch.zeros(layers, shape.hidden, shape.intermediate)}, checkpoint_id=folder, no_dist=True)
+    copy_hf_files(shape.folder, folder / "hf")
+    write_state(folder, {"architecture": shape.architecture, "dims": saved_sizes(shape)}, {})
+    return folder
+
+
+def test_a_checkpoint_to_start_from(tmp_path: Path, model: Path, programs: Programs) -> None:
+    own = write_checkpoint(tmp_path / "own", read_shape(model))
+    assert programs.train(model, f"model.checkpoint={own}")[0] == 0
+    programs.refused(
+        "model.checkpoint: /nope is no complete checkpoint: there is no such folder",
+        *(model, "model.checkpoint=/nope"),
+    )
+    programs.refused("it is a Hugging Face folder", model, f"model.checkpoint={model}")
+    for name, sizes, difference in (
+        ("deeper", {"layers": 3}, "num_layers is 3 in the checkpoint and 2 in the model"),
+        ("wider", {"overrides": 0}, "mlp is 128 in the checkpoint and 96 in the model"),
+    ):
+        options = sizes if name == "deeper" else {"intermediate_size": 128}
+        other = read_shape(tiny_model(tmp_path / f"{name}_model", **options))
+        path = write_checkpoint(tmp_path / name, other)
+        message = f"{path} is of another model than model.path: {difference}"
+        programs.refused(message, model, f"model.checkpoint={path}")
+    next(own.glob("*.distcp")).write_bytes(b"")
+    programs.refused("has 0 bytes instead of", model, f"model.checkpoint={own}")
+
+
+def test_a_hub_model_that_is_not_in_the_cache_is_planned(
+    tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def offline(name: str, **options: Any) -> str:
+        raise FileNotFoundError(f"{name} is nowhere\nmore")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    code, text = programs.train("owner/name")
+    assert code == 0 and "200 pairs / 128 = 1" in text and "KV cache" not in text
+    [line] = [line for line in text.splitlines() if "not read" in line]
+    assert line.startswith("Dry run: model not read: owner/name is not in the cache (owner/name is nowhere)")
+    assert "; data not read with its tokenizer: planned for all 200 pairs" in line
+    code, text = programs.train("owner/name", dry=False)
+    assert code == 2 and "as a hub id it could not be fetched" in text
+    code, text = programs.train("owner/name", "data.source=parquet", f"data.original={tmp_path / 'gone'}")
+    assert code == 2 and "there is no such file" in text
+
+
+def test_a_dry_run_fetches_no_weights(
+    model: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def fetch(name: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        assert local_files_only or not any("safetensors" in pattern for pattern in allow_patterns)
+        return str(model)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    code, text = programs.train("owner/name")
+    assert code == 0 and "not read" not in text, "it is in the cache"
+    (model / WEIGHTS).unlink()
+    code, text = programs.train("owner/name")
+    assert code == 0 and "weights not read: those of owner/name are not in the cache" in text
+    assert "KV cache" in text
+    set_json("config.json", rms_norm_eps="1")(model)
+    code, text = programs.train("owner/name")
+    assert code == 2 and "rms_norm_eps is '1'" in text
+
+
+def test_a_disk_that_checkpoints_fill(
+    model: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    free = {"bytes": 1 << 20}
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage(0, 0, free["bytes"]))
+    few = ("run.steps=40", "checkpoint.every=10", "checkpoint.keep_last=2", "model.dtype=float32")
+    programs.refused("GiB are free, but checkpoints and the export take at least", model, *few)
+    parameters = sum(tensor.numel() for tensor in load_file(model / WEIGHTS).values())
+    needed = 3 * 12 * parameters + 4 * parameters  # two that stay, one that is being written, the export
+    free["bytes"] = needed
+    assert programs.train(model, *few)[0] == 0
+    free["bytes"] = int(0.9 * needed)
+    programs.refused("keep fewer (checkpoint.keep_last", model, *few)
+    assert programs.train(model, *few, "checkpoint.keep_last=1")[0] == 0
+
+
+def test_checkpoints_that_are_there_count_as_free(
+    model: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage(0, 0, 1 << 20))
+    step = programs.folder / "run" / "checkpoints" / "step_000010"
+    step.mkdir(parents=True)
+    (step / "__0_0.distcp").write_bytes(bytes(1 << 23))
+    assert programs.train(model, "run.resume=true", "run.steps=40")[0] == 0
+
+
+def test_ranks_of_a_machine_share_its_memory(
+    model: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third = psutil.virtual_memory().total / 2**30 / 3
+    assert programs.train(model, f"rollout.memory_gb={third}")[0] == 0
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    programs.refused("GiB of memory for 4 rank(s)", model, f"rollout.memory_gb={third}")
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"seed_oss"}))
+@pytest.mark.parametrize("tied", [True, False])
+def test_expected_shapes_are_those_of_transformers(tmp_path: Path, family: str, tied: bool) -> None:
+    folder = tiny_model(tmp_path / "model", family, tied=tied, heads=4, kv_heads=2, vocab=301)
+    expected = expected_shapes(read_shape(folder))
+    assert expected == {name: info.shape for name, info in read_tensors(folder, "model.path").items()}
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_scaling": LLAMA3},
+        {"rope_parameters": None, "rope_scaling": LLAMA3, "rope_theta": 7e4},
+        {"rope_parameters": LLAMA3 | {"rope_theta": 6e5}, "rope_scaling": None},
+    ],
+)
+def test_rope_is_what_transformers_makes_of_it(model: Path, rope: dict[str, Any]) -> None:
+    set_json("config.json", **rope)(model)
+    ours, theirs = read_shape(model), AutoConfig.from_pretrained(model).rope_parameters
+    assert ours.rope_theta == theirs["rope_theta"]
+    assert (ours.rope_scaling is not None) == (theirs["rope_type"] == "llama3")
+
+
+def test_pickled_weights_and_none(model: Path, programs: Programs) -> None:
+    (model / WEIGHTS).rename(model / "pytorch_model.bin")
+    programs.refused("pickled weights (*.bin, *.pt) can run code and are not read", model)
+    assert re.search("tokenizer", programs.evaluate(model)[1]) is None
