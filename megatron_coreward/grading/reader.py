@@ -1,201 +1,450 @@
 r"""Reads the value of an answer from a strict subset of LaTeX.
 
-    answer   := item | item (, item)* | item (\cup item)* | item \setminus item | scalar (relation scalar)+
-              | digits (: digits)+
-    item     := scalar | (answer, ...) or [..) or \{..\} | [+-] \infty
-              | \begin{pmatrix} scalar & ... \\ ... \end{pmatrix}
-
-with scalars as in scalar_reader.py; one \pm makes two items. Most answers are within it, so that grader.py
-needs math-verify (milliseconds per parse, and sometimes a hang) for the rest only.
+A tree is made of the form by operator precedence, and a value (values.py) of the tree: numbers and expressions in
+letters with + - * / ^ !, fractions, roots, binomials; tuples, intervals, sets, lists, unions, \setminus, \pm,
+matrices, ratios, equations and inequalities; `f(3)` counts as a letter. Functions, |..|, rounding and \max are read,
+too, but not computed: such a term is left to math-verify (math_worker.py), in LaTeX written anew from the tree, so
+that it sees nothing but this grammar. What has two readings (`1/2x`, `\sin x/2`, `x^12`, `x2`) is refused.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any
 
-from megatron_coreward.grading import arithmetic
-from megatron_coreward.grading.arithmetic import UndefinedError
-from megatron_coreward.grading.scalar_reader import (
-    MAX_DEPTH,
-    UnclearError,
-    is_letter,
-    known,
-    read_scalar,
-    tokens_of,
+from megatron_coreward.grading.numbers import (
+    CONSTANTS,
+    FUNCTIONS,
+    POINTS,
+    Number,
+    UndefinedError,
+    less,
+    letter_at,
 )
-from megatron_coreward.grading.values import (
-    CLOCK,
-    MATRIX,
-    ROW,
-    SET,
-    Collection,
-    Relation,
-    Scalar,
-    Value,
-    apply,
-    number,
-    union,
-    without,
-)
+from megatron_coreward.grading.values import MIN_DEFINED, SET, Collection, Scalar, Value, same_value, union
 
-_BEGIN, _END = r"\begin{pmatrix}", r"\end{pmatrix}"
-_LEVEL = {"(": 1, "[": 1, "{": 1, r"\{": 1, _BEGIN: 1, ")": -1, "]": -1, "}": -1, r"\}": -1, _END: -1}
-_RELATIONS = ("=", r"\neq", r"\approx", "<", r"\leq", ">", r"\geq")
+Node = Any
+"""A Fraction, the name of a letter or constant, or a tuple of the name of an operation and its operands."""
+Term = tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]
+"""What math-verify is to compute: LaTeX, and what the letters in it stand for at every point."""
+Ask = Callable[[Term], Sequence[Number | None] | None]
+"""The numbers that a term is at every point (at one if it has no letters); None: not known yet."""
+MAX_DEPTH = 25
+_GREEK = (
+    "alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi|chi|psi"
+    "|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega"
+)
+_REAL = ("sin", "cos", "tan", "cot", "sec", "csc", "exp", "arcsin", "arccos", "arctan", "ln", "log")
+_MANY = ("max", "min", "gcd")
+_TOKEN = re.compile(
+    r"\d+(?:\.\d+)?|\.\d+|\^\\circ(?![a-zA-Z])"
+    rf"|(?:[a-zA-Z]|\\(?:{_GREEK})(?![a-zA-Z]))(?:_\w|_\{{\w+\}}| ?)"
+    r"|\\(?:frac|sqrt|binom|pi|infty|emptyset|cdot|times|div|pm|cup|setminus|approx|[lgn]eq|[lr]floor|[lr]ceil"
+    rf"|{'|'.join(_REAL + _MANY)})(?![a-zA-Z]) ?"
+    r"|\\(?:begin|end)\{[pb]matrix\}|\\\\|_(?:\w ?|(?=\{))|\\[{}]|[-+*/^(){}\[\],;:=<>|!&]",
+    re.ASCII,
+)
+_INFIX = {
+    **{",": (1, "list"), ";": (1, "list"), r"\\": (1, "rows"), "&": (2, "list")},
+    **{sign: (3, "relation") for sign in ("=", r"\neq", r"\approx", "<", r"\leq", ">", r"\geq")},
+    **{r"\cup": (4, "union"), r"\setminus": (4, "without"), ":": (5, "ratio")},
+    **{"+": (6, "add"), "-": (6, "sub"), r"\pm": (6, "pm")},
+    **{"*": (7, "mul"), r"\cdot": (7, "mul"), r"\times": (7, "mul"), "/": (7, "div"), r"\div": (7, "div")},
+}
+_CHAINED = ("list", "rows", "union", "without", "ratio")
+_SUM, _PRODUCT = 6, 7
+_CLOSES = {
+    "(": ")]",
+    "[": ")]",
+    "{": "}",
+    r"\{": r"\}",
+    "|": "|",
+    r"\lfloor": r"\rfloor",
+    r"\lceil": r"\rceil",
+}
+_CLOSES |= {rf"\begin{{{kind}matrix}}": rf"\end{{{kind}matrix}}" for kind in "pb"}
 _MIRRORED = {">": "<", r"\geq": r"\leq"}
+_MAYBE_FUNCTIONS = frozenset("fghpqFGHPQ")
+_NO_FACTORS = {*_INFIX, r"\infty", r"\emptyset", *_CLOSES.values(), r"\{", "[", "|"}
 
-Tokens = list[str]
+
+class UnclearError(Exception):
+    """The text is outside the subset, or could be read in two ways."""
 
 
-def read_value(form: str) -> Value | None:
+def read_value(form: str, ask: Ask) -> Value | None:
     """The value of a normal form, or None where it is outside the subset or not known well enough.
 
     Raises:
         TooLargeError: a number in it is too large for anybody to compute.
     """
     try:
-        return _read(tokens_of(form), 0)
+        parser = _Parser(form)
+        node = parser.expression(0)
+        return _Valuer(ask).value(node) if parser.token == "" else None
     except (UnclearError, UndefinedError):
         return None
 
 
-def _read(tokens: Tokens, depth: int) -> Value:
-    if depth > MAX_DEPTH:
-        raise UnclearError
-    parts = _split(tokens, (",",))
-    if len(parts) > 1:
-        return Collection(SET, _items(_without_names(parts), depth))
-    if len(signs := _split(tokens, _RELATIONS)) > 1:
-        return _relations(signs, [token for token in tokens if token in _RELATIONS])
-    if len(sets := _split(tokens, (r"\setminus",))) > 1:
-        if len(sets) > 2 or r"\cup" in tokens:  # `A\cup B\setminus C` has two readings
+class _Parser:
+    """Operator precedence over the tokens of a form."""
+
+    def __init__(self, form: str) -> None:
+        self._tokens: list[str] = []
+        position = 0
+        while position < len(form):
+            match = _TOKEN.match(form, position)
+            if match is None:
+                raise UnclearError
+            self._tokens.append(match.group().rstrip())
+            position = match.end()
+        self._next = self._depth = self._bars = 0
+
+    @property
+    def token(self) -> str:
+        return self._tokens[self._next] if self._next < len(self._tokens) else ""
+
+    def _take(self) -> str:
+        self._next += 1
+        return self._tokens[self._next - 1] if self._next <= len(self._tokens) else ""
+
+    def _expect(self, token: str) -> None:
+        if self._take() != token:
             raise UnclearError
-        return without(*(_read(part, depth + 1) for part in sets))
-    if len(sets := _split(tokens, (r"\cup",))) > 1:
-        return union([_read(part, depth + 1) for part in sets])
-    if ":" in tokens:
-        return _clock(tokens)
-    if r"\pm" in tokens and not (tokens[0] == r"\{" and _bracketed(tokens)):
-        return Collection(SET, _items([tokens], depth))
-    return _item(tokens, depth)
 
+    def expression(self, level: int) -> Node:
+        """What binds more strongly than `level`."""
+        self._depth += 1
+        if self._depth > 8 * MAX_DEPTH:
+            raise UnclearError
+        begin, divided = self._next, False
+        left = self._signed() if level <= _SUM and self.token in ("+", "-", r"\pm") else self._power()
+        while token := self.token:
+            if token in _INFIX:
+                binding, name = _INFIX[token]
+                if binding <= level:
+                    break
+                self._take()
+                left = _joined(name, left, self.expression(binding), token)
+                divided = name == "div"
+            elif level < _PRODUCT and self._begins_factor(begin):
+                # 1/2x has two readings, 2 3 is no product, nor is x2, and 1\frac{3}{2} is no mixed number.
+                after_digit = self._tokens[self._next - 1][-1].isdigit()
+                if divided or token[0].isdigit() or (after_digit and self._plain_fraction(self._next)):
+                    raise UnclearError
+                left = ("mul", left, self._power())
+            else:
+                break
+        self._depth -= 1
+        return left
 
-def _item(tokens: Tokens, depth: int) -> Value:
-    """Whatever has no comma, relation or union outside brackets."""
-    if tokens[-1:] == [r"\infty"] and tokens[:-1] in ([], ["+"], ["-"]):
-        return number(-arithmetic.INFINITY if tokens[0] == "-" else arithmetic.INFINITY)
-    if not _bracketed(tokens):
-        return _multiple(tokens, depth) or read_scalar(tokens)
-    inner = tokens[1:-1]
-    if tokens[0] == _BEGIN:
-        return _matrix(inner)
-    kind, parts = tokens[0] + tokens[-1], _split(inner, (",",))
-    if kind == "()" and len(parts) == 1:
-        return read_scalar(tokens)
-    if kind == SET:
-        return Collection(SET, _items(parts, depth))
-    return Collection(kind, tuple(_read(part, depth + 1) for part in parts))
+    def _signed(self) -> Node:
+        sign, term = self._take(), self.expression(_SUM)
+        return {"+": term, "-": ("neg", term), r"\pm": ("pm", Fraction(0), term)}[sign]
 
+    def _begins_factor(self, begin: int) -> bool:
+        """Whether a factor comes next; a bar, if it can only open, in a product that begins at `begin`."""
+        if self.token == "|":
+            return not self._bars and "|" not in self._tokens[begin : self._next]
+        return self.token not in _NO_FACTORS and self.token[:1] not in "_^!>)]}" and self.token != r"^\circ"
 
-def _multiple(tokens: Tokens, depth: int) -> Collection | None:
-    r"""A number times a tuple or matrix, as `-(1,2)` or `2\begin{pmatrix}...`; else None."""
-    groups = (i for i, token in enumerate(tokens) if i and token in ("(", _BEGIN) and _bracketed(tokens[i:]))
-    start = next(groups, 0)
-    value = _item(tokens[start:], depth) if start else None
-    if not isinstance(value, Collection):
-        return None
-    factor = read_scalar([*tokens[:start], "1"] if start == 1 and tokens[0] in ("+", "-") else tokens[:start])
-    if value.kind not in ("()", MATRIX) or len(factor.at) > 1:
-        raise UnclearError
-    return _times(factor, value)
+    def _plain_fraction(self, at: int) -> tuple[str, ...]:
+        r"""Numerator and denominator, if `\frac{1}{2}` of two whole numbers comes next."""
+        tokens = self._tokens[at : at + 7]
+        plain = tokens[:2] + tokens[3:5] + tokens[6:] == [r"\frac", "{", "}", "{", "}"]
+        return (tokens[2], tokens[5]) if plain and tokens[2].isdigit() and tokens[5].isdigit() else ()
 
+    def _power(self) -> Node:
+        base = self._atom()
+        if self.token == "!":
+            self._take()
+            base = ("fact", base)
+        elif self.token == r"^\circ":
+            self._take()
+            base = ("mul", base, ("frac", "pi", Fraction(180)))
+        if self.token != "^":
+            return base
+        self._take()
+        return ("pow", base, self._argument())
 
-def _times(factor: Scalar, value: Collection) -> Collection:
-    items: list[Value] = []
-    for item in value.items:
-        if isinstance(item, Scalar):
-            items.append(known(apply(arithmetic.multiply, factor, item)))
-        elif isinstance(item, Collection):
-            items.append(_times(factor, item))
+    def _argument(self) -> Node:
+        """What a command or ^ applies to: a group, or one character."""
+        token = self.token
+        if token not in ("{", r"\pi") and not (token.isdigit() and len(token) == 1) and not _is_letter(token):
+            raise UnclearError
+        return self._atom()
+
+    def _atom(self) -> Node:
+        fraction = self._plain_fraction(self._next + 1)
+        token = self._take()
+        if token.isdigit() and fraction and 0 < int(fraction[0]) < int(fraction[1]):
+            self._next += 7
+            return int(token) + Fraction(int(fraction[0]), int(fraction[1]))
+        if token in _CLOSES:
+            return self._group(token)
+        if token in (r"\frac", r"\binom"):
+            return (token[1:], self._argument(), self._argument())
+        if token == r"\sqrt":
+            return self._root()
+        if token[1:] in _REAL:
+            return self._function(token[1:])
+        if token[1:] in _MANY or (token in _MAYBE_FUNCTIONS and self.token == "("):
+            return self._call(token)
+        if token in (r"\pi", r"\infty", r"\emptyset"):
+            return {r"\pi": "pi", r"\infty": "oo"}.get(token, (r"\{\}",))
+        if token[:1].isdigit() or token.startswith("."):
+            return Fraction(token)
+        return token if _is_letter(token) else _unclear()
+
+    def _group(self, opening: str) -> Node:
+        self._bars += opening == "|"
+        node = self.expression(0)
+        closing = self._take()
+        if not closing or closing not in _CLOSES[opening]:
+            raise UnclearError
+        self._bars -= opening == "|"
+        items = node[1:] if _is(node, "list") else (node,)
+        if opening in ("(", "[") and len(items) > 1:
+            return (opening + closing, *items)
+        if opening in ("|", r"\lfloor", r"\lceil"):
+            return ({"|": "bars"}.get(opening, opening[2:]), node)
+        if "matrix" in opening:
+            rows = node[1:] if _is(node, "rows") else (node,)
+            return ("matrix", *(("row", *(row[1:] if _is(row, "list") else (row,))) for row in rows))
+        return (
+            (r"\{\}", *items)
+            if opening == r"\{"
+            else node
+            if opening + closing in ("()", "{}")
+            else _unclear()
+        )
+
+    def _root(self) -> Node:
+        index = Fraction(2)
+        if self.token == "[":
+            self._take()
+            index = Fraction(self._take())
+            self._expect("]")
+        return ("root", self._argument(), index)
+
+    def _call(self, name: str) -> Node:
+        """`f(3)` or `f(x,y)` counts as a letter, where `f(2x)` may be a product; `\\max(x,3)` is of anything."""
+        self._expect("(")
+        begin, node = self._next, self.expression(0)
+        inner = "".join(self._tokens[begin : self._next])
+        self._expect(")")
+        if self.token in ("^", "!", "("):
+            raise UnclearError
+        if name in _MAYBE_FUNCTIONS:
+            return (
+                f"{name}({inner})" if re.fullmatch(r"-?(\d+|[a-z])(,-?(\d+|[a-z]))*", inner) else _unclear()
+            )
+        return (name[1:], *(node[1:] if _is(node, "list") else (node,)))
+
+    def _function(self, name: str) -> Node:
+        base, exponent = Fraction(10), "1"  # a logarithm without a base has base 10, as in math-verify
+        if name == "log" and self.token.startswith("_"):
+            written = self._take()[1:]
+            base = (Fraction(written) if written.isdigit() else written) if written else self._argument()
+        inverse = self._tokens[self._next : self._next + 5] == ["^", "{", "-", "1", "}"]
+        if inverse:
+            self._next += 5
+        elif self.token == "^":
+            self._take()
+            exponent = self._take()
+        argument = self._function_argument()
+        node = ("log", base, argument) if name == "log" else (name, argument)
+        if not re.fullmatch(r"\d", exponent) or (inverse and name not in ("sin", "cos", "tan")):
+            raise UnclearError
+        return (f"arc{name}", argument) if inverse else node if exponent == "1" else ("pow", node, Fraction(exponent))
+
+    def _function_argument(self) -> Node:
+        """In brackets; or a number, a letter or such, or one of each, and nothing that might belong to it."""
+        if self.token in ("(", "{", "|"):
+            node, ends = self._atom(), ("^", "!")
         else:
+            if not self.token[:1].isdigit() and not _is_letter(self.token) and self.token not in _SIMPLE:
+                raise UnclearError
+            node, ends = self._power(), ("*", r"\cdot", r"\times", "/", r"\div", "!", "|")
+            number = isinstance(node, Fraction)
+            if number and (_is_letter(self.token) or self.token in _SIMPLE):
+                node = ("mul", node, self._power())
+            if self.token and self._begins_factor(self._next):
+                raise UnclearError
+        return _unclear() if self.token in ends else node
+
+
+_SIMPLE = (r"\pi", r"\frac", r"\sqrt")
+
+
+def _unclear() -> Node:
+    raise UnclearError
+
+
+def _is(node: Node, name: str) -> bool:
+    return isinstance(node, tuple) and node[0] == name
+
+
+def _is_letter(token: str) -> bool:
+    return token[:1].isalpha() or re.fullmatch(_GREEK, token[1:].partition("_")[0]) is not None
+
+
+def _joined(name: str, left: Node, right: Node, sign: str) -> Node:
+    if name == "relation":
+        sides, signs = left[1:] if _is(left, "relation") else ((left,), ())
+        return ("relation", (*sides, right), (*signs, sign))
+    return (*left, right) if name in _CHAINED and _is(left, name) else (name, left, right)
+
+
+class _Valuer:
+    """Makes values of trees."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def value(self, node: Node) -> Value:
+        name = node[0] if isinstance(node, tuple) else ""
+        signs = _both_signs(node)
+        if name in ("list", SET) or len(signs) == 2:
+            parts = [part for item in node[1:] for part in _both_signs(item)] if len(signs) == 1 else signs
+            items = [self.value(part) for part in parts]
+            if name == SET:
+                items = [
+                    v for i, v in enumerate(items) if not any(same_value(v, other) for other in items[:i])
+                ]
+            return Collection(SET, tuple(items))
+        if name == "relation":
+            return self._relation(*node[1:])
+        if name in ("()", "[]", "(]", "[)", "matrix", "row"):
+            return Collection(name, tuple(self.value(item) for item in node[1:]))
+        if name == "union" or (name == "without" and len(node) == 3):
+            parts = [self.value(part) for part in node[1:]]
+            return union(parts) if name == "union" else union(parts[:1], parts[1:])
+        return self._ratio(node[1:]) if name == "ratio" else self.scalar(node)
+
+    def _relation(self, sides: Sequence[Node], signs: Sequence[str]) -> Value:
+        """One relation, the two of `1<x<3`, or of a computation such as `6+7=13` the value of its sides."""
+        values = [self.scalar(side) for side in sides]
+        if {"=", r"\approx"}.issuperset(signs) and all(len(value.at) == 1 for value in values):
+            for sign, value, side in zip(signs, values[1:], sides[1:], strict=True):
+                if sign == "=" and not same_value(values[0], value):
+                    return Collection("=", tuple(values))
+                if sign == r"\approx" and not _rounds_to(values[0].at[0], side):
+                    raise UnclearError
+            return values[0]
+        if len(signs) > 1 and not {"<", r"\leq", ">", r"\geq"}.issuperset(signs):
             raise UnclearError
-    return Collection(value.kind, tuple(items))
+        relations: list[Value] = []
+        for left, sign, right in zip(sides, signs, sides[1:], strict=False):
+            if sign in _MIRRORED:
+                left, right, sign = right, left, _MIRRORED[sign]
+            difference = self.scalar(("sub", left, right)).at
+            if len(difference) == 1 or not difference[0]:
+                raise UnclearError
+            factor = (
+                difference[0]
+                if sign in ("=", r"\neq") or less(Fraction(0), difference[0])
+                else -difference[0]
+            )
+            relations.append(
+                Collection(sign, (Scalar(tuple(v and FUNCTIONS["div"](v, factor) for v in difference)),))
+            )
+        return relations[0] if len(relations) == 1 else Collection(SET, tuple(relations))
 
-
-def _items(parts: Sequence[Tokens], depth: int) -> tuple[Value, ...]:
-    r"""The members of a set; an item with \pm is two of them."""
-    items: list[Value] = []
-    for part in parts:
-        if part.count(r"\pm") > 1:
-            raise UnclearError
-        signs = ("+", "-") if r"\pm" in part else ("",)
-        items += [_read([sign if token == r"\pm" else token for token in part], depth + 1) for sign in signs]
-    return tuple(items)
-
-
-def _without_names(parts: list[Tokens]) -> list[Tokens]:
-    """`x=1,x=2` is a list of two numbers; `x=1,y=2` is not."""
-    name = parts[0][:1]
-    same = all(part[:2] == [*name, "="] and name[0] not in part[2:] for part in parts) and is_letter(name[0])
-    return [part[2:] for part in parts] if same else parts
-
-
-def _relations(sides: Sequence[Tokens], signs: Sequence[str]) -> Value:
-    """One relation, or the two of `1<x<3`."""
-    if len(signs) > 1 and not {"<", r"\leq", ">", r"\geq"}.issuperset(signs):
-        raise UnclearError
-    values = [read_scalar(side) for side in sides]
-    relations: list[Value] = []
-    for left, sign, right in zip(values, signs, values[1:], strict=False):
-        if sign in _MIRRORED:
-            left, right = right, left
-        difference = apply(arithmetic.add, left, apply(arithmetic.negate, right))
-        sign = _MIRRORED.get(sign, sign)
+    def _ratio(self, nodes: Sequence[Node]) -> Value:
+        """`3:5` is a number and `3:6:9` is `1:2:3`; `4:30` may be a time of day, which is neither."""
+        values = [self.scalar(node) for node in nodes]
+        clock = (
+            all(isinstance(n, Fraction) and n.denominator == 1 and n < 60 for n in nodes) and nodes[0] < 25
+        )
         if (
-            len(difference.at) == 1 or sign == r"\approx"
-        ):  # says nothing of a letter: `2=3` is as good as `4=9`
-            relations.append(Collection(sign, (left, right)))
+            clock
+            and nodes[1] > 9
+            and (len(nodes) > 2 or Fraction(nodes[0], nodes[1]).denominator != nodes[1])
+        ):
+            return Collection("clock", tuple(values))
+        if any(len(value.at) != 1 or not value.at[0] for value in values):
+            raise UnclearError
+        scaled = tuple(Scalar((FUNCTIONS["div"](value.at[0], values[-1].at[0]),)) for value in values)
+        return scaled[0] if len(scaled) == 2 else Collection("ratio", scaled)
+
+    def scalar(self, node: Node) -> Scalar:
+        letters: dict[str, str] = {}
+        foreign = _scan(node, letters)
+        if foreign:
+            values = tuple((short, tuple(map(str, letter_at(name)))) for name, short in letters.items())
+            at = self._ask((_latex(node, letters), values))
         else:
-            relations.append(Relation(sign, known(difference)))
-    return relations[0] if len(relations) == 1 else Collection(SET, tuple(relations))
+            at = [_number(node, point) for point in range(len(POINTS) if letters else 1)]
+        if at is None or sum(value is not None for value in at) < min(MIN_DEFINED, len(at)):
+            raise UnclearError
+        return Scalar(tuple(at))
 
 
-def _clock(tokens: Tokens) -> Value:
-    """`3:5` is a ratio; `4:30` may be a time of day, which is no number."""
-    parts = tokens[::2]
-    if set(tokens[1::2]) != {":"} or not all(part.isdigit() for part in parts) or len(tokens) % 2 == 0:
-        raise UnclearError
-    values = tuple(number(Fraction(part)) for part in parts)
-    if len(parts) > 2 or len(parts[1]) == 2:
-        return Collection(CLOCK, values)
-    return known(apply(arithmetic.divide, *values))
+def _both_signs(node: Node) -> list[Node]:
+    r"""The node, or the two that one with a single \pm outside of brackets with commas stands for."""
+    if not isinstance(node, tuple) or node[0] in ("list", SET, "relation") or str(node).count("'pm'") != 1:
+        return [node]
+    if node[0] == "pm":
+        return [("add", *node[1:]), ("sub", *node[1:])]
+    parts = [_both_signs(part) for part in node[1:]]
+    return [(node[0], *(part[-1 if second else 0] for part in parts)) for second in (False, True)]
 
 
-def _matrix(tokens: Tokens) -> Collection:
-    rows = [[read_scalar(cell) for cell in _split(row, ("&",))] for row in _split(tokens, (r"\\",))]
-    if len({len(row) for row in rows}) != 1:
-        raise UnclearError
-    return Collection(MATRIX, tuple(Collection(ROW, tuple(row)) for row in rows))
-
-
-def _bracketed(tokens: Tokens) -> bool:
-    """Whether the first token is a bracket that closes with the last one."""
-    if not tokens or tokens[0] not in ("(", "[", r"\{", _BEGIN):
+def _rounds_to(value: Number, decimal: Node) -> bool:
+    if not isinstance(decimal, Fraction):
         return False
-    level = 0
-    for index, token in enumerate(tokens):
-        level += _LEVEL.get(token, 0)
-        if level == 0:
-            return index == len(tokens) - 1
-    return False
+    digits = next((n for n in range(12) if (decimal * 10**n).denominator == 1), 12)
+    return less(abs(FUNCTIONS["sub"](value, decimal)), Fraction(6, 10 ** (digits + 1)))
 
 
-def _split(tokens: Tokens, separators: Sequence[str]) -> list[Tokens]:
-    """The parts between separators that are in no brackets."""
-    parts: list[Tokens] = [[]]
-    level = 0
-    for token in tokens:
-        level += _LEVEL.get(token, 0)
-        if token in separators and level == 0:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return parts
+def _scan(node: Node, letters: dict[str, str]) -> bool:
+    """Whether math-verify must compute a term; adds its letters to `letters`, with a name that is safe there."""
+    if isinstance(node, str) and node not in CONSTANTS and node not in letters:
+        if len(letters) == len(_SAFE):
+            raise UnclearError
+        letters[node] = _SAFE[len(letters)]
+    if not isinstance(node, tuple):
+        return False
+    if node[0] not in FUNCTIONS and node[0] not in _SPELLED:
+        raise UnclearError
+    return any([node[0] in _SPELLED, *(_scan(operand, letters) for operand in node[1:])])
+
+
+def _number(node: Node, point: int) -> Number | None:
+    if isinstance(node, str):
+        return CONSTANTS[node] if node in CONSTANTS else letter_at(node)[point]
+    if not isinstance(node, tuple):
+        return node
+    operands = [_number(operand, point) for operand in node[1:]]
+    try:
+        return None if None in operands else FUNCTIONS[node[0]](*operands)
+    except (UndefinedError, ZeroDivisionError):
+        return None
+
+
+_SAFE = "abckmnrstuvwxyz"
+_SPELLED = {
+    **{name: (rf"\{name}({{}})", 4, (0,)) for name in (*_REAL, *_MANY)},
+    **{"log": (r"\log_{{{}}}({})", 4, (0, 0)), "bars": ("|{}|", 4, (0,))},
+    **{"floor": (r"\lfloor {}\rfloor ", 4, (0,)), "ceil": (r"\lceil {}\rceil ", 4, (0,))},
+}
+"""How math-verify is told of what it must compute: template, how strongly it binds, and its operands must."""
+_WRITTEN = _SPELLED | {
+    **{"add": ("{}+{}", 1, (1, 2)), "sub": ("{}-{}", 1, (1, 2)), "neg": ("-{}", 1, (2,))},
+    **{"mul": (r"{}\cdot {}", 2, (2, 3)), "pow": ("{}^{{{}}}", 3, (4, 0)), "fact": ("{}!", 3, (4,))},
+    **{"root": (r"\sqrt[{1}]{{{0}}}", 4, (0, 0)), "binom": (r"\binom{{{}}}{{{}}}", 4, (0, 0))},
+    **dict.fromkeys(("frac", "div"), (r"\frac{{{}}}{{{}}}", 4, (0, 0))),
+}
+"""The whole grammar that math-verify gets."""
+
+
+def _latex(node: Node, letters: dict[str, str], level: int = 0) -> str:
+    if isinstance(node, Fraction):
+        return str(node) if node.denominator == 1 else rf"\frac{{{node.numerator}}}{{{node.denominator}}}"
+    if isinstance(node, str):
+        return letters.get(node) or {"pi": r"\pi "}.get(node, node)
+    template, binds, needs = _WRITTEN[node[0]]
+    operands = [_latex(x, letters, need) for x, need in zip(node[1:], needs * len(node), strict=False)]
+    text = template.format(*([",".join(operands)] if node[0] in _MANY else operands)).replace(r"\sqrt[2]", r"\sqrt")
+    return text if binds >= level else f"({text})"

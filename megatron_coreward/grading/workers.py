@@ -36,8 +36,8 @@ class WorkerPool:
         self._timeout_s = timeout_s
         self._idle: list[_Worker] = []
 
-    def run(self, tasks: Sequence[tuple[str, ...]], budget_s: float = math.inf) -> list[Any]:
-        """Results in the order of `tasks`, each (name, form, ...) as in math_worker.py, or TIMED_OUT.
+    def run(self, tasks: Sequence[tuple[Any, ...]], budget_s: float = math.inf) -> list[Any]:
+        """Results in the order of `tasks`, each (text, letters) as in math_worker.read, or TIMED_OUT.
 
         Once they have taken `budget_s` of CPU time together, no other is begun: the rest is left out.
         """
@@ -120,7 +120,7 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def send(self, task: tuple[str, ...]) -> None:
+    def send(self, task: tuple[Any, ...]) -> None:
         if not self._ready:
             if not self.connection.poll(START_LIMIT_S) or self.receive() is TIMED_OUT:
                 self.kill()
