@@ -21,7 +21,7 @@ MAX_FORM_BYTES = 256
 MAX_ANSWER_CHARS = 2000
 """A longer answer is not normalised, only stripped: it is no answer, and it is hashed anyway."""
 _HASH = re.compile(r"#[0-9a-f]{64}")
-_TOKEN = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*\{?|\\.|[{}]", re.DOTALL)
+_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*\{?|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[^\s${}]+(?:\{[^\s${}]*\}[^\s${}]*)*")
 _BARE_WORD = re.compile(r"[aI]|[^\w\\]*[a-zA-Z]{2,}\W*|\W+")
 """What follows a bare \\boxed in a sentence about boxes."""

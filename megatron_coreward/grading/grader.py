@@ -22,7 +22,7 @@ from functools import partial
 from itertools import combinations
 
 from megatron_coreward.grading.answers import Parts, is_hashed, normal_form, take_apart
-from megatron_coreward.grading.numbers import MP, Number, TooLargeError
+from megatron_coreward.grading.numbers import MP, Number
 from megatron_coreward.grading.reader import Ask, Term, read_value
 from megatron_coreward.grading.values import Value, same_value
 from megatron_coreward.grading.workers import TIMED_OUT, WorkerPool
@@ -37,7 +37,7 @@ CACHE_SIZE = 100_000
 """Forms and comparisons remembered before the caches are emptied."""
 
 _OPAQUE = re.compile(
-    r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}|\\text|^[a-zA-Z]{2,}$"
+    r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}|\\text|^[a-zA-Z]{2,}$|^\d{1,4}-\d{1,2}-\d{1,4}$"
     r"|(?:^|[,(\[]|\\\{)[a-zA-Z]{2,}(?=,)|,[a-zA-Z]{2,}(?:$|[,)\]]|\\\})"
 )
 """Words, which are no products: five letters in a row that are no command, and a row of letters that stands alone."""
@@ -162,12 +162,8 @@ class Grader:
 
 def _value_of(body: str, ask: Ask) -> Value | None:
     """The value of a body; None where it equals only itself: words, prose, what nobody can read or compute."""
-    if is_hashed(body) or _OPAQUE.search(body) or not _well_nested(body):
-        return None
-    try:
-        return read_value(body, ask)
-    except TooLargeError:
-        return None
+    opaque = is_hashed(body) or _OPAQUE.search(body) is not None or not _well_nested(body)
+    return None if opaque else read_value(body, ask)
 
 
 def _well_nested(body: str) -> bool:

@@ -28,10 +28,6 @@ class UndefinedError(ArithmeticError):
     """There is no value, or none that 60 digits could tell from others, or it would take too long."""
 
 
-class TooLargeError(ArithmeticError):
-    """A rational number has too many digits to write down, which is what math-verify would try to do."""
-
-
 def refuse() -> NoReturn:
     raise UndefinedError
 
@@ -73,10 +69,10 @@ def power(base: Number, exponent: Number) -> Number:
     if whole and isinstance(base, Fraction):
         bits = max(abs(base.numerator).bit_length() - 1, base.denominator.bit_length() - 1)
         if abs(exponent) * bits > _MAX_BITS:
-            raise TooLargeError
+            refuse()
         return base**exponent.numerator
     if abs(exponent) > _MAX_EXPONENT:
-        raise TooLargeError if abs(exponent) > _MAX_BITS else UndefinedError
+        refuse()
     if whole:
         return _settled(_inexact(base) ** exponent.numerator)
     if not is_real(base) or base <= 0 or not (is_real(exponent) or base == CONSTANTS["e"]):
@@ -105,10 +101,8 @@ def root(a: Number, index: Number) -> Number:
 
 
 def _natural(a: Number) -> int:
-    if not isinstance(a, Fraction) or a.denominator != 1 or a < 0:
+    if not isinstance(a, Fraction) or a.denominator != 1 or not 0 <= a <= _MAX_FACTORIAL:
         refuse()
-    if a > _MAX_FACTORIAL:
-        raise TooLargeError
     return a.numerator
 
 

@@ -73,11 +73,7 @@ class UnclearError(Exception):
 
 
 def read_value(form: str, ask: Ask) -> Value | None:
-    """The value of a normal form, or None where it is outside the subset or not known well enough.
-
-    Raises:
-        TooLargeError: a number in it is too large for anybody to compute.
-    """
+    """The value of a normal form, or None where it is outside the subset or not known well enough."""
     try:
         parser = _Parser(form)
         node = parser.expression(0)
@@ -97,6 +93,8 @@ class _Parser:
             if match is None:
                 raise UnclearError
             self._tokens.append(match.group().rstrip())
+            if re.match(r"0\d", self._tokens[-1]):  # part of a date
+                raise UnclearError
             position = match.end()
         self._next = self._depth = self._bars = 0
 
@@ -125,6 +123,8 @@ class _Parser:
                 if binding <= level:
                     break
                 self._take()
+                if divided and name == "div":  # 1/2/2024
+                    raise UnclearError
                 left = _joined(name, left, self.expression(binding), token)
                 divided = name == "div"
             elif level < _PRODUCT and self._begins_factor(begin):

@@ -152,7 +152,7 @@ _LAYOUT = _rules(
 )  # fmt: skip
 _COLOURS = "red|blue|green|orange|purple|pink|teal|gray|grey|brown|black|maroon|goldD|magenta|cyan|violet"
 _COLOUR = re.compile(
-    rf"\\(?:(?:text|page|f)?color(?:box)?(?:\[[^\]]*\])?\s*\{{[^{{}}]*\}}|(?:{_COLOURS})[A-E]?(?![a-zA-Z]))\s*(\{{)?"
+    rf"\\(?:(?:text|page|f)?color(?:box)?\s*\{{[^{{}}]*\}}|(?:{_COLOURS})[A-E]?(?![a-zA-Z]))\s*(\{{)?"
 )
 _FONT = re.compile(
     r"\\(text(?!style|color|degree)[a-z]*|mbox|hbox|operatorname\*?|math(?!bb|ring)[a-z]+|boldsymbol|pmb|bm|underline"
@@ -169,15 +169,12 @@ def _unwrap(form: str) -> str:
         before, inner, after = form[: match.start()], form[match.end() : end], form[end + 1 :]
         words = inner.replace("\\", "") if re.search(r"\\[a-zA-Z]", inner) is None else inner
         is_text = match[1].startswith(("text", "mbox", "hbox"))
-        if re.fullmatch(rf"{_FUNCTION}|max|min|gcd|lcm|pi", inner.strip()):
+        applied = re.match(r"\s*[({\\\da-zA-Z|^_]", after) is not None
+        if applied and re.fullmatch(rf"{_FUNCTION}|max|min|gcd|lcm", inner.strip()):
             inner = f"\\{inner.strip()} "
         elif is_text and re.fullmatch(r"\s*[mshgL]\.?\s*", inner) and re.search(r"[\d}\s]$", before):
             inner = f"{OPEN}{inner}{SHUT}"
-        elif (
-            _WORDS.fullmatch(words)
-            and len(re.sub(r"[^a-zA-Z]", "", words)) > 1
-            and (is_text or "," not in words)
-        ):
+        elif _WORDS.fullmatch(words) and re.search("[a-zA-Z].*[a-zA-Z]", words) and "," not in words.strip(" ,"):
             inner = f"{OPEN}{words}{SHUT}"
         elif inner[:1].isalpha() and re.search(r"\\[a-zA-Z]+$", before):
             inner = " " + inner
@@ -240,7 +237,7 @@ def _words_alone(form: str) -> str | None:
 def _folded(words: str) -> str:
     """Letters alone. Capitals stay where they may be names of points or Roman numbers, as in `ABC` and `IV`."""
     word = re.sub(r"[^a-zA-Z-]", "", words)
-    point_names = word.isupper() and word not in _LISTED_WORDS and len(words.split()) < 2
+    point_names = word.isupper() and word not in _LISTED_WORDS
     spoken = (
         len(word) > 4
         and re.search("[AEIOUY]", word)
@@ -262,12 +259,12 @@ _DEGREES = re.compile(
     rf"\^?\s*\{{?\s*(?:\\circ(?![a-zA-Z])|\\degree|\\textdegree)\s*\}}?\s*(?:{OPEN}?\s*([CF])\s*{SHUT}?)?"
 )
 _BASE = re.compile(
-    rf"(?:_\s*\{{?\s*{OPEN}?\s*(?:base\s*)?|\s*{OPEN}?\s*\(?\s*(?:in\s+)?base[-\s]*{SHUT}?\s*)(\d+|[a-z]+)\)?\s*{SHUT}?\s*\}}?"
+    rf"(?:_\s*(?=\d\s*$|\{{|{OPEN}|[a-z]{{3}})\{{?\s*{OPEN}?\s*(?:base\s*)?|\s*{OPEN}?\s*\(?\s*(?:in\s+)?base[-\s]*{SHUT}?\s*)(\d+|[a-z]+)\)?\s*{SHUT}?\s*\}}?"
 )
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _BASE_NUMBER = {**{word: n for n, word in enumerate(_BASES, 2)}, "sixteen": 16, "binary": 2, "octal": 8}
 _DIGITS = r"\(?\s*(-?[\dA-F]*\d[\dA-F]*(?:\.\d+)?|-?[A-F]+)\s*\)?"
-_NOT_WORDS = re.compile(rf"(?<![a-zA-Z])(?:{_FUNCTION}|sqrt|max|min|gcd|lcm|frac|pm)(?![a-zA-Z])")
+_NOT_WORDS = re.compile(rf"(?<![a-zA-Z])(?:{_FUNCTION}|sqrt|frac|pm|(?:max|min|gcd|lcm)(?=\())(?![a-zA-Z])")
 
 
 def _take_unit(form: str) -> tuple[str, str]:
@@ -305,6 +302,8 @@ def _is_tail(value: str, space: str, words: str) -> bool:
     bare = re.sub(_TEXT, "", words)
     if _NOT_WORDS.search(bare) or re.fullmatch(r"[\s.]*", words):
         return False
+    if value.endswith(r"\pi ") and re.match(r"(?!cm|mm|km|ft|in)[a-zA-Z]{1,3}(?![a-zA-Z])", words):
+        return False  # \pi hr^2
     return words.startswith((OPEN, "€", "£", "¥", "₹")) or is_unit(
         words.replace(OPEN, " ").replace(SHUT, " "), (value + space)[-1] == " "
     )
@@ -372,6 +371,7 @@ _COMPACT = _rules(
     (r"([\^_])\{(\w)\}", r"\1\2"),
     (r"\^\{?\\circ\}?(?=.*\\(?:sin|cos|tan|cot|sec|csc))", r"^\\degree"),
     (r"(?<=\\)(sin|cos|tan|cot|sec|csc)(.*?)\^\{?\\circ\}?", r"\1\2^\\degree"),
+    (r"\^\{?\\circ\}?(?=\d)", " "),
     (r"\^\{?\\circ\}?", ""),
     (r"\^\\degree", r"^\\circ"),
     (r"\\?%", ""),
