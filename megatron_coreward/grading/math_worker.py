@@ -100,7 +100,7 @@ def read(text: str, letters: Letters) -> list[str | None]:
 def _number(expression: Expr, values: dict[str, str]) -> str | None:
     at = {symbol: Float(Rational(values[symbol.name]), _DIGITS) for symbol in expression.free_symbols}
     try:
-        real, imaginary = expression.evalf(_DIGITS, subs=at).as_real_imag()
+        real, imaginary = expression.xreplace(at).evalf(_DIGITS).as_real_imag()
         known = real.is_Float or real.is_Rational
         return str(Float(real, _DIGITS)) if known and abs(imaginary) < 1e-60 else None
     except _NO_NUMBER:

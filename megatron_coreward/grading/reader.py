@@ -432,7 +432,7 @@ _SPELLED = {
 """How math-verify is told of what it must compute: template, how strongly it binds, and its operands must."""
 _WRITTEN = _SPELLED | {
     **{"add": ("{}+{}", 1, (1, 2)), "sub": ("{}-{}", 1, (1, 2)), "neg": ("-{}", 1, (2,))},
-    **{"mul": (r"{}\cdot {}", 2, (2, 3)), "pow": ("{}^{{{}}}", 3, (4, 0)), "fact": ("{}!", 3, (4,))},
+    **{"mul": (r"{}\cdot {}", 2, (2, 3)), "pow": ("{{{}}}^{{{}}}", 3, (4, 0)), "fact": ("{}!", 3, (4,))},
     **{"root": (r"\sqrt[{1}]{{{0}}}", 4, (0, 0)), "binom": (r"\binom{{{}}}{{{}}}", 4, (0, 0))},
     **dict.fromkeys(("frac", "div"), (r"\frac{{{}}}{{{}}}", 4, (0, 0))),
 }
