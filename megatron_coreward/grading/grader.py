@@ -22,7 +22,7 @@ from functools import partial
 from itertools import combinations
 
 from megatron_coreward.grading.answers import Parts, is_hashed, normal_form, take_apart
-from megatron_coreward.grading.numbers import MP, Number
+from megatron_coreward.grading.values import MP, Number
 from megatron_coreward.grading.reader import Ask, Term, read_value
 from megatron_coreward.grading.values import Value, same_value
 from megatron_coreward.grading.workers import TIMED_OUT, WorkerPool

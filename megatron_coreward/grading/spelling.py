@@ -174,7 +174,11 @@ def _unwrap(form: str) -> str:
             inner = f"\\{inner.strip()} "
         elif is_text and re.fullmatch(r"\s*[mshgL]\.?\s*", inner) and re.search(r"[\d}\s]$", before):
             inner = f"{OPEN}{inner}{SHUT}"
-        elif _WORDS.fullmatch(words) and re.search("[a-zA-Z].*[a-zA-Z]", words) and "," not in words.strip(" ,"):
+        elif (
+            _WORDS.fullmatch(words)
+            and re.search("[a-zA-Z].*[a-zA-Z]", words)
+            and "," not in words.strip(" ,")
+        ):
             inner = f"{OPEN}{words}{SHUT}"
         elif inner[:1].isalpha() and re.search(r"\\[a-zA-Z]+$", before):
             inner = " " + inner

@@ -60,7 +60,12 @@ def is_unit(words: str, spaced: bool) -> bool:
         return _GLUED.fullmatch(first.lower()) is not None and first[-1].islower()
     if len(first) == 1:
         return first in ONE_LETTER and all(len(w) > 1 or w in ONE_LETTER for w in others) and "-" not in words
-    return len(first) > 3 or re.fullmatch("[^aeiou][aeiou][a-z]", first) is not None or _GLUED.fullmatch(first.lower()) is not None or changes_value(words.lower())
+    return (
+        len(first) > 3
+        or re.fullmatch("[^aeiou][aeiou][a-z]", first) is not None
+        or _GLUED.fullmatch(first.lower()) is not None
+        or changes_value(words.lower())
+    )
 
 
 def unit_of(words: str) -> str:
