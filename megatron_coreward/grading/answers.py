@@ -70,9 +70,10 @@ def extract_answer(text: str, equality: str = "math") -> str:
     while run[-1] and _JOINT.fullmatch(text, boxes[run[-1] - 1].end, boxes[run[-1]].begin):
         run.append(run[-1] - 1)
     answers = [_signed(text, boxes[i], boxes[i - 1].end if i else 0) for i in reversed(run)]
-    if len(answers) == 1:
-        return answers[0]
-    return ", ".join({normal_form(answer, equality): answer for answer in reversed(answers)}.values())
+    distinct: dict[str, str] = {}
+    for answer in answers:
+        distinct.setdefault(normal_form(answer, equality), answer)
+    return ", ".join(distinct.values())
 
 
 def _boxes(text: str, begin: int) -> list[_Box]:

@@ -128,7 +128,7 @@ def _plain_characters(form: str) -> str:
 _FUNCTION = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp"
 _LAYOUT = _rules(
     (r"\\\\(?=(?:[dtc]?frac|sqrt|pi|text|cdot|times|infty|circ|left|right|pm|cup)(?![a-zA-Z]))(?!.*\\end\{)", r"\\"),
-    (r"(?i)^\s*[*_`\"']+(?=[^*_`\"']*[*_`\"']+\s*$)|(?<=[^*_`\"'])(?:[*_`\"]+|(?<![a-zA-Z)])'+)\s*$", ""),
+    (r"^\s*([*_`\"']{1,3})(.*?)\1\s*$", r"\2"),
     (r"^\s*\$+([^$]*[^$\\])\$+\s*$", r"\1"),
     (r"\\[()\[\]](?!\d*(?:em|ex|pt|cm)\])|(?<!\\)\$(?!\d)|(?<=\d)\$|(?<=[^\s\\])\$", ""),
     (r"(?:,\s*\\!|\\!\s*,)\s*(?=\d{3})", ""),
@@ -158,7 +158,7 @@ _FONT = re.compile(
     r"\\(text(?!style|color|degree)[a-z]*|mbox|hbox|operatorname\*?|math(?!bb|ring)[a-z]+|boldsymbol|pmb|bm|underline"
     r"|underbrace|emph|fbox|cancel)(?![a-zA-Z])\s*\{"
 )
-_WORDS = re.compile(r"[a-zA-Z\s.,'\-/&?!]+")
+_WORDS = re.compile(r"[a-zA-Z\s.,:'\-/&?!]+")
 
 
 def _unwrap(form: str) -> str:
@@ -201,13 +201,13 @@ def _closing(form: str, start: int) -> int:
 _MORE = r"(?!\s*(?:more|less|fewer|greater|higher|lower|over|above|below|under|equal)\b)"
 _LABEL = re.compile(
     rf"\s*{OPEN}?\s*(?i:(?:so |thus |hence |therefore,? )?(?:the )?(?:final |correct )?(?:answer|ans|result|solution|value)"
-    rf"(?: is)?)\s*(?:{SHUT}\s*[:=]?|[:=]\s*{SHUT}?)\s*(?=\S)"
+    rf"(?: is)?\.?)\s*(?:{SHUT}\s*[:=]?|[:=]\s*{SHUT}?)\s*(?=\S)"
 )
 _NAMED = re.compile(
     rf"\s*{OPEN}\s*([a-zA-Z ]+?)\s*(?:{SHUT}\s*[:=]|[:=]\s*{SHUT})\s*(?=[^{OPEN}{SHUT},]+(?:{_TEXT}[^,]*)?$)"
 )
 _CHOICE = re.compile(
-    rf"{OPEN}?\s*(?:(?i:option|choice|answer)\s+)?(?:\(([A-J])\)[.:]?|([A-J])(?:\)|[.:](?=\s)))\s*(?:{SHUT})?\s*(.*)",
+    rf"{OPEN}?\s*(?:(?i:option|choice|answer)\s+(?=\(?[A-J]\W*$))?(?:\(([A-J])\)[.:]?|([A-J])(?:\)|[.:](?=\s)|(?<=\s[A-J])$))\s*(?:{SHUT})?\s*(.*)",
     re.DOTALL,
 )
 _JOINED = _rules(
@@ -263,7 +263,7 @@ _DEGREES = re.compile(
     rf"\^?\s*\{{?\s*(?:\\circ(?![a-zA-Z])|\\degree|\\textdegree)\s*\}}?\s*(?:{OPEN}?\s*([CF])\s*{SHUT}?)?"
 )
 _BASE = re.compile(
-    rf"(?:_\s*(?=\d\s*$|\{{|{OPEN}|[a-z]{{3}})\{{?\s*{OPEN}?\s*(?:base\s*)?|\s*{OPEN}?\s*\(?\s*(?:in\s+)?base[-\s]*{SHUT}?\s*)(\d+|[a-z]+)\)?\s*{SHUT}?\s*\}}?"
+    rf"(?:_\s*(?=\d\s*$|\{{|{OPEN}|[a-z]{{3}})\{{?\s*{OPEN}?\s*(?:base\s*{SHUT}?\s*)?|\s*{OPEN}?\s*\(?\s*(?:in\s+)?base[-\s]*{SHUT}?\s*)(\d+|[a-z]+)\)?\s*{SHUT}?\s*\}}?"
 )
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _BASE_NUMBER = {**{word: n for n, word in enumerate(_BASES, 2)}, "sixteen": 16, "binary": 2, "octal": 8}

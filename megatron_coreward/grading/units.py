@@ -9,7 +9,7 @@ import re
 _SYNONYMS = """
 mm millimeter millimetre; cm centimeter centimetre; m meter metre; km kilometer kilometre; in inch inche
 ft foot feet; yd yard; mi mile; mg milligram; g gram gramme; kg kilogram kilogramme kilo; lb lbs pound
-oz ounce; t ton tonne; ml milliliter millilitre; l liter litre; gal gallon; qt quart; pt pint; cup; sec s second
+oz ounce; t ton tonne; ml milliliter millilitre; l liter litre L; gal gallon; qt quart; pt pint; cup; sec s second
 min minute; h hr hour; day; wk week; month mo; yr year; dollar usd us-dollar usdollar; euro eur; cent; penny pence
 mph miles/hour mi/hour; kph kmh kilometers/hour; percent pct; degree deg; radian rad; unit; am; pm; ac acre; ha hectare
 hz hertz; kw kilowatt; w watt; v volt; j joule; n newton; pa pascal; person people; child children; man men
@@ -94,8 +94,8 @@ def _one(text: str) -> str:
 
 
 def _singular(word: str) -> str:
-    if word in _SPELLING:
-        return _SPELLING[word]
+    if word in _SPELLING or word[:-1] in _SPELLING:
+        return _SPELLING.get(word) or _SPELLING[word[:-1]]
     if len(word) > 3:
         word = re.sub(r"(?<=[^aeiou])ies$", "y", word)
         word = re.sub(r"(sh|ch|[sxz])es?$", r"\1", word)  # boxes, cases; and case, to be like them
