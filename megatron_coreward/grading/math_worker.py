@@ -90,11 +90,12 @@ def main(descriptor: int, cpu_s: float, memory_bytes: int) -> None:
 
 def read(text: str, letters: Letters) -> list[str | None]:
     """The real number that a term is at each point (at one if it has no letters); None: not known, or not real."""
-    expressions = [item for item in parse(f"\\boxed{{{text}}}", [_LATEX], parsing_timeout=None)]
+    found = parse(f"\\boxed{{{text}}}", [_LATEX], parsing_timeout=None)
+    known = bool(found) and isinstance(found[0], Expr)
     points = range(len(letters[0][1]) if letters else 1)
-    if not expressions or not isinstance(expressions[0], Expr):
-        return [None for _ in points]
-    return [_number(expressions[0], {name: at[point] for name, at in letters}) for point in points]
+    return [
+        _number(found[0], {name: at[point] for name, at in letters}) if known else None for point in points
+    ]
 
 
 def _number(expression: Expr, values: dict[str, str]) -> str | None:

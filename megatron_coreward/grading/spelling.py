@@ -30,70 +30,12 @@ def _apply(rules: Rules, form: str) -> str:
     return form
 
 
-_CHARACTERS = {
-    **{
-        "−": "-",
-        "–": "-",
-        "—": "-",
-        "∞": r"\infty ",
-        "°": r"^\circ ",
-        "×": r"\times ",
-        "·": r"\cdot ",
-        "⋅": r"\cdot ",
-    },
-    **{
-        "÷": r"\div ",
-        "±": r"\pm ",
-        "∓": r"\mp ",
-        "≤": r"\leq ",
-        "≥": r"\geq ",
-        "≠": r"\neq ",
-        "≈": r"\approx ",
-    },
-    **{"∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "∖": r"\setminus ", "∴": ""},
-    **{
-        "∛": r"\sqrt[3]",
-        "⁄": "/",
-        "′": "'",
-        "…": "...",
-        "、": ",",
-        "，": ",",
-        "；": ";",
-        "：": ":",
-        "（": "(",
-        "）": ")",
-    },
-    **{
-        "“": '"',
-        "”": '"',
-        "‘": "'",
-        "’": "'",
-        "«": '"',
-        "»": '"',
-        "∣": "|",
-        "⌊": r"\lfloor ",
-        "⌋": r"\rfloor ",
-    },
-    **{
-        "⌈": r"\lceil ",
-        "⌉": r"\rceil ",
-        "≅": r"\cong ",
-        "ℝ": r"\mathbb{R}",
-        "ϕ": r"\phi ",
-        "μ": r"\mu ",
-        "−": "-",
-    },
-    **{
-        OPEN: "",
-        SHUT: "",
-        "%": "%",
-        "¬": r"\neg ",
-        "→": r"\to ",
-        "≡": r"\equiv ",
-        "∆": r"\Delta ",
-        "Ω": r"\Omega ",
-    },
-}
+_TABLE = r"""
+− - – - — - ∞ \infty ° ^\circ × \times · \cdot ⋅ \cdot ÷ \div ± \pm ≤ \leq ≥ \geq ≠ \neq ≈ \approx ∪ \cup ∩ \cap
+∈ \in ∅ \emptyset ∖ \setminus ∴ \therefore ⁄ / ′ ' … ... 、 , “ " ” " ‘ ' ’ ' ∣ | ⌊ \lfloor ⌋ \rfloor ⌈ \lceil ⌉ \rceil
+ℝ \mathbb{R} ϕ \phi μ \mu → \to ≡ \equiv ∆ \Delta Ω \Omega
+""".split()
+_CHARACTERS = dict(zip(_TABLE[::2], (text + " " * text[-1].isalpha() for text in _TABLE[1::2]), strict=True))
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
 _LOWERED = re.compile("[₀-₉]+")
 _ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|\([^()]*\)|[a-zA-Z]|(?=\{))")
@@ -115,8 +57,9 @@ def _character(character: str) -> str:
 
 def _plain_characters(form: str) -> str:
     r"""`x²` as x^{2}, `2½` as 2\frac{1}{2}, `５` as 5, `θ` as \theta, `√2` as \sqrt{2}."""
+    form = form.replace(OPEN, "").replace(SHUT, "")
     if form.isascii():
-        return form.replace(OPEN, "").replace(SHUT, "")
+        return form
     normal = unicodedata.normalize
     form = _RAISED.sub(lambda m: "^{" + normal("NFKC", m[0]).replace("−", "-") + "}", form)
     form = _LOWERED.sub(lambda m: "_{" + normal("NFKC", m[0]) + "}", form)
@@ -241,13 +184,10 @@ def _words_alone(form: str) -> str | None:
 def _folded(words: str) -> str:
     """Letters alone. Capitals stay where they may be names of points or Roman numbers, as in `ABC` and `IV`."""
     word = re.sub(r"[^a-zA-Z-]", "", words)
-    point_names = word.isupper() and word not in _LISTED_WORDS
     spoken = (
-        len(word) > 4
-        and re.search("[AEIOUY]", word)
-        and not re.search("ABC|BCD|CDE|DEF|EFG|FGH|PQR|QRS|XYZ", word)
+        len(word) > 4 and re.search("[AEIOUY]", word) and not re.search("ABC|BCD|CDE|DEF|EFG|FGH|PQR", word)
     )
-    if len(word) < 2 or (point_names and not spoken):
+    if len(word) < 2 or (word.isupper() and word not in _LISTED_WORDS and not spoken):
         return word
     return re.sub(r"(?<=solution)s$|(?<=root)s$", "", word.lower())
 
@@ -285,12 +225,8 @@ def _take_unit(form: str) -> tuple[str, str]:
     if percent := re.fullmatch(rf"(.*?)\s*(?:{OPEN}\s*)?\\?%\s*{SHUT}?", form, re.DOTALL):
         form, unit = percent[1], "percent" if single else ""
     degrees = list(_DEGREES.finditer(form)) if "circ" in form or "degree" in form else []
-    if (
-        degrees
-        and degrees[-1].end() == len(form)
-        and single
-        and re.search(r"[\d})]\s*$", form[: degrees[-1].start()])
-    ):
+    number = re.search(r"[\d})]\s*$", form[: degrees[-1].start()]) if degrees else None
+    if degrees and number and degrees[-1].end() == len(form) and single:
         unit = "degree" + (degrees[-1][1] or "").lower() if not re.search(rf"\\(?:{_FUNCTION})", form) else ""
         form = form[: degrees[-1].start()] if unit else form
     elif (tail := _TAIL.fullmatch(form)) and _is_tail(*tail.groups()):
@@ -308,9 +244,8 @@ def _is_tail(value: str, space: str, words: str) -> bool:
         return False
     if value.endswith(r"\pi ") and re.match(r"(?!cm|mm|km|ft|in)[a-zA-Z]{1,3}(?![a-zA-Z])", words):
         return False  # \pi hr^2
-    return words.startswith((OPEN, "€", "£", "¥", "₹")) or is_unit(
-        words.replace(OPEN, " ").replace(SHUT, " "), (value + space)[-1] == " "
-    )
+    plain = words.replace(OPEN, " ").replace(SHUT, " ")
+    return words.startswith((OPEN, "€", "£", "¥", "₹")) or is_unit(plain, (value + space)[-1] == " ")
 
 
 def _scaled(value: str, factor: int) -> str:
@@ -355,9 +290,8 @@ def _plain_digits(form: str, has_unit: bool = False) -> str:
 def _repeating(whole: str, start: str, period: str) -> str:
     if len(period) + len(start) > 30:
         return f"{whole}.{start}\\overline{{{period}}}"
-    value = Fraction(
-        int(whole + start + period or 0) - int(whole + start or 0), 10 ** len(start) * (10 ** len(period) - 1)
-    )
+    nines = 10 ** len(start) * (10 ** len(period) - 1)
+    value = Fraction(int(whole + start + period or 0) - int(whole + start or 0), nines)
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value)
 
 
@@ -373,21 +307,14 @@ _COMPACT = _rules(
     (r"(\\frac\{[^{}]*\}) ?(\d|[a-zA-Z])", r"\1{\2}"),
     (r"\\sqrt ?(\d+(?![\d.])|\w)", lambda m: rf"\sqrt{{{m[1][0]}}}{m[1][1:]}"),
     (r"([\^_])\{(\w)\}", r"\1\2"),
-    (r"\^\{?\\circ\}?(?=.*\\(?:sin|cos|tan|cot|sec|csc))", r"^\\degree"),
-    (r"(?<=\\)(sin|cos|tan|cot|sec|csc)(.*?)\^\{?\\circ\}?", r"\1\2^\\degree"),
-    (r"\^\{?\\circ\}?(?=\d)", " "),
-    (r"\^\{?\\circ\}?", ""),
-    (r"\^\\degree", r"^\\circ"),
+    (r"^(?!.*\\(?:sin|cos|tan|cot|sec|csc))(.*)$", lambda m: re.sub(r"\^\{?\\circ\}?(?=(\d?))", lambda d: " " * len(d[1]), m[1])),
+    (r"\^\{\\circ\}", r"^\\circ"),
     (r"\\?%", ""),
-    (r"^([\[\]])([^\[\](){}]*[,;][^\[\](){}]*)([\[\]])$", lambda m: _reversed_brackets(*m.groups())),
+    (r"^([\[\]])([^\[\](){}]*[,;][^\[\](){}]*)([\[\]])$", lambda m: "[("[m[1] == "]"] + m[2] + "])"[m[3] == "["]),
     (r"^([^a-zA-Z=]+)=([a-zA-Z])$", r"\2=\1"),
     (r"\\\\(?!.*\\end\{)", ","),
     (r"^,|,$", ""),
 )  # fmt: skip
-
-
-def _reversed_brackets(opening: str, inner: str, closing: str) -> str:
-    return {"[": "[", "]": "("}[opening] + inner + {"]": "]", "[": ")"}[closing]
 
 
 def normalise(answer: str) -> str:
@@ -407,7 +334,9 @@ def normalise(answer: str) -> str:
     form = _apply(_NUMBERS, _plain_digits(form.strip(), bool(unit)))
     # A space between digits is kept ("2 3" is not 23), as is one that ends a command ("\pi r").
     form = re.sub(r"(?<!\d)\s+|\s+(?!\d)", _squeeze, form.strip())
-    form = _drop_outer_braces(_apply(_COMPACT, form))
+    form = _apply(_COMPACT, form)
+    while re.fullmatch(r"\{(?:[^{}]|\{[^{}]*\})*\}", form):
+        form = form[1:-1]
     form = re.sub(_TEXT, lambda m: r"\text{" + re.sub(r"\s+", " ", m[0][1:-1]).strip().lower() + "}", form)
     if unit and not unit.startswith("_"):
         unit = rf"\text{{{unit}}}"
@@ -418,12 +347,6 @@ def _squeeze(space: re.Match[str]) -> str:
     """One space where a command would otherwise swallow the letter that follows, else nothing."""
     before, after = space.string[: space.start()], space.string[space.end() : space.end() + 1]
     return " " if after.isalpha() and re.search(r"\\[a-zA-Z]+$", before) else ""
-
-
-def _drop_outer_braces(form: str) -> str:
-    while re.fullmatch(r"\{(?:[^{}]|\{[^{}]*\})*\}", form):
-        form = form[1:-1]
-    return form
 
 
 def _plain_number(form: str) -> str:

@@ -7,32 +7,31 @@ Words that change the value are no unit: `5 million` is 5000000, and `3 or more`
 import re
 
 _SYNONYMS = """
-mm millimeter millimetre; cm centimeter centimetre; m meter metre; km kilometer kilometre; in inch inche
-ft foot feet; yd yard; mi mile; mg milligram; g gram gramme; kg kilogram kilogramme kilo; lb lbs pound
-oz ounce; t ton tonne; ml milliliter millilitre; l liter litre L; gal gallon; qt quart; pt pint; cup; sec s second
-min minute; h hr hour; day; wk week; month mo; yr year; dollar usd us-dollar usdollar; euro eur; cent; penny pence
-mph miles/hour mi/hour; kph kmh kilometers/hour; percent pct; degree deg; radian rad; unit; am; pm; ac acre; ha hectare
-hz hertz; kw kilowatt; w watt; v volt; j joule; n newton; pa pascal; person people; child children; man men
-woman women; mouse mice; half-hour; degreec degreescelsius celsius; degreef degreesfahrenheit fahrenheit
+mm millimeter millimetre; cm centimeter centimetre; m meter metre; km kilometer kilometre; in inch inche; ft foot feet
+yd yard; mi mile; mg milligram; g gram gramme; kg kilogram kilogramme kilo; lb lbs pound; oz ounce; t ton tonne
+ml milliliter millilitre; l liter litre L; gal gallon; qt quart; pt pint; cup; sec s second; min minute; h hr hour; day
+wk week; month mo; yr year; dollar usd us-dollar; euro eur; cent; mph mi/h; kph kmh km/h; percent pct; degree deg
+radian rad; unit; am; pm; acre; hectare; person people; child children; man men; woman women; mouse mice
 """
-_SPELLING = {
-    word: group.split()[0]
-    for line in _SYNONYMS.splitlines()
-    for group in line.split(";")
-    for word in group.split()
+_GROUPS = [group.split() for group in _SYNONYMS.replace("\n", ";").split(";") if group.strip()]
+_SPELLING = {word: group[0] for group in _GROUPS for word in group}
+_ONE_LETTER = frozenset("mgshLlJNWV")
+_GLUED = re.compile("(?:" + "|".join(sorted(_SPELLING, key=len, reverse=True)) + ")e?s?")
+_SCALES = {
+    "dozen": 12,
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
 }
-ONE_LETTER = frozenset("mgshLlJNWV")
-"""Units of one letter, if a space or a \\text sets them apart from a number: `5 m`, but `5m` is five times m."""
-_GLUED = re.compile(
-    r"(?:" + "|".join(sorted((w for w in _SPELLING if len(w) > 1), key=len, reverse=True)) + r")e?s?"
-)
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})s?\b(?:\s+of\b)?", re.IGNORECASE)
 _CHANGES = re.compile(
     r"\b(?:or|and|more|less|fewer|greater|most|least|over|under|above|below|minus|negative|plus|not|non|no|half|halves"
     r"|thirds?|quarters?|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|million|billion)ths?"
-    r"|squared|cubed|pairs?|dozens?|score|gross|couples?|twice|double|triple|remainder|mod|modulo|factorial"
-    r"|if|for|when|where|while|unless|except|until|hundreds?|thousands?|millions?|billions?|trillions?|lakhs?|crores?"
-    r"|ago|short|bc|bce|ad|ce|mille|power|times ten|root|base)\b"
+    r"|squared|cubed|pairs?|dozens?|score|gross|couples?|twice|double|triple|remainder|mod|modulo|factorial|power|root"
+    r"|base|if|for|when|where|while|unless|except|until|(?:hundred|thousand|million|billion|trillion|lakh|crore)s?|ago"
+    r"|short|bc|bce|ad|ce|mille|times ten)\b"
 )
 
 
@@ -44,57 +43,49 @@ def changes_value(unit: str) -> bool:
 def take_scale(words: str) -> tuple[int, str]:
     """The factor that the first words are, as in "million dollars" or "dozen", and the rest of the words."""
     factor = 1
-    while match := re.match(r"\s*(dozen|" + "|".join(_SCALES) + r")s?\b(?:\s+of\b)?", words, re.IGNORECASE):
-        scale = match[1].lower()
-        factor *= 12 if scale == "dozen" else 10 ** _SCALES[scale]
-        words = words[match.end() :]
+    while match := _SCALE.match(words):
+        factor, words = factor * _SCALES[match[1].lower()], words[match.end() :]
     return factor, words
 
 
 def is_unit(words: str, spaced: bool) -> bool:
-    """Whether plain letters after a number are words rather than a product; `spaced`: with a space between."""
+    """Whether plain letters after a number are words, not a product. `5 m` is one if a space comes before."""
     first, *others = re.findall(r"[A-Za-z]+", words.replace(".", "")) or [""]
-    if (hyphened := re.match(r"[A-Za-z]+(?:-[A-Za-z]+)+", words)) and hyphened[0].lower() in _SPELLING:
-        return True
+    known = _GLUED.fullmatch(first.lower()) is not None and len(first) > 1
     if not spaced:
-        return _GLUED.fullmatch(first.lower()) is not None and first[-1].islower()
+        return known and first[-1].islower()
     if len(first) == 1:
-        return first in ONE_LETTER and all(len(w) > 1 or w in ONE_LETTER for w in others) and "-" not in words
-    return (
-        len(first) > 3
-        or re.fullmatch("[^aeiou][aeiou][a-z]", first) is not None
-        or _GLUED.fullmatch(first.lower()) is not None
-        or changes_value(words.lower())
+        return (
+            first in _ONE_LETTER and all(len(w) > 1 or w in _ONE_LETTER for w in others) and "-" not in words
+        )
+    word = (
+        len(first) > 3 or re.fullmatch("[^aeiou][aeiou][a-z]", first) or words.lower().startswith("us-dollar")
     )
+    return known or bool(word) or changes_value(words.lower())
 
 
 def unit_of(words: str) -> str:
     r"""One spelling of a unit: "square feet", "ft^2" and "foot^{2}" are `ft2`, "miles per hour" is `mph`."""
     text = re.sub(r"\s*\^\s*\{?\s*(-?\d)\s*\}?", r"\1", words)
     text = re.sub(r"\\cdot|[*&,;:()]", " ", text.replace(".", "")).strip()
-    if re.fullmatch(r"[A-Z]+", text) is None or len(text) > 1:
-        text = text.lower()
-    text = re.sub(r"\s*(?:/|\bper\b|\ban?\b(?=\s+(?:hour|minute|second|day)))\s*", "/", text)
+    text = text.lower() if len(text) > 1 else text
     if changes_value(text):
         return " ".join(text.split())
-    pieces = [_one(piece) for piece in text.split("/")]
-    unit = "/".join(pieces)
-    return _SPELLING.get(unit, {"mi/h": "mph", "km/h": "kph"}.get(unit, unit))
+    text = re.sub(r"\s*(?:/|\bper\b|\ban?\b(?=\s+(?:hour|minute|second|day)))\s*", "/", text)
+    unit = "/".join(_one(piece) for piece in text.split("/"))
+    return _SPELLING.get(unit, unit)
 
 
 def _one(text: str) -> str:
     words = text.split()
     power = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}.get(words[0], "") if len(words) > 1 else ""
-    words = words[1:] if power else words
-    bare = re.fullmatch(r"(.*?)(-?\d?)", words[-1]) if words else None
-    if bare is not None:
-        words[-1] = _singular(bare[1])
-        power = power or bare[2]
-    return " ".join(words) + power
+    *before, last = words[1:] if power else words or [""]
+    bare = re.fullmatch(r"(.*?)(-?\d?)", last)
+    return " ".join([*before, _singular(bare[1])]) + (power or bare[2]) if bare else text
 
 
 def _singular(word: str) -> str:
-    if word in _SPELLING or word[:-1] in _SPELLING:
+    if word in _SPELLING or (word.endswith("s") and word[:-1] in _SPELLING):
         return _SPELLING.get(word) or _SPELLING[word[:-1]]
     if len(word) > 3:
         word = re.sub(r"(?<=[^aeiou])ies$", "y", word)

@@ -72,15 +72,12 @@ def power(base: Number, exponent: Number) -> Number:
         refuse()
     if whole and isinstance(base, Fraction):
         bits = max(abs(base.numerator).bit_length() - 1, base.denominator.bit_length() - 1)
-        if abs(exponent) * bits > _MAX_BITS:
-            refuse()
-        return base**exponent.numerator
-    if abs(exponent) > _MAX_EXPONENT:
+        return base**exponent.numerator if abs(exponent) * bits <= _MAX_BITS else refuse()
+    fits = whole or (is_real(base) and base > 0 and (is_real(exponent) or base == CONSTANTS["e"]))
+    if abs(exponent) > _MAX_EXPONENT or not fits:
         refuse()
     if whole:
         return _settled(_inexact(base) ** exponent.numerator)
-    if not is_real(base) or base <= 0 or not (is_real(exponent) or base == CONSTANTS["e"]):
-        refuse()
     if isinstance(exponent, Fraction) and exponent.denominator <= 64:
         return power(root(base, Fraction(exponent.denominator)), Fraction(exponent.numerator))
     return _settled(_inexact(base) ** _inexact(exponent))
@@ -92,22 +89,19 @@ def root(a: Number, index: Number) -> Number:
     if not 2 <= n <= 64 or not is_real(a):
         refuse()
     if a < 0:
-        return (
-            -root(-a, index) if n % 2 else multiply(CONSTANTS["i"], root(-a, index)) if n == 2 else refuse()
-        )
+        imaginary = n == 2 and multiply(CONSTANTS["i"], root(-a, index))
+        return -root(-a, index) if n % 2 else imaginary or refuse()
     if isinstance(a, Fraction):
-        guesses = [
-            isqrt(k) if n == 2 else round(min(k, 1 << 50) ** (1 / n)) for k in (a.numerator, a.denominator)
-        ]
-        if Fraction(*guesses) ** n == a:
-            return Fraction(*guesses)
+        parts = a.numerator, a.denominator
+        guess = Fraction(*(isqrt(k) if n == 2 else round(min(k, 1 << 50) ** (1 / n)) for k in parts))
+        if guess**n == a:
+            return guess
     return _settled(MP.root(_inexact(a), n))
 
 
 def _natural(a: Number) -> int:
-    if not isinstance(a, Fraction) or a.denominator != 1 or not 0 <= a <= _MAX_FACTORIAL:
-        refuse()
-    return a.numerator
+    fits = isinstance(a, Fraction) and a.denominator == 1 and 0 <= a <= _MAX_FACTORIAL
+    return a.numerator if fits else refuse()
 
 
 FUNCTIONS: dict[str, Callable[..., Number]] = {
@@ -222,12 +216,12 @@ def union(parts: Sequence[Value], removed: Sequence[Value] = ()) -> Value:
 
 
 def _spans(part: Value) -> list[tuple[Bound, Bound]]:
+    if isinstance(part, Collection) and part.kind == "union":
+        return [span for item in part.items for span in _spans(item)]
     if isinstance(part, Scalar):
         refuse()
-    if part.kind == "union":
-        return [span for item in part.items for span in _spans(item)]
-    ends = [item.at[0] for item in part.items if isinstance(item, Scalar) and len(item.at) == 1]
-    if len(ends) != len(part.items) or not all(map(is_real, ends)):
+    ends = [x.at[0] for x in part.items if isinstance(x, Scalar) and len(x.at) == 1 and is_real(x.at[0])]
+    if len(ends) != len(part.items):
         refuse()
     if part.kind == SET:
         return [((end, -1), (end, 1)) for end in ends]
