@@ -37,7 +37,7 @@ CACHE_SIZE = 100_000
 """Forms and comparisons remembered before the caches are emptied."""
 
 _OPAQUE = re.compile(
-    r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}|\\text|^[a-zA-Z]{2,}$|^\d{1,4}-\d{1,2}-\d{1,4}$"
+    r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}|\\text|^[a-zA-Z]{2,}$|^\d{1,4}-\d{1,2}-\d{1,4}$|\\frac\{d[^{}]*\}\{d ?[a-zA-Z]"
     r"|(?:^|[,(\[]|\\\{)[a-zA-Z]{2,}(?=,)|,[a-zA-Z]{2,}(?:$|[,)\]]|\\\})"
 )
 """Words, which are no products: five letters in a row that are no command, and a row of letters that stands alone."""

@@ -71,7 +71,7 @@ _WRITTEN = _SPELLED | {
 }
 """The whole grammar that math-verify gets."""
 # fmt: on
-_SUM, _PRODUCT, _MAX_DEPTH = 6, 7, 200
+_SUM, _PRODUCT, _MAX_DEPTH = 6, 7, 60
 _MIRRORED = {">": "<", r"\geq": r"\leq"}
 _MAYBE_FUNCTIONS = frozenset("fghpqFGHPQ")
 _NO_FACTORS = {*_INFIX, r"\infty", r"\emptyset", *_CLOSES.values(), r"\{", "[", "|", r"^\circ", *"_^!)]}", ""}
@@ -96,7 +96,7 @@ class _Parser:
     def __init__(self, form: str) -> None:
         tokens = _TOKEN.findall(form)
         self._tokens = [token.rstrip() for token in tokens]
-        if "".join(tokens) != form or any(re.match(r"0\d", token) for token in tokens):
+        if "".join(tokens) != form or (len(tokens) > 1 and any(re.match(r"0\d", t) for t in tokens)):
             refuse()  # something else is in it, or a date
         self._next = self._depth = self._bars = 0
 
@@ -113,7 +113,7 @@ class _Parser:
         """What binds more strongly than `level`."""
         self._depth += 1
         begin, divided = self._next, False
-        left = self._signed() if level <= _SUM and self.token in ("+", "-", r"\pm") else self._power()
+        left = self._signed() if level < _SUM and self.token in ("+", "-", r"\pm") else self._power()
         while token := self.token:
             if token in _INFIX:
                 binding, name = _INFIX[token]
@@ -294,7 +294,8 @@ def _both_signs(node: Node) -> list[Node]:
     if node[0] == "pm":
         return [("add", *node[1:]), ("sub", *node[1:])]
     parts = [_both_signs(part) for part in node[1:]]
-    return [(node[0], *(part[-1 if second else 0] for part in parts)) for second in (False, True)]
+    both = [(node[0], *(part[which] for part in parts)) for which in (0, -1)]
+    return both if any(len(part) == 2 for part in parts) else [node]
 
 
 def _relation(sides: Sequence[Node], signs: Sequence[str], ask: Ask) -> Value:

@@ -101,7 +101,7 @@ _FONT = re.compile(
     r"\\(text(?!style|color|degree)[a-z]*|mbox|hbox|operatorname\*?|math(?!bb|ring)[a-z]+|boldsymbol|pmb|bm|underline"
     r"|underbrace|emph|fbox|cancel)(?![a-zA-Z])\s*\{"
 )
-_WORDS = re.compile(r"[a-zA-Z\s.,:'\-/&?!]+")
+_WORDS = re.compile(r"[a-zA-Z\s.,:'\-/&?!]+(?:(?<=[a-z])[23])?")
 
 
 def _unwrap(form: str) -> str:
@@ -208,7 +208,7 @@ _BASE = re.compile(
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _BASE_NUMBER = {**{word: n for n, word in enumerate(_BASES, 2)}, "sixteen": 16, "binary": 2, "octal": 8}
 _DIGITS = r"\(?\s*(-?[\dA-F]*\d[\dA-F]*(?:\.\d+)?|-?[A-F]+)\s*\)?"
-_NOT_WORDS = re.compile(rf"(?<![a-zA-Z])(?:{_FUNCTION}|sqrt|frac|pm|(?:max|min|gcd|lcm)(?=\())(?![a-zA-Z])")
+_NOT_WORDS = re.compile(rf"(?<![a-zA-Z])(?:{_FUNCTION}|sqrt|(?:max|min|gcd|lcm)(?=\())(?![a-zA-Z])")
 
 
 def _take_unit(form: str) -> tuple[str, str]:
