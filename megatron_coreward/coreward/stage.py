@@ -102,7 +102,7 @@ class CoRewardStage:
         return [_scored(r, a, verdict_of[a]) for r, a in zip(responses, answers, strict=True)]
 
     def _answer(self, response: Response, source: str) -> _Answer:
-        form = self._grader.form(extract_answer(response.text))
+        form = self._grader.form(extract_answer(response.text, self._grader.equality))
         signal = 0.0
         if self._method.signal is not None:
             signal = self._method.signal(response, self._config.run.seed)
@@ -134,7 +134,11 @@ class CoRewardStage:
         forms = [[*(a.form for a in found), truths.get(pair_id, "")] for pair_id, found in by_pair.items()]
         verdicts: dict[tuple, _Verdict] = {}
         for (pair_id, found), classes in zip(by_pair.items(), self._grader.classify(forms), strict=True):
-            truth = Answers(classes[-1:], [truths[pair_id]]) if truths else Answers()
+            truth = Answers()
+            if truths:  # each answer is compared with the truth alone: company must not change its reward
+                right = self._grader.equal_many([(answer.form, truths[pair_id]) for answer in found])
+                matched = [c for c, equal in zip(classes, right, strict=False) if equal]
+                truth = Answers([*classes[-1:], *matched], [truths[pair_id]])
             groups, asked = self._groups(pair_id, found, classes, truth)
             judgements = self._method.judge(groups, self._config.reward)
             votes = {view: self._vote(group.answers) for view, group in groups.items()}

@@ -86,7 +86,7 @@ class Rephraser:
                 for row, ids in prompts.items()
                 for sample in range(self.settings.answer_samples)
             ]
-        answers = [_answer_of(one) for one in self.engine.generate(requests, self.settings.answers)]
+        answers = [_answer_of(one, self.grader.equality) for one in self.engine.generate(requests, self.settings.answers)]
         gathered = [answer for part in self.comm.all_gather(answers) for answer in part]
         # A comparison that runs out of time could end differently on another rank.
         faults = self._differences(gathered) if self.comm.rank == 0 else {}
@@ -120,5 +120,5 @@ class Rephraser:
         return request_seed(self.settings.seed, step, row, view, sample)
 
 
-def _answer_of(response: Response) -> tuple[int, View, int, str]:
-    return response.pair_id, response.view, response.sample, extract_answer(response.text)
+def _answer_of(response: Response, equality: str) -> tuple[int, View, int, str]:
+    return response.pair_id, response.view, response.sample, extract_answer(response.text, equality)

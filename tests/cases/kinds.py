@@ -14,9 +14,18 @@ EQUAL_BY_KIND: dict[str, list[tuple[str, str]]] = {
         (r"\frac{\mathrm{e}}{2}", r"\frac{e}{2}"),
     ],
     "separators of thousands": [
-        *((text, "1250") for text in ("1 250", "1\u00a0250", r"1\,250", "1'250", r"1,\! 250", "x=1,250", "1,250.0")),
-        *((text, "1250") for text in (r"1,250\text{ dollars}", "1,250 dollars", r"1,250\text{ cm}^2", r"1,250^\circ")),
-        *((text, "20000000") for text in (r"20\,000\,000", "20.000.000", "20 000 000", r"20,000,000\text{ people}")),
+        *(
+            (text, "1250")
+            for text in ("1 250", "1\u00a0250", r"1\,250", "1'250", r"1,\! 250", "x=1,250", "1,250.0")
+        ),
+        *(
+            (text, "1250")
+            for text in (r"1,250\text{ dollars}", "1,250 dollars", r"1,250\text{ cm}^2", r"1,250^\circ")
+        ),
+        *(
+            (text, "20000000")
+            for text in (r"20\,000\,000", "20.000.000", "20 000 000", r"20,000,000\text{ people}")
+        ),
         (r"1,250\pi", r"1250\pi"),
         (r"1,250\sqrt2", r"1250\sqrt2"),
         ("2,500x", "2500x"),
@@ -25,7 +34,13 @@ EQUAL_BY_KIND: dict[str, list[tuple[str, str]]] = {
         (r"7\,425.00", "7425"),
         ("1.234,56", "1234.56"),
     ],
-    "decimal commas": [("35,00", "35"), ("57,00", "57"), ("0{,}5", "0.5"), ("12,05", "12.05"), (r"12,50\text{ €}", "12.5")],
+    "decimal commas": [
+        ("35,00", "35"),
+        ("57,00", "57"),
+        ("0{,}5", "0.5"),
+        ("12,05", "12.05"),
+        (r"12,50\text{ €}", "12.5"),
+    ],
     "scale words": [
         ("5 million", "5000000"),
         ("30 million", r"30,\!000,\!000"),
@@ -35,7 +50,20 @@ EQUAL_BY_KIND: dict[str, list[tuple[str, str]]] = {
         ("4 thousand km", "4000"),
     ],
     "units": [
-        *((text, "45") for text in ("45km", "45 m", "45cents", "45 m/s", "€45", "£45", "45 US-Dollar", r"45\ m", "45 pens")),
+        *(
+            (text, "45")
+            for text in (
+                "45km",
+                "45 m",
+                "45cents",
+                "45 m/s",
+                "€45",
+                "£45",
+                "45 US-Dollar",
+                r"45\ m",
+                "45 pens",
+            )
+        ),
         ("5 minutes", "5 min"),
         (r"12\text{ minutes}", r"12\text{ min}"),
         (r"5\text{ centimeters}", r"5\,\mathrm{cm}"),
@@ -50,7 +78,10 @@ EQUAL_BY_KIND: dict[str, list[tuple[str, str]]] = {
         (r"2\sqrt3\text{ cm}", r"2\sqrt3"),
     ],
     "bases": [
-        *((text, "1011_2") for text in (r"1011_{\text{two}}", "(1011)_2", "1011_{2}", "1011 in base two", "1011")),
+        *(
+            (text, "1011_2")
+            for text in (r"1011_{\text{two}}", "(1011)_2", "1011_{2}", "1011 in base two", "1011")
+        ),
         (r"234_{\text{five}}", "234_5"),
         (r"1A_{\text{sixteen}}", "1A_{16}"),
     ],
@@ -69,13 +100,34 @@ EQUAL_BY_KIND: dict[str, list[tuple[str, str]]] = {
         (r"\text{(C) }7", "C"),
         ("C)", "C"),
         ("E: east", "E"),
-        *((text, "13") for text in (r"\text{Answer: }13", "Answer: 13", r"\text{The answer is }13", r"\text{Area}=13")),
+        *(
+            (text, "13")
+            for text in (r"\text{Answer: }13", "Answer: 13", r"\text{The answer is }13", r"\text{Area}=13")
+        ),
     ],
-    "ordinals": [(text, "7") for text in (r"7^{\text{th}}", r"7^{\mathrm{th}}\text{ grade}", "7th", r"7\text{th}")],
+    "ordinals": [
+        (text, "7") for text in (r"7^{\text{th}}", r"7^{\mathrm{th}}\text{ grade}", "7th", r"7\text{th}")
+    ],
     "wrappers": [
-        *((rf"\{name}{{13}}", "13") for name in ("boldsymbol", "bm", "underline", "gray", "textbf", "mathsf")),
-        *((text, "13") for text in (r"\large 13", r"\rm 13", r"\textcolor{red}{13}", r"\color{blue}{13}", "13\\\\", "13\\ ")),
-        *((text, "13") for text in ("**13**", "`13`", "= 13", "13 = x", r"\therefore 13", r"\phantom{-}13", '"13"')),
+        *(
+            (rf"\{name}{{13}}", "13")
+            for name in ("boldsymbol", "bm", "underline", "gray", "textbf", "mathsf")
+        ),
+        *(
+            (text, "13")
+            for text in (
+                r"\large 13",
+                r"\rm 13",
+                r"\textcolor{red}{13}",
+                r"\color{blue}{13}",
+                "13\\\\",
+                "13\\ ",
+            )
+        ),
+        *(
+            (text, "13")
+            for text in ("**13**", "`13`", "= 13", "13 = x", r"\therefore 13", r"\phantom{-}13", '"13"')
+        ),
         (r"\begin{pmatrix}1&-1\\1&1\end{pmatrix}", r"\begin{pmatrix}1&-1\\1&\phantom -1\end{pmatrix}"),
     ],
     "computations": [
@@ -142,26 +194,69 @@ UNEQUAL_BY_KIND: dict[str, list[tuple[str, str]]] = {
         *(("n0t", "0"), ("k0", "m0"), ("user1", "user"), ("d4", "4d"), ("R2D2", "D4R"), ("3km2", "6km")),
     ],
     "rows of letters": [
-        *(("IV", "VI"), ("IX", "XI"), ("no", "on"), ("xyz", "XYZ"), ("ABC", "abc"), ("AB", "BA"), ("AD,BC", "DA,CB")),
+        *(
+            ("IV", "VI"),
+            ("IX", "XI"),
+            ("no", "on"),
+            ("xyz", "XYZ"),
+            ("ABC", "abc"),
+            ("AB", "BA"),
+            ("AD,BC", "DA,CB"),
+        ),
     ],
     "words that change a value": [
         *(("5 million", "5"), (r"3\text{ dozen}", "3"), (r"3\text{ or more}", "3"), ("4 or fewer", "4")),
-        *((r"3\text{ or more}", r"3\text{ or less}"), (r"5\text{ hundredths}", "5"), (r"2\text{ if }x>0", "2")),
+        *(
+            (r"3\text{ or more}", r"3\text{ or less}"),
+            (r"5\text{ hundredths}", "5"),
+            (r"2\text{ if }x>0", "2"),
+        ),
     ],
     "contradictions": [
-        *(("5 cm", "5 km"), ("7 in", "7 ft"), ("101_2", "101_3"), ("3:30 am", "3:30 pm"), ("€5", "£5"), ("5 kg", r"5\%")),
-        *(("x=3", "y=3"), ("f(x)=2x", "g(x)=2x"), (r"x\in[0,1]", r"y\in[0,1]"), ("(B) 7", "(C) 7"), ("(C) 7", "(C) 8")),
+        *(
+            ("5 cm", "5 km"),
+            ("7 in", "7 ft"),
+            ("101_2", "101_3"),
+            ("3:30 am", "3:30 pm"),
+            ("€5", "£5"),
+            ("5 kg", r"5\%"),
+        ),
+        *(
+            ("x=3", "y=3"),
+            ("f(x)=2x", "g(x)=2x"),
+            (r"x\in[0,1]", r"y\in[0,1]"),
+            ("(B) 7", "(C) 7"),
+            ("(C) 7", "(C) 8"),
+        ),
     ],
     "ellipses": [
-        *(("1,2,3,...", "1,2,3"), ("0.333...", "0.333"), (r"1,3,5,\ldots", "1,3,5"), (r"1,3,\ldots,5", "1,3,5"), ("2…", "2")),
+        *(
+            ("1,2,3,...", "1,2,3"),
+            ("0.333...", "0.333"),
+            (r"1,3,5,\ldots", "1,3,5"),
+            (r"1,3,\ldots,5", "1,3,5"),
+            ("2…", "2"),
+        ),
     ],
     "equations": [
         *(("x+y=3", r"\max(2,3)"), ("xy=7", r"\lceil 6.5\rceil"), ("f(2)=3", r"\{3\}"), ("x+y=3", "3")),
         (r"\frac{14}{21}+\frac{6}{21}=\frac{20}{21}", r"\frac{7}{21}+\frac{6}{21}=\frac{13}{21}"),
-        *((r"7\div 1=7", "8/2-1/2=7/2"), ("6+7=14", "14"), ("2024-01-05", "2024-05-01"), ("1/2/2024", "2/1/2024")),
+        *(
+            (r"7\div 1=7", "8/2-1/2=7/2"),
+            ("6+7=14", "14"),
+            ("2024-01-05", "2024-05-01"),
+            ("1/2/2024", "2/1/2024"),
+        ),
     ],
     "numbers": [
-        *(("1.2e5", "6e"), ("0.000067", "0.0000672"), ("2 3/4", "23/4"), ("2 1/2", "1"), ("1,2", "1.2"), ("0,5", "5")),
+        *(
+            ("1.2e5", "6e"),
+            ("0.000067", "0.0000672"),
+            ("2 3/4", "23/4"),
+            ("2 1/2", "1"),
+            ("1,2", "1.2"),
+            ("0,5", "5"),
+        ),
         *(("1, 250", "1250"), ("(1,250)", "1250"), ("1250", "125"), ("3√7", "√37"), ("2^{10}", "210")),
     ],
 }
@@ -193,7 +288,19 @@ BOXES = [
     (r"\boxed{3} and then \boxed{\frac{1}{2", "3"),
     (r"$4\\cdot 9 = \\boxed{36}$ miles", "36"),
     (r"} \boxed{4} {", "4"),
-    *((text, "") for text in (r"\boxed{\frac{1}{2", r"\boxed{}", r"\fbox{}", r"\boxedx{5}", "no box", "", r"\boxed", r"\boxed{?}")),
+    *(
+        (text, "")
+        for text in (
+            r"\boxed{\frac{1}{2",
+            r"\boxed{}",
+            r"\fbox{}",
+            r"\boxedx{5}",
+            "no box",
+            "",
+            r"\boxed",
+            r"\boxed{?}",
+        )
+    ),
     # several boxes in a row
     (r"The roots are $\boxed{4}$ and $\boxed{-9}$.", "4, -9"),
     (r"\(\boxed{2}\), \(\boxed{11}\), \(\boxed{13}\).", "2, 11, 13"),

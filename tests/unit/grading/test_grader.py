@@ -75,7 +75,9 @@ def test_simple_answers_need_no_worker():
     with Grader() as grader:
         assert grader.classes(["1", "0.5", r"\frac{1}{2}", "x+1", "(1,2)", "yes"]) == [2, 1, 1, 3, 0, 4]
         assert grader.classes(["nosolution", "thevalueisx>3", "x+1"]) == [0, 1, 2], "nor does prose"
-        assert len(set(grader.classes([r"2\sqrt{3}", "x<1", r"(0,1)\cup(2,3)", "1+i", r"1\pm i", "f(3)"]))) == 6
+        assert (
+            len(set(grader.classes([r"2\sqrt{3}", "x<1", r"(0,1)\cup(2,3)", "1+i", r"1\pm i", "f(3)"]))) == 6
+        )
         assert grader.classes(["[" * 99, "(1", "1", "1)", "{" * 50 + "1" + "}" * 50]) == [3, 0, 1, 2, 4]
         assert grader.classes(["9^{9^{9^9}}", "9^{9^{9^8}}", "1"]) == [2, 1, 0], "nor what is far too large"
         assert not grader._pool._idle

@@ -55,7 +55,16 @@ def test_an_answer_that_says_less_joins_no_two_that_contradict_each_other(grader
 
 
 NUMBERS = ["7", "12", "2500", r"\frac{3}{4}", r"2\sqrt{3}", "-5", "0.5", r"3\pi", "x+1", "(1,2)"]
-SPELLINGS = ["{}", "${}$", r"\displaystyle {}", r"\mathbf{{{}}}", r"\color{{red}}{{{}}}", "= {}", "{}.", r"\text{{Answer: }}{}"]
+SPELLINGS = [
+    "{}",
+    "${}$",
+    r"\displaystyle {}",
+    r"\mathbf{{{}}}",
+    r"\color{{red}}{{{}}}",
+    "= {}",
+    "{}.",
+    r"\text{{Answer: }}{}",
+]
 UNITS = [["cm", "centimeters"], ["km", "kilometers"], ["hours", "hr"], ["dollars", "US-Dollar"]]
 
 
@@ -81,7 +90,21 @@ def test_groups_of_spellings_fall_into_the_classes_that_they_were_made_from(grad
 
 def test_exact_is_the_authors_rule_on_random_groups():
     rng = random.Random(0)
-    answers = ["5", "5.0", " 5", r"\frac{1}{2}", r"\dfrac12", "", " ", "x=5", r"5\text{ cm}", "no", "No", "{5}", "1,2"]
+    answers = [
+        "5",
+        "5.0",
+        " 5",
+        r"\frac{1}{2}",
+        r"\dfrac12",
+        "",
+        " ",
+        "x=5",
+        r"5\text{ cm}",
+        "no",
+        "No",
+        "{5}",
+        "1,2",
+    ]
     with Grader("exact") as grader:
         for _ in range(10_000):
             texts = [

@@ -8,7 +8,15 @@ from megatron_coreward.grading.math_worker import TwoStageParser, read
 from megatron_coreward.grading.reader import read_value
 from tests.cases.answers import EQUAL, UNEQUAL
 
-TERMS = ["|x-3|", r"\lfloor3\rfloor", r"\sin(3)", r"\log_{2}({x}^{2})", r"{(x+1)}^{2}\cdot |x|", r"\max(x,3)", r"x\cdot |x|"]
+TERMS = [
+    "|x-3|",
+    r"\lfloor3\rfloor",
+    r"\sin(3)",
+    r"\log_{2}({x}^{2})",
+    r"{(x+1)}^{2}\cdot |x|",
+    r"\max(x,3)",
+    r"x\cdot |x|",
+]
 
 
 def asked(*forms: str) -> list[str]:
@@ -23,7 +31,9 @@ def asked(*forms: str) -> list[str]:
     return terms
 
 
-@pytest.mark.parametrize("term", sorted({*TERMS, *asked(*(answer for pair in (*EQUAL, *UNEQUAL) for answer in pair))}))
+@pytest.mark.parametrize(
+    "term", sorted({*TERMS, *asked(*(answer for pair in (*EQUAL, *UNEQUAL) for answer in pair))})
+)
 def test_two_stages_find_the_tree_that_one_finds(term, monkeypatch):
     expected = srepr(latex2sympy2.latex2sympy(term, normalization_config=None))
     monkeypatch.setattr(latex2sympy2, "PSParser", TwoStageParser)
@@ -39,7 +49,18 @@ def test_two_stages_find_the_tree_that_one_finds(term, monkeypatch):
         (r"|y|z^{2}", [r"|a|\cdot {b}^{2}"]),
         (r"\sin^{-1}(1)", [r"\arcsin(1)"]),
         (r"\max(x,\theta)", [r"\max(a,b)"]),
-        *((form, []) for form in (r"2x+\sqrt{3}", r"\sin x/2", r"\sin xy", r"|a|b|c|", r"\int_0^1xdx", r"\gcd(4,6)", "f(2x)")),
+        *(
+            (form, [])
+            for form in (
+                r"2x+\sqrt{3}",
+                r"\sin x/2",
+                r"\sin xy",
+                r"|a|b|c|",
+                r"\int_0^1xdx",
+                r"\gcd(4,6)",
+                "f(2x)",
+            )
+        ),
     ],
 )
 def test_math_verify_gets_a_listed_grammar_only(form, terms):
