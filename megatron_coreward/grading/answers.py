@@ -193,7 +193,12 @@ def _take_name(body: str) -> tuple[str, str]:
     name, rest = match[1].strip("()") if match[1].startswith("(") else match[1], match[2]
     sides = rest.split("=")
     letters_of = [re.sub(r"\\[a-zA-Z]+", "", side) for side in sides]
-    if len(sides) > 1 and "," not in rest and not re.search("[a-zA-Z]", letters_of[-1]) and re.search("[a-zA-Z]", rest):
+    if (
+        len(sides) > 1
+        and "," not in rest
+        and not re.search("[a-zA-Z]", letters_of[-1])
+        and re.search("[a-zA-Z]", rest)
+    ):
         sides = rest.split("=")[-1:]  # A=\pi r^2=9\pi
     short = re.sub(r"\([a-z]\)$", "", name)
     computed = len(sides) > 1 and not any(re.search("[a-zA-Z]", letters) for letters in letters_of)

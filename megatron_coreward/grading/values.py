@@ -1,10 +1,9 @@
 r"""Values of answers, and when two are equal, without a computer algebra system.
 
-A scalar is a number, or an expression in letters known by its numbers at fixed points: at each of them a letter stands
-for another number, drawn from its name. Two scalars are equal if they agree wherever both are defined. Rational numbers
-are exact, so comparing two of them is a proof; others have 120 digits, of which 60 must agree, and what could make these
-mislead, as 10^{60}\sqrt2+1, is refused. Nothing takes more than milliseconds. Unions of intervals are equal if they hold
-the same numbers.
+A scalar is a number, or an expression in letters known by its numbers at fixed points: at each of them a letter
+stands for another number, drawn from its name. Two scalars are equal if they agree wherever both are defined.
+Rational numbers are exact, so comparing two of them is a proof; others have 120 digits, of which 60 must agree,
+and what could make these mislead, as 10^{60}\sqrt2+1, is refused. Nothing takes more than milliseconds.
 """
 
 import operator
@@ -20,16 +19,19 @@ from mpmath import MPContext
 
 Number = Any
 """A Fraction, a real or complex mpmath number, or (only as the end of an interval) a float, +-inf."""
-
 MP = MPContext()  # of our own: nobody else changes its precision
 MP.dps = 120
 _SAME, _NEGLIGIBLE, _SMALLEST, _LARGEST = (MP.mpf(bound) for bound in ("1e-60", "1e-90", "1e-30", "1e30"))
 _MAX_BITS, _MAX_EXPONENT, _MAX_FACTORIAL = 1 << 17, 1000, 5000
 CONSTANTS: dict[str, Number] = {"pi": +MP.pi, "e": +MP.e, "i": MP.mpc(0, 1), "oo": float("inf")}
+POINTS = ((1, 1), (0, 1), (20, 20), (2000, 3000), (-1, 1), (10**7, 10**6), (-(10**7), 10**6))
+"""Where letters lie at each point: least number and range."""
+MIN_DEFINED = 2
+"""Points at which an expression must be defined for us to say what it equals."""
 
 
 class UndefinedError(ArithmeticError):
-    """There is no value, or none that 60 digits could tell from others, or it would take too long."""
+    """There is no value, or none that 60 digits could tell from others, or it would take too long to find."""
 
 
 def refuse() -> NoReturn:
@@ -56,25 +58,22 @@ def _inexact(a: Number) -> Number:
 
 def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[[Number, Number], Number]:
     def work(a: Number, b: Number) -> Number:
-        both = isinstance(a, Fraction) and isinstance(b, Fraction)
-        return operation(a, b) if both else _settled(operation(_inexact(a), _inexact(b)))
+        exact = isinstance(a, Fraction) and isinstance(b, Fraction)
+        return operation(a, b) if exact else _settled(operation(_inexact(a), _inexact(b)))
 
     return work
-
-
-multiply = _arithmetic(operator.mul)
 
 
 def power(base: Number, exponent: Number) -> Number:
     """Refused: 0^0, and powers of negative or complex numbers that are not whole, but for e^z."""
     whole = isinstance(exponent, Fraction) and exponent.denominator == 1
-    if not base and not exponent:
-        refuse()
     if whole and isinstance(base, Fraction):
         bits = max(abs(base.numerator).bit_length() - 1, base.denominator.bit_length() - 1)
-        return base**exponent.numerator if abs(exponent) * bits <= _MAX_BITS else refuse()
+        return (
+            base**exponent.numerator if (base or exponent) and abs(exponent) * bits <= _MAX_BITS else refuse()
+        )
     fits = whole or (is_real(base) and base > 0 and (is_real(exponent) or base == CONSTANTS["e"]))
-    if abs(exponent) > _MAX_EXPONENT or not fits:
+    if not fits or abs(exponent) > _MAX_EXPONENT:
         refuse()
     if whole:
         return _settled(_inexact(base) ** exponent.numerator)
@@ -86,11 +85,10 @@ def power(base: Number, exponent: Number) -> Number:
 def root(a: Number, index: Number) -> Number:
     """The real root; of a negative number an odd root, or the imaginary square root."""
     n = index.numerator if isinstance(index, Fraction) and index.denominator == 1 else 0
-    if not 2 <= n <= 64 or not is_real(a):
+    if not 2 <= n <= 64 or not is_real(a) or (a < 0 and n % 2 == 0 and n > 2):
         refuse()
     if a < 0:
-        imaginary = n == 2 and multiply(CONSTANTS["i"], root(-a, index))
-        return -root(-a, index) if n % 2 else imaginary or refuse()
+        return -root(-a, index) if n % 2 else FUNCTIONS["mul"](CONSTANTS["i"], root(-a, index))
     if isinstance(a, Fraction):
         parts = a.numerator, a.denominator
         guess = Fraction(*(isqrt(k) if n == 2 else round(min(k, 1 << 50) ** (1 / n)) for k in parts))
@@ -105,28 +103,19 @@ def _natural(a: Number) -> int:
 
 
 FUNCTIONS: dict[str, Callable[..., Number]] = {
-    **{
-        "add": _arithmetic(operator.add),
-        "sub": _arithmetic(operator.sub),
-        "neg": operator.neg,
-        "mul": multiply,
-    },
+    **{"add": _arithmetic(operator.add), "sub": _arithmetic(operator.sub), "mul": _arithmetic(operator.mul)},
     **dict.fromkeys(("div", "frac"), _arithmetic(operator.truediv)),
-    **{"pow": power, "root": root, "fact": lambda n: Fraction(factorial(_natural(n)))},
+    **{"neg": operator.neg, "pow": power, "root": root, "fact": lambda n: Fraction(factorial(_natural(n)))},
     **{"binom": lambda n, k: Fraction(comb(_natural(n), _natural(k)))},
 }
 """By the name of the node that reader.py makes of them."""
 
 
-POINTS = ((1, 1), (0, 1), (20, 20), (2000, 3000), (-1, 1), (10**7, 10**6), (-(10**7), 10**6))
-"""Where letters lie at each point: least number and range."""
-
-
 @lru_cache(maxsize=1024)
 def letter_at(name: str) -> tuple[Fraction, ...]:
     """What a letter stands for at each point, the same in every process."""
-    hashes = [blake2b(f"{point}{name}".encode(), digest_size=2) for point in range(len(POINTS))]
-    shares = [Fraction(int.from_bytes(found.digest()) | 1, 1 << 16) for found in hashes]
+    hashes = [blake2b(f"{point}{name}".encode(), digest_size=2).digest() for point in range(len(POINTS))]
+    shares = [Fraction(int.from_bytes(digest) | 1, 1 << 16) for digest in hashes]
     return tuple(low + span * share for (low, span), share in zip(POINTS, shares, strict=True))
 
 
@@ -141,8 +130,6 @@ def less(a: Number, b: Number) -> bool:
     return bool(MP.convert(a) < MP.convert(b)) if is_real(a) and is_real(b) else refuse()
 
 
-MIN_DEFINED = 2
-"""Points at which an expression must be defined for us to say what it equals."""
 SET = r"\{\}"
 """Kind of a set and of a bare list: roots are listed in any order. Other kinds are brackets, signs, or names."""
 
@@ -190,8 +177,17 @@ Bound = tuple[Number, int]
 """A place before (-1) or after (1) a real number: [2,3) goes from before 2 to before 3."""
 
 
+def _compare(a: Bound, b: Bound) -> int:
+    if same_number(a[0], b[0]):
+        return a[1] - b[1]
+    return -1 if less(a[0], b[0]) else 1
+
+
+_ORDER = cmp_to_key(_compare)
+
+
 def union(parts: Sequence[Value], removed: Sequence[Value] = ()) -> Value:
-    """The numbers in any of `parts` and in none of `removed` (intervals and finite sets), in as few parts as possible.
+    """The numbers in any of `parts` and none of `removed` (intervals and finite sets), in as few parts as can be.
 
     Raises:
         UndefinedError: a part is something else, or its numbers are not real.
@@ -207,7 +203,7 @@ def union(parts: Sequence[Value], removed: Sequence[Value] = ()) -> Value:
             low, last = merged.pop()
             high = max(last, high, key=_ORDER)
         merged.append((low, high))
-    ends = [tuple(Scalar((bound[0],)) for bound in span) for span in merged]
+    ends = [(Scalar((low,)), Scalar((high,))) for (low, _), (high, _) in merged]
     if all(same_value(low, high) for low, high in ends):
         return Collection(SET, tuple(low for low, _ in ends))
     kinds = ["(["[low[1] < 0] + ")]"[high[1] > 0] for low, high in merged]
@@ -218,23 +214,11 @@ def union(parts: Sequence[Value], removed: Sequence[Value] = ()) -> Value:
 def _spans(part: Value) -> list[tuple[Bound, Bound]]:
     if isinstance(part, Collection) and part.kind == "union":
         return [span for item in part.items for span in _spans(item)]
-    if isinstance(part, Scalar):
-        refuse()
-    ends = [x.at[0] for x in part.items if isinstance(x, Scalar) and len(x.at) == 1 and is_real(x.at[0])]
-    if len(ends) != len(part.items):
-        refuse()
-    if part.kind == SET:
+    items = part.items if isinstance(part, Collection) else refuse()
+    ends = [x.at[0] for x in items if isinstance(x, Scalar) and len(x.at) == 1 and is_real(x.at[0])]
+    if len(ends) == len(items) and part.kind == SET:
         return [((end, -1), (end, 1)) for end in ends]
-    if part.kind not in ("()", "[)", "(]", "[]") or len(ends) != 2:
+    if len(ends) != len(items) or len(items) != 2 or part.kind not in ("()", "[)", "(]", "[]"):
         refuse()
     span = (ends[0], -1 if part.kind[0] == "[" else 1), (ends[1], 1 if part.kind[1] == "]" else -1)
     return [span] if _compare(*span) < 0 else refuse()
-
-
-def _compare(a: Bound, b: Bound) -> int:
-    if same_number(a[0], b[0]):
-        return a[1] - b[1]
-    return -1 if less(a[0], b[0]) else 1
-
-
-_ORDER = cmp_to_key(_compare)
