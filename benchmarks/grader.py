@@ -97,7 +97,7 @@ def sympy_numbers(body: str) -> tuple[complex, ...]:
     items = list(found[0].args) if found and isinstance(found[0], (FiniteSet, Tuple, Interval)) else found[:1]
     try:
         return tuple(number for item in items for number in numbers_of(item))
-    except (TypeError, ValueError, AttributeError, ArithmeticError):
+    except (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
         return ()
 
 

@@ -3,14 +3,13 @@
 Answers are equivalence classes, not strings. An answer may say more than its value: a name (`x=5`), a unit, a base,
 the letter of a choice. Two answers are equal if
 
-1. their values are: the same normal form (answers.py), or reader.py can read both and values.py says so; and
+1. their values are: the same text, or reader.py can read both and values.py says so; and
 2. nothing else that both of them say differs. `5` equals `5 cm`, and `5 cm` does not equal `5 km`.
 
-So `5` might be either of two that contradict each other. Classes are therefore made in two steps: by value, and in
-each of these by the rest; an answer that fits two that contradict each other is in neither's class. No step depends
-on order. Terms that our own reader does not compute are left to math-verify, in processes with limits (workers.py);
-one that runs out of time, CPU or memory, or comes when the answers of one call have used up what they may take
-together (ANSWER_S), equals only itself for the rest of the run and is counted in `Grader.timeouts`.
+So `5` fits two that contradict each other, and then it is in the class of neither. No step depends on order. Terms
+that our own reader does not compute are left to math-verify, in processes with limits (workers.py). One that runs
+out of time, CPU or memory, or comes when those of one call have used up what they may take together (TERM_S), equals
+only itself for the rest of the run and is counted in `Grader.timeouts`.
 
 equality="exact" compares strings, as the authors' code does.
 """
@@ -22,35 +21,31 @@ from functools import partial
 from itertools import combinations
 
 from megatron_coreward.grading.answers import Parts, is_hashed, normal_form, take_apart
-from megatron_coreward.grading.values import MP, Number
 from megatron_coreward.grading.reader import Ask, Term, read_value
-from megatron_coreward.grading.values import Value, same_value
+from megatron_coreward.grading.values import MP, Number, Value, same_value
 from megatron_coreward.grading.workers import TIMED_OUT, WorkerPool
 
 NO_ANSWER = -1
 """Class of the empty form."""
-
-ANSWER_S = 0.02
+TERM_S = 0.02
 """CPU seconds that math-verify may take per term, on average over many; it needs 1 to 5 ms."""
-
 CACHE_SIZE = 100_000
 """Forms and comparisons remembered before the caches are emptied."""
-
 _OPAQUE = re.compile(
-    r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}|\\text|^[a-zA-Z]{2,}$|^\d{1,4}-\d{1,2}-\d{1,4}$|\\frac\{d[^{}]*\}\{d ?[a-zA-Z]"
-    r"|(?:^|[,(\[]|\\\{)[a-zA-Z]{2,}(?=,)|,[a-zA-Z]{2,}(?:$|[,)\]]|\\\})"
+    r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}|\\text|^[a-zA-Z]{2,}$|^\d{1,4}-\d{1,2}-\d{1,4}$"
+    r"|(?:^|[,(\[]|\\\{)[a-zA-Z]{2,}(?=,)|,[a-zA-Z]{2,}(?:$|[,)\]]|\\\})|\\frac\{d[^{}]*\}\{d ?[a-zA-Z]"
 )
-"""Words, which are no products: five letters in a row that are no command, and a row of letters that stands alone."""
+"""Five letters in a row that are no command, a row of letters that stands alone: words, which are no products. Dates,
+and derivatives still to be worked out, are no numbers."""
 _BRACKET = re.compile(r"\\.|[(\[{}\])]")
 _MAX_DEPTH = 25
 """Brackets in brackets before an answer is no mathematics."""
-
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class _Form:
-    """A normal form, taken apart and read once."""
+    """A normal form, taken apart and read once; `value` is None for what equals only itself."""
 
     parts: Parts
     value: Value | None
@@ -119,13 +114,10 @@ class Grader:
         return [number.get(form, NO_ANSWER) for form in group]
 
     def _classes_of(self, forms: list[str]) -> list[list[str]]:
-        valued = [form for form in forms if self._forms[form].parts.body]
-        by_value = _components(valued, self._same_value)
+        by_value = _components([form for form in forms if self._forms[form].parts.body], self._same_value)
         number = {form: str(n) for n, same in enumerate(by_value, 1) for form in same}
         said = {form: (number.get(form, ""), *self._forms[form].parts[1:]) for form in forms}
-        if not any(any(what[1:]) for what in said.values()):
-            return by_value
-        return _settled(forms, said)
+        return _settled(forms, said) if any(any(what[1:]) for what in said.values()) else by_value
 
     def _same_value(self, a: str, b: str) -> bool:
         if (a, b) not in self._equal:
@@ -146,9 +138,8 @@ class Grader:
             incomplete += [form] if missing else []
             wanted |= missing
         if wanted:
-            terms = list(wanted)
-            results = self._pool.run(terms, self._timeout_s + ANSWER_S * len(terms))
-            for term, result in zip(terms, results, strict=True):
+            results = self._pool.run(list(wanted), self._timeout_s + TERM_S * len(wanted))
+            for term, result in zip(wanted, results, strict=True):
                 self.timeouts += result is TIMED_OUT
                 known = [None] if result is TIMED_OUT else result
                 self._terms[term] = [None if number is None else MP.mpf(number) for number in known]
@@ -161,39 +152,31 @@ class Grader:
 
 
 def _value_of(body: str, ask: Ask) -> Value | None:
-    """The value of a body; None where it equals only itself: words, prose, what nobody can read or compute."""
-    opaque = is_hashed(body) or _OPAQUE.search(body) is not None or not _well_nested(body)
-    return None if opaque else read_value(body, ask)
-
-
-def _well_nested(body: str) -> bool:
-    """Whether all brackets close, of whatever kind (`[0,1)`), and not too many are open at a time."""
     level = 0
     for bracket in _BRACKET.findall(body):
         level += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(bracket, 0)
         if not 0 <= level <= _MAX_DEPTH:
-            return False
-    return level == 0
+            return None
+    return None if level or is_hashed(body) or _OPAQUE.search(body) else read_value(body, ask)
 
 
 def _settled(forms: list[str], said: dict[str, tuple[str, ...]]) -> list[list[str]]:
     """Classes of forms that say the same; one that fits two that contradict each other is apart from both."""
 
-    def contradict(a: str, b: str) -> bool:
-        return any(x and y and x != y for x, y in zip(said[a], said[b], strict=True))
+    def contradict(pair: Pair) -> bool:
+        return any(x and y and x != y for x, y in zip(said[pair[0]], said[pair[1]], strict=True))
 
     def join(a: str, b: str) -> bool:
-        (value, choice, *_), (other_value, other_choice, *_) = said[a], said[b]
-        alike = (value and value == other_value) or (choice and choice == other_choice)
-        return bool(alike) and not contradict(a, b)
+        value_or_choice = any(x and x == y for x, y in zip(said[a][:2], said[b][:2], strict=True))
+        return value_or_choice and not contradict((a, b))
 
     classes: list[list[str]] = []
     for part in _components(forms, join):
-        if not any(contradict(a, b) for a, b in combinations(part, 2)):
+        if not any(map(contradict, combinations(part, 2))):
             classes.append(part)
             continue
         fits = {form: [other for other in part if other != form and join(form, other)] for form in part}
-        vague = [form for form in part if any(contradict(a, b) for a, b in combinations(fits[form], 2))]
+        vague = [form for form in part if any(map(contradict, combinations(fits[form], 2)))]
         clear = [form for form in part if form not in vague]
         if vague and clear:
             classes += _settled(clear, said) + _settled(vague, said)

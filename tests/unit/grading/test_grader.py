@@ -130,7 +130,7 @@ def test_what_comes_when_the_budget_is_used_up_is_left_out():
 
 
 def test_answers_that_all_hang_take_no_more_than_their_budget(monkeypatch):
-    monkeypatch.setattr("megatron_coreward.grading.grader.ANSWER_S", 0.01)
+    monkeypatch.setattr("megatron_coreward.grading.grader.TERM_S", 0.01)
     hanging = [HANG.replace("9^{9^{9", f"{n}^{{9^{{9", 1) for n in range(20, 40)]
     with Grader(timeout_s=0.5) as grader:
         started = time.monotonic()
