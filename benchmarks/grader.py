@@ -1,6 +1,6 @@
 r"""Quality and cost of the grader, against the rules that others use.
 
-    python -m benchmarks.grader [--truths 600] [--data ../shared/data/math] [--answers ../shared/answers] [--keep FILE]
+    python -m benchmarks.grader [--truths 600] [--data DIR] [--answers DIR] [--keep FILE]
 
 Quality: the pairs of tests/cases/answers.py, and ground truths of MATH (train and test) with what
 tests/cases/spellings.py makes of them. Every spelling is equal to its ground truth; a mutant counts if the
@@ -12,9 +12,10 @@ numbers that sympy has for the two differ, which owes nothing to our reading. Fo
     math-verify   verify(parse(truth), parse(answer)) as its README has it
     ours          Grader("math")
 
-Real answers (where --answers holds pairs.jsonl, responses.jsonl and groups.jsonl): verdicts against the judged ones,
-of pairs weighted by how many responses had them, of responses with their extraction; and in how many groups the
-majority's answer is right. --keep writes every verdict, so that two versions can be compared.
+Real answers (where --answers holds pairs.jsonl, responses.jsonl and groups.jsonl): verdicts against the
+judged ones, of pairs weighted by how many responses had them, of responses with their extraction; and in how
+many groups the majority's answer is right. --keep writes every verdict, so that two versions can be
+compared.
 
 Cost: CPU seconds of this process and its workers for 2,048 answers in 128 groups of 16, caches empty.
 Starting a worker (once per run) is not in it.
@@ -92,7 +93,7 @@ JUDGES: dict[str, Judge] = {
 
 @cache
 def sympy_numbers(body: str) -> tuple[complex, ...]:
-    """The numbers that sympy has for what math-verify reads, two for a relation; none where there are none."""
+    """The numbers that sympy has for what math-verify reads, two for a relation; () where there are none."""
     found = parse(f"${body}$") if body else []
     items = list(found[0].args) if found and isinstance(found[0], (FiniteSet, Tuple, Interval)) else found[:1]
     try:
@@ -168,7 +169,7 @@ def real_answers(folder: Path, keep: Path | None) -> Table:
 
 
 def majorities(judge: str, groups: Sequence[Sequence[str]]) -> list[str]:
-    """The answer that most samples of each group gave, of equals the first; math-verify votes by strings here."""
+    """The answer that most samples of each group gave, of equals the first; math-verify votes by strings."""
     with Grader("math" if judge == "ours" else "exact") as grader:
         classes = grader.classify([[grader.form(answer) for answer in group] for group in groups])
     counts = [Counter(number for number in found if number >= 0) for found in classes]

@@ -1,11 +1,12 @@
 r"""From a response's text to the normal form of its answer.
 
-    text --extract_answer--> "x=\dfrac12\text{ cm}" --normal_form--> "x=\frac{1}{2}\text{cm}" --take_apart--> Parts
+    text --extract_answer--> "x=\dfrac12" --normal_form--> "x=\frac{1}{2}" --take_apart--> Parts
 
-Of several boxes the last one counts that holds an answer. Boxes with nothing but commas and "and" between them are one
-list; a sign directly before a box belongs to it. A box that never closes (a truncated response) is no answer, nor is an
-empty box, a bare word after `\boxed`, or a box that shows the format. The normal form is what crosses ranks and what a
-log shows; the text never leaves the rank that drew it. equality="exact" compares what stands in the last complete box.
+Of several boxes the last one counts that holds an answer. Boxes with nothing but commas and "and" between
+them are one list; a sign directly before a box belongs to it. A box that never closes (a truncated response)
+is no answer, nor is an empty box, a bare word after `\boxed`, or a box that shows the format. The normal
+form is what crosses ranks and what a log shows. equality="exact" compares what stands in the last complete
+box.
 """
 
 import re
@@ -139,7 +140,7 @@ def is_hashed(form: str) -> bool:
 
 
 class Parts(NamedTuple):
-    r"""What a normal form says: `(C)x=5\text{cm}` is choice "C", name "x", body "5" and unit "cm", `101_2` has unit "_2"."""
+    r"""What a normal form says: `(C)x=5\text{cm}` is choice "C", name "x", body "5" and unit "cm"."""
 
     body: str
     choice: str = ""
@@ -148,7 +149,10 @@ class Parts(NamedTuple):
 
 
 _RELATION = re.compile(r"[=<>]|\\(?:leq|geq|neq|approx|in|equiv)(?![a-zA-Z])")
-_NAME = r"(?:[a-zA-Z]|[A-Z]{2,3}|\\(?!frac|sqrt|pi|pm|sin|cos|tan|log|ln)[a-zA-Z]+)(?:_\w|_\{\w+\})?(?:\([a-z]\))?|[a-z]{3,}"
+_NAME = (
+    r"(?:[a-zA-Z]|[A-Z]{2,3}|\\(?!frac|sqrt|pi|pm|sin|cos|tan|log|ln)[a-zA-Z]+)(?:_\w|_\{\w+\})?(?:\([a-z]\))?"
+    "|[a-z]{3,}"
+)
 _NAMED = re.compile(
     rf"({_NAME}|\([a-z](?:,[a-z])+\)|[a-z](?:,[a-z])+|[a-z](?:\+[a-z])+(?==\d*[a-z]$))(?:=|\\in(?![a-zA-Z]))(.+)"
 )
@@ -171,7 +175,7 @@ def take_apart(form: str) -> Parts:
 
 
 def _take_name(body: str) -> tuple[str, str]:
-    r"""Name and value of `x=5`, `x\in[0,1]`, `f(x)=2x`, `(x,y)=(1,2)`; of `x=1,y=2` and `x_1=1,x_2=2` as well.
+    r"""Name and value of `x=5`, `x\in[0,1]`, `f(x)=2x`, `(x,y)=(1,2)`; `x=1,y=2`, `x_1=1,x_2=2`.
 
     Equations proper (`y=2y+1`, `2x+z=5`) stay whole.
     """

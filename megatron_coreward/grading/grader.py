@@ -1,21 +1,21 @@
 """Decides which answers are equal: one grader for votes, rewards, ground truth and evaluation.
 
-Answers are equivalence classes, not strings. An answer may say more than its value: a name (`x=5`), a unit, a base,
-the letter of a choice. Two answers are equal if
+Answers are equivalence classes, not strings. An answer may say more than its value: a name (`x=5`), a unit,
+a base, the letter of a choice. Two answers are equal if
 
 1. their values are: the same text, or reader.py can read both and values.py says so; and
 2. nothing else that both of them say differs. `5` equals `5 cm`, and `5 cm` does not equal `5 km`.
 
-So `5` fits two that contradict each other, and then it is in the class of neither. No step depends on order. Terms
-that our own reader does not compute are left to math-verify, in processes with limits (workers.py). One that runs
-out of time, CPU or memory, or comes when those of one call have used up what they may take together (TERM_S), equals
-only itself for the rest of the run and is counted in `Grader.timeouts`.
+So `5` fits two that contradict each other, and then it is in the class of neither. No step depends on order.
+Terms that our own reader does not compute are left to math-verify, in processes with limits (workers.py).
+One that runs out of time or memory, or comes when those of one call have used up what they may take together
+(TERM_S), equals only itself for the rest of the run and is counted in `Grader.timeouts`.
 
 equality="exact" compares strings, as the authors' code does.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -35,8 +35,8 @@ _OPAQUE = re.compile(
     r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}|\\text|^[a-zA-Z]{2,}$|^\d{1,4}-\d{1,2}-\d{1,4}$"
     r"|(?:^|[,(\[]|\\\{)[a-zA-Z]{2,}(?=,)|,[a-zA-Z]{2,}(?:$|[,)\]]|\\\})|\\frac\{d[^{}]*\}\{d ?[a-zA-Z]"
 )
-"""Five letters in a row that are no command, a row of letters that stands alone: words, which are no products. Dates,
-and derivatives still to be worked out, are no numbers."""
+"""Five letters in a row that are no command, and a row of letters that stands alone, are words, not products.
+Dates and derivatives that are still to be worked out are no numbers."""
 _BRACKET = re.compile(r"\\.|[(\[{}\])]")
 _MAX_DEPTH = 25
 """Brackets in brackets before an answer is no mathematics."""
@@ -160,7 +160,7 @@ def _value_of(body: str, ask: Ask) -> Value | None:
     return None if level or is_hashed(body) or _OPAQUE.search(body) else read_value(body, ask)
 
 
-def _settled(forms: list[str], said: dict[str, tuple[str, ...]]) -> list[list[str]]:
+def _settled(forms: list[str], said: Mapping[str, tuple[str, ...]]) -> list[list[str]]:
     """Classes of forms that say the same; one that fits two that contradict each other is apart from both."""
 
     def contradict(pair: Pair) -> bool:

@@ -1,9 +1,9 @@
 """Worker process of workers.py: computes terms, which math-verify reads and sympy evaluates.
 
-Started as a script, so that it imports nothing of the run (no torch, no vLLM) and is ready in under a second. It
-answers one task at a time on a socket inherited from its parent, and leaves when the parent does. The operating
-system ends it when a task takes too much CPU time or memory: sympy can spend hours, or all memory, on a short
-expression, inside C code that no Python exception reaches.
+Started as a script, so that it imports nothing of the run (no torch, no vLLM) and is ready in under a
+second. It answers one task at a time on a socket inherited from its parent, and leaves when the parent does.
+The operating system ends it when a task takes too much CPU time or memory: sympy can spend hours, or all
+memory, on a short expression, inside C code that no Python exception reaches.
 """
 
 import logging
@@ -49,8 +49,8 @@ Letters = tuple[tuple[str, tuple[str, ...]], ...]
 class TwoStageParser(PSParser):
     """math-verify's parser, which tries ANTLR's fast prediction (SLL) before the full one (LL).
 
-    Where SLL finds a tree it is the tree of LL (antlr4.atn.PredictionMode says so), and where it finds none LL
-    decides as before. LL takes most of the time that reading a term does.
+    Where SLL finds a tree it is the tree of LL (antlr4.atn.PredictionMode says so), and where it finds none
+    LL decides as before. LL takes most of the time that reading a term does.
     """
 
     def math(self) -> PSParser.MathContext:
@@ -89,7 +89,7 @@ def main(descriptor: int, cpu_s: float, memory_bytes: int) -> None:
 
 
 def read(text: str, letters: Letters) -> list[str | None]:
-    """The real number that a term is at each point (at one if it has no letters); None: not known, or not real."""
+    """The real number that a term is at each point (one without letters); None: not known, or not real."""
     found = parse(f"\\boxed{{{text}}}", [_LATEX], parsing_timeout=None)
     known = bool(found) and isinstance(found[0], Expr)
     points = range(len(letters[0][1]) if letters else 1)

@@ -1,10 +1,11 @@
 r"""Reads the value of an answer from a strict subset of LaTeX.
 
-A tree is made of the form by operator precedence, and a value (values.py) of the tree: numbers and expressions in
-letters with + - * / ^ !, fractions, roots, binomials; tuples, intervals, sets, lists, unions, \setminus, \pm,
-matrices, ratios, equations and inequalities; `f(3)` counts as a letter. Functions, |..|, rounding and \max are read,
-too, but not computed: such a term is left to math-verify (math_worker.py), in LaTeX written anew from the tree, so
-that it sees nothing but this grammar. What has two readings (`1/2x`, `\sin x/2`, `x^12`, `x2`) is refused.
+A tree is made of the form by operator precedence, and a value (values.py) of the tree: numbers and
+expressions in letters with + - * / ^ !, fractions, roots, binomials; tuples, intervals, sets, lists, unions,
+\setminus, \pm, matrices, ratios, equations and inequalities; `f(3)` counts as a letter. Functions, |..|,
+rounding and \max are read, too, but not computed: such a term is left to math-verify (math_worker.py), in
+LaTeX written anew from the tree, so that it sees nothing but this grammar. What has two readings (`1/2x`,
+`\sin x/2`, `x^12`) is refused.
 """
 
 import re
@@ -206,7 +207,7 @@ class _Parser:
         return node if opening + closing in ("()", "{}") else refuse()
 
     def _call(self, name: str) -> Node:
-        """`f(3)` or `f(x,y)` counts as a letter, where `f(2x)` may be a product; `\\max(x,3)` is of anything."""
+        """`f(3)` or `f(x,y)` counts as a letter, where `f(2x)` may be a product; `\\max` is of anything."""
         begin, node = self._next, self._take("(") and self.expression(0)
         self._take(")")
         inner = "".join(self._tokens[begin : self._next])
@@ -216,15 +217,14 @@ class _Parser:
         return name + inner if name in _MAYBE_FUNCTIONS else (name[1:], *_items(node, "list"))
 
     def _function(self, name: str) -> Node:
-        base, exponent = Fraction(10), "1"  # a logarithm without a base has base 10, as in math-verify
+        base: Node = Fraction(10)  # a logarithm without a base has base 10, as in math-verify
         if name == "log" and self.token.startswith("_"):
             written = self._take()[1:]
             base = (Fraction(written) if written.isdigit() else written) if written else self._argument()
         if self._tokens[self._next : self._next + 5] == ["^", "{", "-", "1", "}"]:
             self._next += 5
             return (f"arc{name}" if name in ("sin", "cos", "tan") else refuse(), self._function_argument())
-        if self.token == "^":
-            exponent = self._take() and self._take()
+        exponent = (self._take() and self._take()) if self.token == "^" else "1"
         argument = self._function_argument()
         node = ("log", base, argument) if name == "log" else (name, argument)
         return (
@@ -233,6 +233,7 @@ class _Parser:
 
     def _function_argument(self) -> Node:
         """In brackets; or a number, a letter or such, or one of each, and nothing that might belong to it."""
+        ends: tuple[str, ...]
         if self.token in ("(", "{", "|"):
             node, ends = self._atom(), ("^", "!")
         else:
@@ -356,7 +357,7 @@ def _scalar(node: Node, ask: Ask) -> Scalar:
 
 
 def _scan(node: Node, letters: dict[str, str]) -> bool:
-    """Whether math-verify must compute a term; adds its letters to `letters`, with a name that is safe there."""
+    """Whether math-verify must compute a term; adds its letters to `letters`, each with a name for there."""
     if isinstance(node, str) and node not in CONSTANTS and node not in letters:
         letters[node] = _SAFE[len(letters)] if len(letters) < len(_SAFE) else refuse()
     if not isinstance(node, tuple):

@@ -2,8 +2,8 @@ r"""One spelling for each answer: what cannot change a value is removed, and the
 
     $\textbf{(C)}\ \dfrac12\text{ centimeters}$  -->  (C)\frac{1}{2}\text{cm}
 
-In this order, since each step relies on those before: characters; layout; fonts, colours, text; words and labels;
-numbers with a unit (split off before digits are joined); numbers; commands. While that goes on, words of \text{..}
+In this order, since each step relies on those before: characters; layout; fonts, colours, text; words and
+labels; the unit (split off before digits are joined); numbers; commands. Meanwhile the words of \text{..}
 stand between the marks OPEN and SHUT, so that they are no product of letters.
 """
 
@@ -31,11 +31,12 @@ def _apply(rules: Rules, form: str) -> str:
 
 
 _TABLE = r"""
-− - – - — - ∞ \infty ° ^\circ × \times · \cdot ⋅ \cdot ÷ \div ± \pm ≤ \leq ≥ \geq ≠ \neq ≈ \approx ∪ \cup ∩ \cap
-∈ \in ∅ \emptyset ∖ \setminus ∴ \therefore ⁄ / ′ ' … ... 、 , “ " ” " ‘ ' ’ ' ∣ | ⌊ \lfloor ⌋ \rfloor ⌈ \lceil ⌉ \rceil
-ℝ \mathbb{R} ϕ \phi μ \mu → \to ≡ \equiv ∆ \Delta Ω \Omega
-""".split()
-_CHARACTERS = dict(zip(_TABLE[::2], (text + " " * text[-1].isalpha() for text in _TABLE[1::2]), strict=True))
+− - – - — - ∞ \infty ° ^\circ × \times · \cdot ⋅ \cdot ÷ \div ± \pm ≤ \leq ≥ \geq ≠ \neq ≈ \approx ∪ \cup
+∩ \cap ∈ \in ∅ \emptyset ∖ \setminus ∴ \therefore ⁄ / ′ ' … ... 、 , “ " ” " ‘ ' ’ ' ∣ | ⌊ \lfloor ⌋ \rfloor
+⌈ \lceil ⌉ \rceil ℝ \mathbb{R} ϕ \phi μ \mu → \to ≡ \equiv ∆ \Delta Ω \Omega
+"""
+_PAIRS = re.findall(r"(\S+) (\S+)", _TABLE)
+_CHARACTERS = {character: text + " " * text[-1].isalpha() for character, text in _PAIRS}
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
 _LOWERED = re.compile("[₀-₉]+")
 _ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|\([^()]*\)|[a-zA-Z]|(?=\{))")
@@ -64,27 +65,26 @@ def _plain_characters(form: str) -> str:
     form = _RAISED.sub(lambda m: "^{" + normal("NFKC", m[0]).replace("−", "-") + "}", form)
     form = _LOWERED.sub(lambda m: "_{" + normal("NFKC", m[0]) + "}", form)
     form = _ROOT.sub(lambda m: rf"\sqrt{{{m[1].strip('()')}}}", form)
-    form = _MIXED.sub(lambda m: m[1] + r"\frac{%s}{%s}" % tuple(normal("NFKC", m[2]).split("⁄")), form)
+    form = _MIXED.sub(lambda m: m[1] + r"\frac{" + normal("NFKC", m[2]).replace("⁄", "}{") + "}", form)
     return "".join(map(_character, form))
 
 
 _FUNCTION = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp"
 _LAYOUT = _rules(
-    (r"\\\\(?=(?:[dtc]?frac|sqrt|pi|text|cdot|times|infty|circ|left|right|pm|cup)(?![a-zA-Z]))(?!.*\\end\{)", r"\\"),
+    (r"\\\\(?=(?:[dtc]?frac|sqrt|pi|text|cdot|times|infty|left|right|pm)(?![a-zA-Z]))(?!.*\\end)", r"\\"),
     (r"^\s*([*_`\"']{1,3})(.*?)\1\s*$", r"\2"),
     (r"^\s*\$+([^$]*[^$\\])\$+\s*$", r"\1"),
     (r"\\[()\[\]](?!\d*(?:em|ex|pt|cm)\])|(?<!\\)\$(?!\d)|(?<=\d)\$|(?<=[^\s\\])\$", ""),
     (r"(?:,\s*\\!|\\!\s*,)\s*(?=\d{3})", ""),
     (r"(?<=\d)\{,\}(?=\d{3}(?!\d))(?<![^\d]0\{,\})(?<!^0\{,\})", ""),
     (r"(?<=\d)\{,\}(?=\d)", "."),
-    (r"\\(?:left|right)\s*\.|\\!|\\(?:label|tag|hspace|vspace)\*?\{[^{}]*\}|\\[hv]?phantom\s*(?:\{[^{}]*\}|\\?.)", ""),
-    (r"\\(?:left|right|middle|[bB]igg?[lr]?|(?:display|text|script)style|(?:no)?limits|boxed|mathopen|mathclose"
-     r"|tiny|small|large|Large|LARGE|huge|Huge|normalsize|rm|bf|it|sf|tt|mathstrut|strut|hfill)(?![a-zA-Z])", ""),
+    (r"\\(?:left|right)\s*\.|\\!|\\(?:tag|[hv]space)\*?\{[^{}]*\}|\\[hv]?phantom\s*(?:\{[^{}]*\}|\\?.)", ""),
+    (r"\\(?:left|right|middle|[bB]igg?[lr]?|(?:display|text|script)style|(?:no)?limits|boxed|tiny|small|[lL]arge"
+     r"|LARGE|[hH]uge|normalsize|rm|bf|it|sf|tt|(?:math)?strut)(?![a-zA-Z])", ""),
     (r"(?<!\\)\\[,;:> ]|\\(?:qq?uad|thinspace|enspace|space)(?![a-zA-Z])|~|\\+\s*$", " "),
-    (r"\\textgreater(?![a-zA-Z])|\\gt(?![a-zA-Z])", ">"),
-    (r"\\textless(?![a-zA-Z])|\\lt(?![a-zA-Z])", "<"),
-    (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-    (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
+    (r"\\(?:textgreater|gt)(?![a-zA-Z])", ">"),
+    (r"\\(?:textless|lt)(?![a-zA-Z])", "<"),
+    (r"\\[dtc](frac|binom)(?![a-zA-Z])", r"\\\1"),
     (r"\{\s*([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"\\(le|ge|ne)(?=qslant|(?![a-zA-Z]))(?:qslant)?", r"\\\1q"),
     (r"\\(?:varnothing|O)(?![a-zA-Z])|\\\{\s*\\\}", r"\\emptyset "),
@@ -98,14 +98,14 @@ _COLOUR = re.compile(
     rf"\\(?:(?:text|page|f)?color(?:box)?\s*\{{[^{{}}]*\}}|(?:{_COLOURS})[A-E]?(?![a-zA-Z]))\s*(\{{)?"
 )
 _FONT = re.compile(
-    r"\\(text(?!style|color|degree)[a-z]*|mbox|hbox|operatorname\*?|math(?!bb|ring)[a-z]+|boldsymbol|pmb|bm|underline"
-    r"|underbrace|emph|fbox|cancel)(?![a-zA-Z])\s*\{"
+    r"\\(text(?!color|degree)[a-z]*|[mh]box|operatorname\*?|math(?!bb|ring)[a-z]+|boldsymbol|p?bm|underline|emph|fbox)"
+    r"(?![a-zA-Z])\s*\{"
 )
 _WORDS = re.compile(r"[a-zA-Z\s.,:'\-/&?!]+(?:(?<=[a-z])[23])?")
 
 
 def _unwrap(form: str) -> str:
-    r"""Without fonts and colours; words of \text{..} between OPEN and SHUT, letters and what is mathematics bare."""
+    r"""Without fonts and colours; words of \text{..} between OPEN and SHUT, letters and mathematics bare."""
     form = _COLOUR.sub(lambda m: r"\bm{" if m[1] else "", form)
     while match := _FONT.search(form):
         end = _closing(form, match.end())
@@ -143,14 +143,15 @@ def _closing(form: str, start: int) -> int:
 
 _MORE = r"(?!\s*(?:more|less|fewer|greater|higher|lower|over|above|below|under|equal)\b)"
 _LABEL = re.compile(
-    rf"\s*{OPEN}?\s*(?i:(?:so |thus |hence |therefore,? )?(?:the )?(?:final |correct )?(?:answer|ans|result|solution|value)"
-    rf"(?: is)?\.?)\s*(?:{SHUT}\s*[:=]?|[:=]\s*{SHUT}?)\s*(?=\S)"
+    rf"\s*{OPEN}?\s*(?i:(?:so |thus |hence |therefore,? )?(?:the )?(?:final |correct )?"
+    rf"(?:answer|ans|result|solution|value)(?: is)?\.?)\s*(?:{SHUT}\s*[:=]?|[:=]\s*{SHUT}?)\s*(?=\S)"
 )
 _NAMED = re.compile(
     rf"\s*{OPEN}\s*([a-zA-Z ]+?)\s*(?:{SHUT}\s*[:=]|[:=]\s*{SHUT})\s*(?=[^{OPEN}{SHUT},]+(?:{_TEXT}[^,]*)?$)"
 )
 _CHOICE = re.compile(
-    rf"{OPEN}?\s*(?:(?i:option|choice|answer)\s+(?=\(?[A-J]\W*$))?(?:\(([A-J])\)[.:]?|([A-J])(?:\)|[.:](?=\s)|(?<=\s[A-J])$))\s*(?:{SHUT})?\s*(.*)",
+    rf"{OPEN}?\s*(?:(?i:option|choice|answer)\s+(?=\(?[A-J]\W*$))?(?:\(([A-J])\)[.:]?"
+    rf"|([A-J])(?:\)|[.:](?=\s)|(?<=\s[A-J])$))\s*(?:{SHUT})?\s*(.*)",
     re.DOTALL,
 )
 _JOINED = _rules(
@@ -161,7 +162,7 @@ _JOINED = _rules(
     (rf"\s*,?\s+(?:and|or)\s+{_MORE}", ", "),
 )
 _PEOPLE = re.compile(rf"[{OPEN}{SHUT}a-zA-Z\s,.]*\b(?:and|or)\b[{OPEN}{SHUT}a-zA-Z\s,.]*")
-_LISTED_WORDS = frozenset("NO YES TRUE FALSE NONE EVEN ODD BOTH NEITHER DNE".split())
+_LISTED_WORDS = ("NO", "YES", "TRUE", "FALSE", "NONE", "EVEN", "ODD", "BOTH", "NEITHER", "DNE")
 _BEFORE = _rules(
     (r"^\s*(?:=|\\(?:approx|therefore|implies|Rightarrow)(?![a-zA-Z])|\\quad)\s*", ""),
     (rf"(?<=\d)\s*(?:\^\s*)?\{{?\s*{OPEN}?\s*(?:st|nd|rd|th)(?![a-zA-Z])\s*{SHUT}?\s*\}}?", " "),
@@ -182,7 +183,7 @@ def _words_alone(form: str) -> str | None:
 
 
 def _folded(words: str) -> str:
-    """Letters alone. Capitals stay where they may be names of points or Roman numbers, as in `ABC` and `IV`."""
+    """Letters alone. Capitals stay where they may be points or Roman numbers, as in `ABC` and `IV`."""
     word = re.sub(r"[^a-zA-Z-]", "", words)
     spoken = (
         len(word) > 4 and re.search("[AEIOUY]", word) and not re.search("ABC|BCD|CDE|DEF|EFG|FGH|PQR", word)
@@ -203,7 +204,8 @@ _DEGREES = re.compile(
     rf"\^?\s*\{{?\s*(?:\\circ(?![a-zA-Z])|\\degree|\\textdegree)\s*\}}?\s*(?:{OPEN}?\s*([CF])\s*{SHUT}?)?"
 )
 _BASE = re.compile(
-    rf"(?:_\s*(?=\d\s*$|\{{|{OPEN}|[a-z]{{3}})\{{?\s*{OPEN}?\s*(?:base\s*{SHUT}?\s*)?|\s*{OPEN}?\s*\(?\s*(?:in\s+)?base[-\s]*{SHUT}?\s*)(\d+|[a-z]+)\)?\s*{SHUT}?\s*\}}?"
+    rf"(?:_\s*(?=\d\s*$|\{{|{OPEN}|[a-z]{{3}})\{{?\s*{OPEN}?\s*(?:base\s*{SHUT}?\s*)?"
+    rf"|\s*{OPEN}?\s*\(?\s*(?:in\s+)?base[-\s]*{SHUT}?\s*)(\d+|[a-z]+)\)?\s*{SHUT}?\s*\}}?"
 )
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _BASE_NUMBER = {**{word: n for n, word in enumerate(_BASES, 2)}, "sixteen": 16, "binary": 2, "octal": 8}
@@ -212,7 +214,7 @@ _NOT_WORDS = re.compile(rf"(?<![a-zA-Z])(?:{_FUNCTION}|sqrt|(?:max|min|gcd|lcm)(
 
 
 def _take_unit(form: str) -> tuple[str, str]:
-    r"""Value and unit of `5\text{ cm}^2`, `45km`, `\$5`, `20\%`, `90^\circ`, `3 million dollars`, `1011_{\text{two}}`."""
+    r"""Value and unit of `5\text{ cm}^2`, `45km`, `\$5`, `20\%`, `90^\circ`, `3 million km`, `101_{\text{two}}`."""
     if based := re.fullmatch(_DIGITS + _BASE.pattern, form.strip()):
         base = int(based[2]) if based[2].isdigit() else _BASE_NUMBER.get(based[2].lower(), 0)
         if base > 1:
@@ -237,7 +239,7 @@ def _take_unit(form: str) -> tuple[str, str]:
 
 
 def _is_tail(value: str, space: str, words: str) -> bool:
-    if not re.search(rf"\d|\\pi|\\sqrt|\\infty|[a-zA-Z)]$", value):
+    if not re.search(r"\d|\\pi|\\sqrt|\\infty|[a-zA-Z)]$", value):
         return False
     bare = re.sub(_TEXT, "", words)
     if _NOT_WORDS.search(bare) or re.fullmatch(r"[\s.]*", words):
@@ -273,7 +275,7 @@ _NUMBERS = _rules(
 
 
 def _plain_digits(form: str, has_unit: bool = False) -> str:
-    """Digits without separators of thousands, in brackets only where a list would be spaced; decimal commas as points."""
+    """Without separators of thousands (in brackets only where a list would be spaced) and decimal commas."""
     form = _apply(_DIGIT_GROUPS, form)
     spaced = ", " in form
     pieces = re.split(r"(\\?[(\[{]|[)\]}])", form)
@@ -296,8 +298,7 @@ def _repeating(whole: str, start: str, period: str) -> str:
 
 
 _COMPACT = _rules(
-    (r"(?<![\\a-zA-Z])sqrt\(([^()]*)\)", r"\\sqrt{\1}"),
-    (r"(?<![\\a-zA-Z])sqrt\{", r"\\sqrt{"),
+    (r"(?<![\\a-zA-Z])sqrt(?=[({])", r"\\sqrt"),
     (r"\\sqrt\(([^()]*)\)(?!\^)", r"\\sqrt{\1}"),
     (rf"(?<![\\a-zA-Z])({_FUNCTION})(?=[({{\d\\]|[a-zA-Z]$)", r"\\\1"),
     (rf"\\({_FUNCTION})(?=[a-zA-Z](?![a-zA-Z]))(?<!\\(?:sin|cos|tan))", r"\\\1 "),
@@ -307,10 +308,11 @@ _COMPACT = _rules(
     (r"(\\frac\{[^{}]*\}) ?(\d|[a-zA-Z])", r"\1{\2}"),
     (r"\\sqrt ?(\d+(?![\d.])|\w)", lambda m: rf"\sqrt{{{m[1][0]}}}{m[1][1:]}"),
     (r"([\^_])\{(\w)\}", r"\1\2"),
-    (r"^(?!.*\\(?:sin|cos|tan|cot|sec|csc))(.*)$", lambda m: re.sub(r"\^\{?\\circ\}?(?=(\d?))", lambda d: " " * len(d[1]), m[1])),
     (r"\^\{\\circ\}", r"^\\circ"),
+    (r"^(?!.*\\(?:sin|cos|tan|cot|sec|csc)).*$",
+     lambda m: re.sub(r"\^\\circ(?=\d)", " ", m[0]).replace(r"^\circ", "")),
     (r"\\?%", ""),
-    (r"^([\[\]])([^\[\](){}]*[,;][^\[\](){}]*)([\[\]])$", lambda m: "[("[m[1] == "]"] + m[2] + "])"[m[3] == "["]),
+    (r"^([\[\]])([^][(){}]*[,;][^][(){}]*)([\[\]])$", lambda m: "[("[m[1] > "["] + m[2] + ")]"[m[3] > "["]),
     (r"^([^a-zA-Z=]+)=([a-zA-Z])$", r"\2=\1"),
     (r"\\\\(?!.*\\end\{)", ","),
     (r"^,|,$", ""),

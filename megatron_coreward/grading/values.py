@@ -1,9 +1,10 @@
 r"""Values of answers, and when two are equal, without a computer algebra system.
 
-A scalar is a number, or an expression in letters known by its numbers at fixed points: at each of them a letter
-stands for another number, drawn from its name. Two scalars are equal if they agree wherever both are defined.
-Rational numbers are exact, so comparing two of them is a proof; others have 120 digits, of which 60 must agree,
-and what could make these mislead, as 10^{60}\sqrt2+1, is refused. Nothing takes more than milliseconds.
+A scalar is a number, or an expression in letters known by its numbers at fixed points: at each of them a
+letter stands for another number, drawn from its name. Two scalars are equal if they agree wherever both are
+defined. Rational numbers are exact, so comparing two of them is a proof; others have 120 digits, of which 60
+must agree, and what could make these mislead, as 10^{60}\sqrt2+1, is refused. Nothing takes more than
+milliseconds.
 """
 
 import operator
@@ -131,7 +132,7 @@ def less(a: Number, b: Number) -> bool:
 
 
 SET = r"\{\}"
-"""Kind of a set and of a bare list: roots are listed in any order. Other kinds are brackets, signs, or names."""
+"""Kind of a set and of a bare list: roots are listed in any order. Other kinds are brackets, signs, names."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ _ORDER = cmp_to_key(_compare)
 
 
 def union(parts: Sequence[Value], removed: Sequence[Value] = ()) -> Value:
-    """The numbers in any of `parts` and none of `removed` (intervals and finite sets), in as few parts as can be.
+    """The numbers in any of `parts` and none of `removed` (intervals, finite sets), in the fewest parts.
 
     Raises:
         UndefinedError: a part is something else, or its numbers are not real.
@@ -214,7 +215,9 @@ def union(parts: Sequence[Value], removed: Sequence[Value] = ()) -> Value:
 def _spans(part: Value) -> list[tuple[Bound, Bound]]:
     if isinstance(part, Collection) and part.kind == "union":
         return [span for item in part.items for span in _spans(item)]
-    items = part.items if isinstance(part, Collection) else refuse()
+    if isinstance(part, Scalar):
+        refuse()
+    items = part.items
     ends = [x.at[0] for x in items if isinstance(x, Scalar) and len(x.at) == 1 and is_real(x.at[0])]
     if len(ends) == len(items) and part.kind == SET:
         return [((end, -1), (end, 1)) for end in ends]

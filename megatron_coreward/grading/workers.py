@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
 
-TIMED_OUT = object()
+TIMED_OUT: Any = object()
 """Result of a task that took too long, that ended its process or that was left out."""
 WALL_FACTOR = 10.0
 """The limit is CPU time, so that a busy machine decides no reward; wall time may be this many times more."""

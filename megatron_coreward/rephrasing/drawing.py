@@ -86,7 +86,8 @@ class Rephraser:
                 for row, ids in prompts.items()
                 for sample in range(self.settings.answer_samples)
             ]
-        answers = [_answer_of(one, self.grader.equality) for one in self.engine.generate(requests, self.settings.answers)]
+        drawn = self.engine.generate(requests, self.settings.answers)
+        answers = [_answer_of(one, self.grader.equality) for one in drawn]
         gathered = [answer for part in self.comm.all_gather(answers) for answer in part]
         # A comparison that runs out of time could end differently on another rank.
         faults = self._differences(gathered) if self.comm.rank == 0 else {}

@@ -1,7 +1,7 @@
 r"""Answers that models write, by kind: which are equal, which are not, and what the answer of a text is.
 
-An input stands for its kind, so each has others beside it: other letters, units, numbers, separators. Equal pairs
-hold in both directions; of the groups in APART no two are in one class, whatever else is in the group.
+An input stands for its kind, so each has others beside it: other letters, units, numbers, separators. Equal
+pairs hold in both directions; of the groups in APART no two are in one class, whatever else is in the group.
 """
 
 EQUAL_BY_KIND: dict[str, list[tuple[str, str]]] = {

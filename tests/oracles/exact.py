@@ -1,6 +1,6 @@
-r"""The authors' rule, written from its description: the last \boxed{...} as a string, and strings that are the same.
+r"""The authors' rule, from its description: the last \boxed{...} as a string, and equal strings.
 
-Shares no code with megatron_coreward. Votes: the answer that most responses gave, of equals the first.
+Shares no code with megatron_coreward.
 """
 
 

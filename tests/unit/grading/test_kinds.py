@@ -71,7 +71,7 @@ UNITS = [["cm", "centimeters"], ["km", "kilometers"], ["hours", "hr"], ["dollars
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_groups_of_spellings_fall_into_the_classes_that_they_were_made_from(grader, data):
-    """Two or three values, each in several spellings; of some of them every spelling has the value's own unit."""
+    """Two or three values, each in several spellings; of some every spelling has the value's own unit."""
     values = data.draw(st.lists(st.sampled_from(NUMBERS), min_size=2, max_size=3))
     units = data.draw(st.permutations(UNITS))
     made = []
