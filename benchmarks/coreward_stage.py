@@ -41,8 +41,8 @@ def typical(rng: random.Random, pair: int) -> str | None:
         return None
     if rng.random() < 0.3:
         return str(rng.randrange(200))
-    if pair % 16 == 0:  # beyond values.py
-        return rng.choice([rf"x<{n}", rf"{n}>x"])
+    if pair % 16 == 0:  # left to math-verify
+        return rng.choice([rf"|x|<{n}", rf"{n}>|x|"])
     return rng.choice(SPELLINGS).format(n=n, m=2 * n)
 
 
@@ -116,7 +116,7 @@ def stage_seconds(responses: Sequence[Response], workers: int, equality: str, re
     times = []
     for _ in range(repeats):
         with Grader(equality, workers=workers) as grader:
-            grader.equal("x<1", "1>x")
+            grader.equal("|x|<1", "1>|x|")
             stage = CoRewardStage(TorchCommunicator(), grader, Config())
             started = time.perf_counter()
             stage(responses)

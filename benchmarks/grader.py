@@ -1,6 +1,6 @@
 r"""Quality and cost of the grader, compared with other rules.
 
-    python -m benchmarks.grader [--truths 600] [--data data/math]
+    python -m benchmarks.grader [--truths 600] [--data DIR] [--answers DIR] [--keep FILE]
 
 Quality: the pairs of tests/cases/answers.py, and the ground truths of MATH (train and test) with the variants
 that tests/cases/spellings.py makes of them. Every spelling is equal to its ground truth. A mutant counts if
@@ -12,16 +12,21 @@ sympy's numbers for the two differ, which is independent of our parser. Four jud
     math-verify   verify(parse(truth), parse(answer)), as its README says
     ours          Grader("math")
 
-Cost: CPU seconds of this process and its workers for 2,048 answers in 128 groups of 16, with empty caches and
-without the start of a worker (once per run). docs/evidence/grading.md has the results.
+Real answers (where --answers holds pairs.jsonl, responses.jsonl and groups.jsonl): verdicts against the
+judged ones, of pairs weighted by how many responses had them, of responses with their extraction; and in how
+many groups the majority's answer is right. --keep writes every verdict, so that two versions can be
+compared.
+
+Cost: CPU seconds of this process and its workers for 2,048 answers in 128 groups of 16, caches empty.
+Starting a worker (once per run) is not in it.
 """
 
 import argparse
+import json
 import logging
 import random
 import re
 import resource
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -31,10 +36,11 @@ import pyarrow.parquet as pq
 from math_verify import parse, verify
 from rich.console import Console
 from rich.table import Table
+from sympy import Basic, FiniteSet, Interval, Tuple
+from sympy.core.relational import Relational
 
-from megatron_coreward.grading.answers import split_unit
+from megatron_coreward.grading.answers import extract_answer, take_apart
 from megatron_coreward.grading.grader import Grader
-from megatron_coreward.grading.math_worker import read
 from tests.cases.answers import EQUAL, METHOD, UNEQUAL
 from tests.cases.spellings import mutated, rewritten
 
@@ -89,19 +95,91 @@ JUDGES: dict[str, Judge] = {
 
 
 @cache
-def sympy_numbers(form: str) -> tuple[str, list[complex] | None]:
-    return read(form)
+def sympy_numbers(body: str) -> tuple[complex, ...]:
+    """The numbers that sympy has for what math-verify reads, two for a relation; () where there are none."""
+    found = parse(f"${body}$") if body else []
+    items = list(found[0].args) if found and isinstance(found[0], (FiniteSet, Tuple, Interval)) else found[:1]
+    try:
+        return tuple(number for item in items for number in numbers_of(item))
+    except (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
+        return ()
+
+
+def numbers_of(item: Basic) -> list[complex]:
+    sides = item.args if isinstance(item, Relational) else (item,)
+    values = [
+        side.evalf(subs={s: 0.3 + sum(map(ord, s.name)) % 17 for s in side.free_symbols}) for side in sides
+    ]
+    return [complex(value) for value in values]
 
 
 def confirmed_unequal(grader: Grader, a: str, b: str) -> bool:
     """Whether sympy has numbers for both, and they differ by more than rounding."""
-    (body, unit), (other_body, other_unit) = split_unit(grader.form(a)), split_unit(grader.form(b))
-    (kind, first), (other_kind, second) = sympy_numbers(body), sympy_numbers(other_body)
-    if not first or not second or unit != other_unit or (kind, len(first)) != (other_kind, len(second)):
+    (body, *rest), (other_body, *other_rest) = take_apart(grader.form(a)), take_apart(grader.form(b))
+    first, second = sympy_numbers(body), sympy_numbers(other_body)
+    if not first or rest != other_rest or len(first) != len(second):
         return False
     key = lambda z: (round(z.real, 6), z.imag)  # noqa: E731 (roots in any order)
-    rest = zip(sorted(first, key=key), sorted(second, key=key), strict=True)
-    return any(abs(x - y) > 1e-7 * max(1.0, abs(x)) for x, y in rest if x != y)
+    pairs = zip(sorted(first, key=key), sorted(second, key=key), strict=True)
+    return any(abs(x - y) > 1e-7 * max(1.0, abs(x)) for x, y in pairs if x != y)
+
+
+def last_box(text: str) -> str:
+    """What the authors' code compares: the last box."""
+    return extract_answer(text, "exact")
+
+
+REAL: dict[str, tuple[Judge, Callable[[str], str]]] = {
+    "exact": (JUDGES["exact"], last_box),
+    "math-verify": (by_math_verify, last_box),
+    "ours": (by_us, extract_answer),
+}
+
+
+def real_answers(folder: Path, keep: Path | None) -> Table:
+    """Verdicts on real answers against the judged ones."""
+    load = lambda name: [json.loads(line) for line in (folder / name).read_text().splitlines()]  # noqa: E731
+    pairs, responses, groups = load("pairs.jsonl"), load("responses.jsonl"), load("groups.jsonl")
+    judged = [(row["equal"], row.get("rows", 1)) for row in (*pairs, *responses)]
+    table = Table(
+        "judge", *(f"{part}: {kind}" for part in ("pairs", "responses") for kind in ("wrong", "missed"))
+    )
+    for column in ("misses per 1,000 rows", "majorities right", "CPU s"):
+        table.add_column(column)
+    table.title = f"real answers: {len(pairs):,} pairs of {sum(row['rows'] for row in pairs):,} responses, "
+    table.title += f"{len(responses):,} responses, {len(groups):,} groups"
+    kept = {}
+    for name, (judge, extract) in REAL.items():
+        started = cpu_seconds()
+        asked = [(row["answer"], row["truth"]) for row in pairs]
+        asked += [(extract(row["text"]), row["truth"]) for row in responses]
+        verdicts = judge(asked)
+        cells = []
+        for begin, end in ((0, len(pairs)), (len(pairs), len(asked))):
+            parts = list(zip(verdicts, judged, strict=True))[begin:end]
+            cells.append(sum(n for verdict, (equal, n) in parts if verdict and not equal))
+            cells.append(sum(n for verdict, (equal, n) in parts if equal and not verdict))
+        winners = majorities(name, [group["answers"] for group in groups])
+        right = judge([(winner, group["truth"]) for winner, group in zip(winners, groups, strict=True)])
+        share = 1000 * cells[1] / sum(row["rows"] for row in pairs)
+        table.add_row(
+            name, *map(str, cells), f"{share:.2f}", str(sum(right)), f"{cpu_seconds() - started:.1f}"
+        )
+        kept[name] = {"pairs and responses": verdicts, "winners": winners, "right": right}
+    if keep is not None:
+        keep.write_text(json.dumps(kept))
+    return table
+
+
+def majorities(judge: str, groups: Sequence[Sequence[str]]) -> list[str]:
+    """The answer that most samples of each group gave, of equals the first; math-verify votes by strings."""
+    with Grader("math" if judge == "ours" else "exact") as grader:
+        classes = grader.classify([[grader.form(answer) for answer in group] for group in groups])
+    counts = [Counter(number for number in found if number >= 0) for found in classes]
+    return [
+        group[found.index(count.most_common(1)[0][0])] if count else ""
+        for group, found, count in zip(groups, classes, counts, strict=True)
+    ]
 
 
 def math_truths(folder: Path) -> list[str]:
@@ -136,8 +214,6 @@ FAMILIES = {
     "roots": r"{n}+\frac{{\sqrt{{{n}}}}}{{3}}",
     "multiples of pi": r"\frac{{{n}\pi}}{{7}}",
     "complex numbers": r"{n}-\frac{{3}}{{4}}i",
-    "functions": r"\sin({n})",
-    "logarithms": r"\log_2{n}",
     "polynomials": r"x^2-{n}x+\frac{{1}}{{2}}",
     "rational expressions": r"\frac{{x^2+{n}y}}{{\sqrt{{x}}+1}}",
     "tuples": r"({n},\sqrt{{{n}}},-\frac{{1}}{{2}})",
@@ -146,24 +222,22 @@ FAMILIES = {
     "unions": r"(-\infty,{n})\cup({n}.5,\infty)",
     "equations": "2x+{n}y-3z=4",
     "inequalities": r"-3\leq x<{n}",
-    "absolute values": "x^2+|x-{n}|=5",
+    "calls of functions": "f({n})",
     "answers with a condition": r"f(x)={n}\text{{ if }}x>0",
     "matrices": r"\begin{{pmatrix}}{n}&\frac{{1}}{{2}}\\0&-\sqrt{{3}}\end{{pmatrix}}",
     "text with numbers": r"\text{{none of the {n}}}",
     "what is still to be worked out": r"\int_0^{{{n}}}xdx",
 }
 BEYOND = {
-    "calls of functions": "f({n})",
-    "inverse functions": r"\sin^{{-1}}({n})",
-    "absolute values of one sign": "|x^2+{n}|",
-    "fractions in one line": "1/2x+{n}",
-    "powers without braces": "x^{n}",
+    "functions": r"\sin({n})",
+    "inverse functions": r"\sin^{{-1}}(\frac{{1}}{{{n}}})",
+    "logarithms": r"\log_2{n}",
+    "absolute values": "x^2+|x-{n}|=5",
     "rounding": r"\lfloor\frac{{{n}}}{{x}}\rfloor",
     "exponential equations": r"2^x+2^{{-x}}=|x^2+{n}|",
-    "with the empty set": r"\emptyset\cup\{{{n}\}}",
     "maxima": r"\max(x,{n})",
 }
-"""What our reader refuses and math-verify reads."""
+"""What our reader leaves to math-verify."""
 
 
 def distinct(templates: Sequence[str]) -> list[list[str]]:
@@ -196,7 +270,7 @@ def grading_seconds(groups: Sequence[Sequence[str]], repeats: int) -> tuple[floa
     for _ in range(repeats):
         before = cpu_seconds()
         with Grader() as grader:
-            grader.equal("f(1)", "|x|")
+            grader.equal("|x-1|", "|x|")
         start_up = cpu_seconds() - before
         before = cpu_seconds()
         with Grader() as grader:
@@ -207,19 +281,9 @@ def grading_seconds(groups: Sequence[Sequence[str]], repeats: int) -> tuple[floa
     return min(times), timeouts
 
 
-def parse_milliseconds(groups: Sequence[Sequence[str]], count: int = 48) -> float:
-    """CPU milliseconds that reading one answer takes in math-verify, mean of the first `count`."""
-    with Grader() as grader:
-        forms = [grader.form(answer) for group in groups for answer in group if answer][:count]
-    started = time.process_time()
-    for form in forms:
-        read(split_unit(form)[0])
-    return (time.process_time() - started) / len(forms) * 1000
-
-
 def cost_table(repeats: int) -> Table:
     title = f"CPU seconds for {GROUPS * SIZE:,} answers, {GROUPS} groups of {SIZE}"
-    table = Table("answers", "ours, s", "timed out", "math-verify, ms to read one", title=title)
+    table = Table("answers", "ours, s", "timed out", title=title)
     cases = {"typical": typical()} | {
         f"all distinct: {name}": distinct([template]) for name, template in FAMILIES.items()
     }
@@ -227,7 +291,7 @@ def cost_table(repeats: int) -> Table:
     cases |= {f"left to math-verify: {name}": distinct([template]) for name, template in BEYOND.items()}
     for name, groups in cases.items():
         seconds, timeouts = grading_seconds(groups, repeats)
-        table.add_row(name, f"{seconds:.2f}", str(timeouts), f"{parse_milliseconds(groups):.1f}")
+        table.add_row(name, f"{seconds:.2f}", str(timeouts))
     return table
 
 
@@ -240,6 +304,10 @@ def main() -> None:
         help="folder of MATH, written by tools/prepare_math.py or released by the paper's authors",
     )
     parser.add_argument(
+        "--answers", type=Path, help="folder of judged answers of real models: pairs, responses, groups"
+    )
+    parser.add_argument("--keep", type=Path, help="a JSON file for every verdict on the real answers")
+    parser.add_argument(
         "--truths", type=int, default=0, help="so many distinct ground truths; 0: all of them"
     )
     parser.add_argument("--repeats", type=int, default=3, help="runs per cost, of which the least counts")
@@ -248,6 +316,8 @@ def main() -> None:
     console = Console(width=130)
     console.print(quality_table("equal pairs that the authors' code calls unequal", METHOD, []))
     console.print(quality_table("hand-written pairs", EQUAL, UNEQUAL))
+    if options.answers is not None:
+        console.print(real_answers(options.answers, options.keep))
     if options.data.exists():
         truths = math_truths(options.data)
         chosen = sorted(set(truths))

@@ -99,7 +99,7 @@ class CoRewardStage:
         return scored, figures
 
     def _answer(self, response: Response, source: str) -> _Answer:
-        form = self._grader.form(extract_answer(response.text))
+        form = self._grader.form(extract_answer(response.text, self._grader.equality))
         score = 0.0
         if self._method.score is not None:
             score = self._method.score(response, self._config.run.seed)
@@ -135,7 +135,7 @@ class CoRewardStage:
         figures = Figures()
         for of_pair, classes in zip(by_pair.values(), self._grader.classify(forms), strict=True):
             by_group = self._by_group(of_pair, classes)
-            truth = Answers(classes[-1:], [truths[of_pair[0].pair_id]]) if truths else Answers()
+            truth = self._truth(truths[of_pair[0].pair_id], of_pair, classes) if truths else Answers()
             groups = {view: self._group(by_group, view, truth) for view in self._views}
             judgements = self._method.judge(groups, self._config.reward)
             figures.merge(_pair_figures(groups, judgements))
@@ -144,6 +144,14 @@ class CoRewardStage:
                 for (answer, _), reward in zip(by_group[POLICY, view], judgement.rewards, strict=True):
                     verdicts[answer.identity] = _Verdict(judgement.label, judgement.share, majority, reward)
         return verdicts, figures
+
+    def _truth(self, form: str, of_pair: Sequence[_Answer], classes: Sequence[int]) -> Answers:
+        """The ground truth in its own class, and in those of the answers that equal it taken alone.
+
+        Other answers of the group must not change whether one is right.
+        """
+        right = self._grader.equal_many([(answer.form, form) for answer in of_pair])
+        return Answers([classes[-1], *(c for c, equal in zip(classes, right, strict=False) if equal)], [form])
 
     def _by_group(self, of_pair: Sequence[_Answer], classes: Sequence[int]) -> _ByGroup:
         by_group: _ByGroup = {}

@@ -96,7 +96,7 @@ def _grade(responses: Sequence[Response], by_id: dict[int, EvaluationQuestion], 
 
     `answer_class` says which answers to one question are equal among each other.
     """
-    forms = [grader.form(extract_answer(response.text)) for response in responses]
+    forms = [grader.form(extract_answer(response.text, grader.equality)) for response in responses]
     truths = [grader.form(by_id[response.pair_id].answer) for response in responses]
     distinct = sorted(set(zip(forms, truths, strict=True)))
     verdicts = {

@@ -1,57 +1,116 @@
 r"""From a response's text to the normal form of its answer.
 
-    text --extract_answer--> "\dfrac12" --normal_form--> "\frac{1}{2}"
+    text --extract_answer--> "x=\dfrac12" --normal_form--> "x=\frac{1}{2}" --take_apart--> Parts
 
-The normal form is what crosses ranks and what a log shows; the text never leaves the rank that drew it.
-Two answers with one normal form are equal; whether two different normal forms are equal is decided by
-grader.py. Normalisation is therefore cheap and safe: it removes what cannot change the value (layout,
-currency and percent signs, a leading `x=`) and leaves everything else, units included, to the grader.
-
-Departures from the authors' code: it compares the raw string in the last box, and takes `\boxed 5` for the
-last box even where `\boxed{7}` follows. equality="exact" keeps the first, never the second.
+Of several boxes the last one counts that holds an answer. Boxes with nothing but commas and "and" between
+them are one list; a sign directly before a box belongs to it. A box that never closes (a truncated response)
+is no answer, nor is an empty box, a bare word after `\boxed`, or a box that shows the format. The normal
+form is what crosses ranks and what a log shows. equality="exact" compares what stands in the last complete
+box.
 """
 
 import re
+from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
+
+from megatron_coreward.grading.spelling import normalise
+from megatron_coreward.grading.units import changes_value
 
 MAX_FORM_BYTES = 256
 """Longer forms cross ranks as a hash."""
-
 MAX_ANSWER_CHARS = 2000
 """A longer answer is not normalised, only stripped: it is no answer, and it is hashed anyway."""
-
-_BRACE = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*\{?|\\.|[{}]", re.DOTALL)
-_BARE = re.compile(r"[^\s${}]+(?:\{[^\s${}]*\}[^\s${}]*)*")
 _HASH = re.compile(r"#[0-9a-f]{64}")
+_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*\{?|\\.|[{}]", re.DOTALL)
+_BARE = re.compile(r"[^\s${}]+(?:\{[^\s${}]*\}[^\s${}]*)*")
+_BARE_WORD = re.compile(r"[aI]|[^\w\\]*[a-zA-Z]{2,}\W*|\W+")
+"""What follows a bare \\boxed in a sentence about boxes."""
+_LAYOUT = r"(?:\s|\$|\\[()\[\],;:! ]|\\q?quad(?![a-zA-Z])|~|\*)*"
+_AND = r"(?:and(?![a-zA-Z])|\\(?:text|mathrm|mbox)\{\s*,?\s*and\s*\})"
+_SIGN = r"(?:[-+−]|\\pm(?![a-zA-Z]))\s*"
+_JOINT = re.compile(rf"{_LAYOUT}(?:,{_LAYOUT}(?:{_AND}{_LAYOUT})?|{_AND}{_LAYOUT})(?P<sign>{_SIGN})?")
+_SIGNED = re.compile(rf"(?:=|\\approx|\$|\\[(\[])\s*(?P<sign>{_SIGN})$")
+_PLACEHOLDER = re.compile(
+    r"(?:[\s.,_?\-\[\]<>*'\"]|\\(?:[ld]?dots|cdots?|square|bigcirc|qquad|quad|hspace\{[^{}]*\}|[ ,;:!_])"
+    r"|\\(?:text\w*|mathrm|phantom|underline)(?=\{)|[{}]"
+    r"|(?i:\b(?:(?:the|your|my|an?|final|correct)\b(?=\s*\w)|answer|ans|result|solution|value|number)\b))*"
+)
+_EXAMPLE = re.compile(
+    r"(?i:for example|for instance|e\.\s?g\.|such as|example:|like this|in the (?:form|format)(?: of)?)"
+    r"[\s,:`\"'$*]*(?:\\[(\[])?\s*$"
+)
 
 
-def extract_answer(text: str) -> str:
-    r"""The content of the last complete `\boxed{...}`, `\fbox{...}` or bare `\boxed 5`; "" if there is none.
+@dataclass(frozen=True)
+class _Box:
+    begin: int
+    end: int
+    content: str
+    bare: bool
 
-    A box that never closes (a truncated response) is no answer; an earlier complete one then counts.
+
+def extract_answer(text: str, equality: str = "math") -> str:
+    r"""The answer in the boxes of a response; "" if there is none.
+
+    Args:
+        equality: "exact" takes the content of the last complete box as it stands, whatever it is.
     """
     last = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
     if last < 0:
         return ""
-    answer = _last_box(text, last)
-    return answer if answer is not None else _last_box(text, 0) or ""
+    if equality == "exact":
+        boxes = _boxes(text, last) or _boxes(text, 0)
+        return boxes[-1].content if boxes else ""
+    boxes = [box for box in _boxes(text, 0) if not _says_nothing(box)]
+    shown = [box for box in boxes if not _EXAMPLE.search(text, max(0, box.begin - 60), box.begin)]
+    boxes = shown or boxes
+    if not boxes:
+        return ""
+    run = [len(boxes) - 1]
+    while run[-1] and _JOINT.fullmatch(text, boxes[run[-1] - 1].end, boxes[run[-1]].begin):
+        run.append(run[-1] - 1)
+    answers = [_signed(text, boxes[i], boxes[i - 1].end if i else 0) for i in reversed(run)]
+    distinct: dict[str, str] = {}
+    for answer in answers:
+        distinct.setdefault(normal_form(answer, equality), answer)
+    return ", ".join(distinct.values())
 
 
-def _last_box(text: str, begin: int) -> str | None:
-    """Content of the last complete box at or after `begin`, in one pass; None if there is none."""
-    open_boxes: list[int | None] = []  # where the content starts of each brace still open; None: no box
-    start, answer = -1, None
-    for match in _BRACE.finditer(text, begin):
+def _boxes(text: str, begin: int) -> list[_Box]:
+    """The complete boxes at or after `begin`, in order, of nested ones the innermost; in one pass."""
+    open_braces: list[tuple[int, int] | None] = []  # of each brace still open: where its box begins, if one
+    boxes: list[_Box] = []
+    for match in _TOKEN.finditer(text, begin):
         token, end = match.group(), match.end()
-        if token == "{" or (len(token) > 2 and token.endswith("{")):
-            open_boxes.append(end if len(token) > 2 else None)
-        elif token == "}" and open_boxes:
-            opened = open_boxes.pop()
-            if opened is not None and opened > start:
-                start, answer = opened, text[opened : match.start()]
-        elif len(token) > 2 and (bare := _BARE.match(text, end)):
-            start, answer = end, bare.group().rstrip(".,;:")
-    return answer
+        is_box = len(token) > 2
+        if token.endswith("{") and (is_box or token == "{"):
+            open_braces.append((match.start(), end) if is_box else None)
+        elif token == "}" and open_braces:
+            opened = open_braces.pop()
+            if opened is not None and not (boxes and boxes[-1].begin > opened[0]):
+                boxes.append(_Box(opened[0], end, text[opened[1] : match.start()], bare=False))
+        elif is_box and (bare := _BARE.match(text, end)):
+            content = bare.group().rstrip(".,;:")
+            boxes.append(_Box(match.start(), end + len(content), content, bare=True))
+    return boxes
+
+
+def _says_nothing(box: _Box) -> bool:
+    if box.bare and _BARE_WORD.fullmatch(box.content):
+        return True
+    return len(box.content) < 80 and _PLACEHOLDER.fullmatch(box.content) is not None
+
+
+def _signed(text: str, box: _Box, begin: int) -> str:
+    """The content of a box with a sign that stands before it and is no subtraction, nor a list's bullet."""
+    between = text[max(begin, box.begin - 40) : box.begin]
+    match = _SIGNED.search(between) or _JOINT.fullmatch(between)
+    sign = (match["sign"] or "").strip().replace("−", "-") if match else ""
+    if sign in ("", "+"):
+        return box.content
+    whole = re.search(r".[-+=]|^[-+]|\\pm", box.content.strip())
+    return f"{sign}({box.content})" if whole else f"{sign}{box.content}"
 
 
 def normal_form(answer: str, equality: str) -> str:
@@ -70,7 +129,7 @@ def normal_form(answer: str, equality: str) -> str:
         return ""
     form = answer
     if equality == "math":
-        form = _normalise(answer) if len(answer) <= MAX_ANSWER_CHARS else answer.strip()
+        form = normalise(answer) if len(answer) <= MAX_ANSWER_CHARS else answer.strip()
     encoded = form.encode("utf-8", errors="surrogatepass")
     return form if len(encoded) <= MAX_FORM_BYTES else "#" + blake2b(encoded, digest_size=32).hexdigest()
 
@@ -80,133 +139,76 @@ def is_hashed(form: str) -> bool:
     return _HASH.fullmatch(form) is not None
 
 
-_IN_BASE = re.compile(r"(-?\d[\dA-F]*(?:\.\d+)?|-?[A-F]+\d[\dA-F]*(?=_\{))(_\d|_\{\d\d\})")
+class Parts(NamedTuple):
+    r"""What a normal form says: `(C)x=5\text{cm}` is choice "C", name "x", body "5" and unit "cm"."""
+
+    body: str
+    choice: str = ""
+    name: str = ""
+    unit: str = ""
 
 
-def split_unit(form: str) -> tuple[str, str]:
-    r"""Body and unit of a normal form: `5\text{cm}` is ("5", "cm"), `101_2` is ("101", "_2").
-
-    A unit is text after a value, or the base of a number. Whoever leaves it out means the same answer, but
-    two different units never do.
-    """
-    if match := re.fullmatch(r"(.+)\\text\{([^{}]*)\}", form):
-        return match[1], match[2]
-    if match := _IN_BASE.fullmatch(form):
-        return match[1], match[2]
-    return form, ""
-
-
-_LITERALS = str.maketrans(
-    {"−": "-", "–": "-", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ ", "×": r"\times ", "·": r"\cdot "}
+_RELATION = re.compile(r"[=<>]|\\(?:leq|geq|neq|approx|in|equiv)(?![a-zA-Z])")
+_NAME = (
+    r"(?:[a-zA-Z]|[A-Z]{2,3}|\\(?!frac|sqrt|pi|pm|sin|cos|tan|log|ln)[a-zA-Z]+)(?:_\w|_\{\w+\})?(?:\([a-z]\))?"
+    "|[a-z]{3,}"
 )
-_WRAPPER = r"\\(?:text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf|bb)|mbox|operatorname)\s*"
-_WRAPPED = re.compile(_WRAPPER + r"\{([^{}]*)\}")
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
-_LAYOUT = [  # cannot change a value
-    (re.compile(r"\\[()\[\]]|\\?\$"), ""),  # math delimiters and dollars
-    (re.compile(r"(?:,\\!|\{,\})(?=\d{3})|\\!"), ""),  # 1,\!000 and 1{,}000
-    (re.compile(r"\\(?:left|right)\s*\."), ""),
-    (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![a-zA-Z])"), ""),
-    (re.compile(r"^\s*\\approx(?![a-zA-Z])"), ""),
-    (re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|~"), " "),
-    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
-    (re.compile(r"\\le(?![a-zA-Z])"), r"\\leq"),
-    (re.compile(r"\\ge(?![a-zA-Z])"), r"\\geq"),
-    (re.compile(r"\\ne(?![a-zA-Z])"), r"\\neq"),
-    (re.compile(r"(?:,\s*)?" + _WRAPPER + r"\{\s*,?\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+"), ","),
-]
-_COMPACT = [  # one spelling per construct; assumes no spaces
-    (re.compile(r"(?<![\\a-zA-Z])sqrt\(([^()]*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi"),
-    (re.compile(r"(?<![\\a-zA-Z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log|exp)(?=[({\d])"), r"\\\1"),
-    (re.compile(r"\\frac(\d) ?(\d)(?!\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\frac(\d)(?=\{)"), r"\\frac{\1}"),
-    (re.compile(r"(\\frac\{[^{}]*\})(\w)"), r"\1{\2}"),
-    (re.compile(r"\\sqrt(\w)"), r"\\sqrt{\1}"),
-    (re.compile(r"([\^_])\{(\w)\}"), r"\1\2"),
-    (re.compile(r"(\d:\d\d)(?:AM|am|a\.m\.?)$"), r"\1\\text{am}"),
-    (re.compile(r"(\d:\d\d)(?:PM|pm|p\.m\.?)$"), r"\1\\text{pm}"),
-]
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_GROUPED = re.compile(r"(?<=[^\\]\{)\d{1,3}(?:,\d{3})+(?=\})")
-_UNIT = re.compile(rf"(.*(?:[\d}})]|\\pi))\s*{_WRAPPER}\{{([^{{}}]*)\}}\s*(?:\^\{{?(\d)\}}?)?")
-_PLAIN_UNIT = re.compile(rf"({_NUMBER})\s+(?!pi\b)([a-zA-Z]{{2,}}(?:\s+[a-zA-Z]+)*)\s*(?:\^\{{?(\d)\}}?)?")
-_NO_UNIT = {"", "percent", "degree", "dollar"}
-_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
-_RELATION = re.compile(r"[=<>]|\\(?:leq|geq|neq|approx|in|equiv|lt|gt)(?![a-zA-Z])")
-_ASSIGNED = re.compile(
-    r"((?:[a-zA-Z]|[A-Z]{2,3}|\\[a-z]+)(?:_\w)?(?:\([a-z]\))?|\([a-z](?:,[a-z])+\)|[a-z](?:,[a-z])+)(?:=|\\in(?![a-zA-Z]))"
+_NAMED = re.compile(
+    rf"({_NAME}|\([a-z](?:,[a-z])+\)|[a-z](?:,[a-z])+|[a-z](?:\+[a-z])+(?==\d*[a-z]$))(?:=|\\in(?![a-zA-Z]))(.+)"
 )
+_ONE_NAMED = re.compile(r"([a-zA-Z])(?:_(\w|\{\w+\}))?=([^=,]+)")
 
 
-def _normalise(answer: str) -> str:
-    form = answer.translate(_LITERALS).strip()
-    for pattern, replacement in _LAYOUT:
-        form = pattern.sub(replacement, form)
-    form = re.sub(r"\\?%$", "", form.strip().rstrip(".,;:")).strip()
-    if _THOUSANDS.fullmatch(form):
-        form = form.replace(",", "")
-    form = _GROUPED.sub(lambda number: number.group().replace(",", ""), form)
-    form, unit = _take_unit(form)
-    while (unwrapped := _WRAPPED.sub(r"\1", form)) != form:
-        form = unwrapped
-    if not _TRIGONOMETRY.search(form):
-        form = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))", "", form)
-    # A space between digits is kept ("2 3" is not 23), as is one that ends a command ("\pi r").
-    form = re.sub(r"(?<!\d)\s+|\s+(?!\d)", _squeeze, form.strip())
-    for pattern, replacement in _COMPACT:
-        form = pattern.sub(replacement, form)
-    form = _drop_assignment(_drop_outer_braces(form))
-    if choice := re.fullmatch(r"\(([A-Z])\)", form):
-        form = choice[1]
-    if re.fullmatch(r"[a-zA-Z]{3,}", form):
-        form = form.lower()
-    return _plain_number(form) + (rf"\text{{{unit}}}" if unit else "")
+def take_apart(form: str) -> Parts:
+    """The parts of a normal form."""
+    if re.fullmatch("[A-J]", form):
+        return Parts("", choice=form)
+    chosen = re.fullmatch(r"\(([A-J])\)(.+)", form)
+    choice, body = (chosen[1], chosen[2]) if chosen else ("", form)
+    unit = ""
+    if (worded := re.fullmatch(r"(.+)\\text\{([^{}]*)\}", body)) and not changes_value(worded[2]):
+        body, unit = worded[1], worded[2]
+    elif based := re.fullmatch(r"(-?[\dA-F]*\d[\dA-F]*(?:\.\d+)?|-?[A-F]+(?=_\{))(_\d|_\{\d\d\})", body):
+        body, unit = based[1], based[2]
+    name, body = _take_name(body)
+    return Parts(body, choice, name, unit)
 
 
-def _squeeze(space: re.Match[str]) -> str:
-    """One space where a command would otherwise swallow the letter that follows, else nothing."""
-    before, after = space.string[: space.start()], space.string[space.end() : space.end() + 1]
-    return " " if after.isalpha() and re.search(r"\\[a-zA-Z]+$", before) else ""
+def _take_name(body: str) -> tuple[str, str]:
+    r"""Name and value of `x=5`, `x\in[0,1]`, `f(x)=2x`, `(x,y)=(1,2)`; `x=1,y=2`, `x_1=1,x_2=2`.
 
-
-def _take_unit(form: str) -> tuple[str, str]:
-    r"""Splits `5\text{ cm}^2` or `5 cm` into value and unit; the unit in one spelling."""
-    match = _UNIT.fullmatch(form) or _PLAIN_UNIT.fullmatch(form)
-    if match is None:
-        return form, ""
-    unit = re.sub(r"[\s.,\\]+", "", match[2]).lower()
-    if len(unit) > 3:
-        unit = unit.removesuffix("s")
-    return match[1], "" if unit in _NO_UNIT else unit + (match[3] or "")
-
-
-def _drop_outer_braces(form: str) -> str:
-    while re.fullmatch(r"\{(?:[^{}]|\{[^{}]*\})*\}", form):
-        form = form[1:-1]
-    return form
-
-
-def _drop_assignment(form: str) -> str:
-    r"""`x=5`, `x\in[0,1]`, `f(x)=2x` and `(x,y)=(1,2)` without what is left of the sign.
-
-    Equations proper (`x=5,y=3`, `y=2y+1`) stay whole.
+    Equations proper (`y=2y+1`, `2x+z=5`) stay whole.
     """
-    match = _ASSIGNED.match(form)
+    items = [_ONE_NAMED.fullmatch(item) for item in body.split(",")]
+    if len(items) > 1 and None not in items:
+        named = sorted((item[1], item[2] or "", item[3]) for item in items if item is not None)
+        letters = {letter for letter, _, _ in named}
+        if not any(
+            letter in re.sub(r"\\[a-zA-Z]+", "", value) for letter in letters for _, _, value in named
+        ):
+            values = ",".join(value for _, _, value in named)
+            if len(letters) == 1:
+                return letters.pop(), values
+            if len(letters) == len(named):
+                return ",".join(sorted(letters)), f"({values})"
+    match = _NAMED.fullmatch(body)
     if match is None:
-        return form
-    rest = form[match.end() :]
-    name = re.sub(r"\([a-z]\)$", "", match[1])
-    letters = re.sub(r"\\[a-zA-Z]+", "", rest)
-    return form if not rest or _RELATION.search(rest) or name in letters else rest
-
-
-def _plain_number(form: str) -> str:
-    """142.0 -> 142, 070 -> 70, .5 -> 0.5, +3 -> 3, -0 -> 0; anything else unchanged."""
-    if not re.fullmatch(_NUMBER, form, re.ASCII):
-        return form
-    whole, _, decimals = form.lstrip("+-").partition(".")
-    whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")
-    digits = f"{whole}.{decimals}" if decimals else whole
-    return "-" + digits if form.startswith("-") and digits != "0" else digits
+        return "", body
+    name, rest = match[1].strip("()") if match[1].startswith("(") else match[1], match[2]
+    sides = rest.split("=")
+    letters_of = [re.sub(r"\\[a-zA-Z]+", "", side) for side in sides]
+    if (
+        len(sides) > 1
+        and "," not in rest
+        and not re.search("[a-zA-Z]", letters_of[-1])
+        and re.search("[a-zA-Z]", rest)
+    ):
+        sides = rest.split("=")[-1:]  # A=\pi r^2=9\pi
+    short = re.sub(r"\([a-z]\)$", "", name)
+    computed = len(sides) > 1 and not any(re.search("[a-zA-Z]", letters) for letters in letters_of)
+    whole = "=".join(sides)
+    if (_RELATION.search(whole) and not computed) or any(
+        n in letters_of[-1] for n in short.split(",") if n[:1] != "\\"
+    ):
+        return "", body
+    return name, whole

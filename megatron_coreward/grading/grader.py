@@ -1,91 +1,62 @@
 """Decides which answers are equal: one grader for votes, rewards, ground truth and evaluation.
 
-Answers are equivalence classes, not strings. Two different normal forms (answers.py) are equal if
+Answers are equivalence classes, not strings. An answer may say more than its value: a name (`x=5`), a unit,
+a base, the letter of a choice. Two answers are equal if
 
-1. reader.py can read both, and values.py says that they are equal (there: what that proves); or else
-2. math-verify says so in both directions (workers.py), asked only where the numbers in both agree.
+1. their values are: the same text, or reader.py can read both and values.py says so; and
+2. nothing else that both of them say differs. `5` equals `5 cm`, and `5 cm` does not equal `5 km`.
 
-What math-verify is known to misread or to hang on, and what is no final answer, equals only itself.
+So `5` fits two that contradict each other, and then it is in the class of neither. No step depends on order.
+Terms that our own reader does not compute are left to math-verify, in processes with limits (workers.py).
+One that runs out of time or memory, or comes when those of one call have used up what they may take together
+(TERM_S), equals only itself for the rest of the run and is counted in `Grader.timeouts`.
 
-Their units must not contradict each other; `5` and `5 cm` do not. Classes are the connected components of
-this relation, so they do not depend on order. A comparison that runs out of time, CPU or memory, or comes
-when the answers of one call have used up what they may take together (ANSWER_S), counts as unequal for the
-rest of the run and is counted in `Grader.timeouts`.
-
-Departs from the authors' code, which compares strings: equality="exact" does that.
+equality="exact" compares strings, as the authors' code does.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
-from typing import Any
 
-from megatron_coreward.grading.answers import is_hashed, normal_form, split_unit
-from megatron_coreward.grading.arithmetic import TooLargeError
-from megatron_coreward.grading.reader import read_value
-from megatron_coreward.grading.values import Collection, Relation, Value, may_be_equal, points, same_value
+from megatron_coreward.grading.answers import Parts, is_hashed, normal_form, take_apart
+from megatron_coreward.grading.reader import Ask, Term, read_value
+from megatron_coreward.grading.values import MP, Number, Value, same_value
 from megatron_coreward.grading.workers import TIMED_OUT, WorkerPool
 
 NO_ANSWER = -1
 """Class of the empty form."""
-
-ANSWER_S = 0.02
-"""CPU seconds that math-verify may take per answer, on average over many; it needs 1 to 5 ms."""
-
+TERM_S = 0.02
+"""CPU seconds that math-verify may take per term, on average over many; it needs 1 to 5 ms."""
 CACHE_SIZE = 100_000
 """Forms and comparisons remembered before the caches are emptied."""
-
-_PROSE = re.compile(r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}")
-"""Five letters in a row that are no command: a sentence, which math-verify would read as a product."""
-
-_MISREAD = re.compile(
-    r"(?<!_)\d \d|\d_|'|\\prime|\\\{[a-zA-Z][^,}]*:|(?:if|for).*(?:[=<>]|\\[lgn]eq)",
+_OPAQUE = re.compile(
+    r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}|\\text|^[a-zA-Z]{2,}$|^\d{1,4}-\d{1,2}-\d{1,4}$"
+    r"|(?:^|[,(\[]|\\\{)[a-zA-Z]{2,}(?=,)|,[a-zA-Z]{2,}(?:$|[,)\]]|\\\})|\\frac\{d[^{}]*\}\{d ?[a-zA-Z]"
 )
-r"""What math-verify would misread: `2 3` as 2+3 (but not `\log_2 8`), `12_34` as 12, `f'` as f, `\{x:x>3\}`
-as x/x>3, and `1\text{ if }x>0`, whose form is `1ifx>0`, as 1*i*f*x>0."""
-
-_UNEVALUATED = re.compile(
-    r"\\(?:i*int|oint|sum|prod|coprod|lim|limsup|liminf|nabla|partial|cap)(?![a-zA-Z])"
-    r"|\\frac\{d[^{}]*\}\{d ?[a-zA-Z]"
-)
-"""A sum, integral, limit, derivative or intersection that is still to be worked out is no final answer."""
-
-_OPAQUE = (_PROSE, _MISREAD, _UNEVALUATED)
-
+"""Five letters in a row that are no command, and a row of letters that stands alone, are words, not products.
+Dates and derivatives that are still to be worked out are no numbers."""
 _BRACKET = re.compile(r"\\.|[(\[{}\])]")
 _MAX_DEPTH = 25
-"""Brackets in brackets before an answer is no mathematics; math-verify spends seconds on `[[[[[[`."""
-
+"""Brackets in brackets before an answer is no mathematics."""
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class _Form:
-    """A normal form, taken apart once."""
+    """A normal form, taken apart and read once; `value` is None for what equals only itself."""
 
-    body: str
-    unit: str
-    opaque: bool
-    """Equal only to itself: a hash, prose, no final answer, what math-verify misreads or hangs on."""
-    word: bool  # three letters or more: not equal to another word ("tea" is not "eat")
+    parts: Parts
     value: Value | None
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """What math-verify makes of a body; see math_worker.read."""
-
-    kind: str
-    points: list[complex] | None
-
-
 class Grader:
-    """Compares normal forms. Holds worker processes from the first hard comparison until close().
+    """Compares normal forms. Holds worker processes from the first term that needs one until close().
 
     Args:
         equality: "math" or "exact" (`reward.equality`).
-        timeout_s: CPU seconds that reading an answer or comparing two may take (`reward.timeout_s`).
+        timeout_s: CPU seconds that computing a term may take (`reward.timeout_s`).
         workers: processes (`reward.workers`).
     """
 
@@ -96,9 +67,8 @@ class Grader:
         self._timeout_s = timeout_s
         self._pool = WorkerPool(workers, timeout_s)
         self._forms: dict[str, _Form] = {}
-        self._readings: dict[str, _Reading] = {}
+        self._terms: dict[Term, Sequence[Number | None]] = {}
         self._equal: dict[Pair, bool] = {}
-        self._timed_out: set[tuple[str, ...]] = set()
 
     def __enter__(self) -> "Grader":
         return self
@@ -131,116 +101,95 @@ class Grader:
 
     def classify(self, groups: Sequence[Sequence[str]]) -> list[list[int]]:
         """`classes` of many lists at once, which keeps all workers busy."""
-        if max(len(self._forms), len(self._readings), len(self._equal)) > CACHE_SIZE:
-            self._forms, self._readings, self._equal = {}, {}, {}
-        pairs_of = [list(combinations(sorted(set(group) - {""}), 2)) for group in groups]
         if self.equality == "math":
-            self._decide({pair for pairs in pairs_of for pair in pairs})
-        return [
-            _components(group, [pair for pair in pairs if self._equal.get(pair, False)])
-            for group, pairs in zip(groups, pairs_of, strict=True)
-        ]
+            if max(len(self._forms), len(self._equal)) > CACHE_SIZE:
+                self._forms, self._equal = {}, {}
+            self._read({form for group in groups for form in group} - self._forms.keys() - {""})
+        return [self._numbered(group) for group in groups]
 
-    def _decide(self, pairs: Iterable[Pair]) -> None:
-        """Fills the cache for `pairs`: cheap rules first, then readings, then comparisons."""
-        hard: list[Pair] = []
-        for pair in pairs:
-            if pair not in self._equal:
-                verdict = self._compare(*pair)
-                if verdict is None:
-                    hard.append(pair)
-                else:
-                    self._equal[pair] = verdict
-        bodies = {pair: (self._form(pair[0]).body, self._form(pair[1]).body) for pair in sorted(hard)}
-        forms = [self._form(form) for pair in hard for form in pair]
-        self._read(sorted({f.body for f in forms if f.value is None} - self._readings.keys()))
-        close = [pair for pair in bodies if self._plausible(pair)]
-        verdicts = self._ask([("compare", *bodies[pair]) for pair in close])
-        self._equal.update(dict.fromkeys(bodies, False))
-        self._equal.update({pair: v is True for pair, v in zip(close, verdicts, strict=True)})
+    def _numbered(self, group: Sequence[str]) -> list[int]:
+        forms = sorted(set(group) - {""})
+        classes = [[form] for form in forms] if self.equality == "exact" else self._classes_of(forms)
+        number = {form: n for n, part in enumerate(sorted(map(sorted, classes))) for form in part}
+        return [number.get(form, NO_ANSWER) for form in group]
 
-    def _form(self, form: str) -> _Form:
-        if form not in self._forms:
-            body, unit = split_unit(form)
-            letter_digits = unit.startswith("_") and body.strip("-.0123456789")
-            opaque = is_hashed(form) or bool(letter_digits) or not _well_nested(body)
-            opaque = opaque or any(pattern.search(body) for pattern in _OPAQUE)
-            word = body.isalpha() and len(body) > 2
-            value = None
-            try:
-                value = None if opaque else read_value(body)
-            except TooLargeError:
-                opaque = True
-            self._forms[form] = _Form(body, unit, opaque, word, value)
-        return self._forms[form]
+    def _classes_of(self, forms: list[str]) -> list[list[str]]:
+        by_value = _components([form for form in forms if self._forms[form].parts.body], self._same_value)
+        number = {form: str(n) for n, same in enumerate(by_value, 1) for form in same}
+        said = {form: (number.get(form, ""), *self._forms[form].parts[1:]) for form in forms}
+        return _settled(forms, said) if any(any(what[1:]) for what in said.values()) else by_value
 
-    def _compare(self, form_a: str, form_b: str) -> bool | None:
-        """The verdict on two different forms, or None if math-verify must be asked."""
-        a, b = self._form(form_a), self._form(form_b)
-        if a.unit and b.unit and a.unit != b.unit:
-            return False
-        if a.body == b.body:
-            return True
-        if a.opaque or b.opaque or (a.word and b.word):
-            return False
-        if a.value is None or b.value is None or _differ_in_names(a.value, b.value):
-            return None
-        return same_value(a.value, b.value)
+    def _same_value(self, a: str, b: str) -> bool:
+        if (a, b) not in self._equal:
+            one, other = self._forms[a], self._forms[b]
+            same = one.parts.body == other.parts.body
+            if not same and one.value is not None and other.value is not None:
+                same = same_value(one.value, other.value)
+            self._equal[a, b] = same
+        return self._equal[a, b]
 
-    def _read(self, bodies: Sequence[str]) -> None:
-        for body, answer in zip(bodies, self._ask([("read", body) for body in bodies]), strict=True):
-            self._readings[body] = _Reading("text", None) if answer is TIMED_OUT else _Reading(*answer)
+    def _read(self, forms: Iterable[str]) -> None:
+        """Fills the cache of forms; terms that a worker must compute are asked for all at once."""
+        wanted: dict[Term, None] = {}
+        incomplete: list[str] = []
+        for form in sorted(forms):
+            parts, missing = take_apart(form), dict[Term, None]()
+            self._forms[form] = _Form(parts, _value_of(parts.body, partial(self._ask, missing)))
+            incomplete += [form] if missing else []
+            wanted |= missing
+        if wanted:
+            results = self._pool.run(list(wanted), self._timeout_s + TERM_S * len(wanted))
+            for term, result in zip(wanted, results, strict=True):
+                self.timeouts += result is TIMED_OUT
+                known = [None] if result is TIMED_OUT else result
+                self._terms[term] = [None if number is None else MP.mpf(number) for number in known]
+            self._read(incomplete)
 
-    def _plausible(self, pair: Pair) -> bool:
-        """Whether a full comparison could find two forms equal."""
-        a, b = (self._reading(self._form(form)) for form in pair)
-        if "text" in (a.kind, b.kind):
-            return False
-        return a.kind != b.kind or a.points is None or b.points is None or may_be_equal(a.points, b.points)
-
-    def _reading(self, form: _Form) -> _Reading:
-        if form.value is None:
-            return self._readings[form.body]
-        return _Reading("relation" if isinstance(form.value, Relation) else "value", points(form.value))
-
-    def _ask(self, tasks: Sequence[tuple[str, ...]]) -> list[Any]:
-        """The workers' answers; what ran out of time once is not tried again."""
-        fresh = [task for task in tasks if task not in self._timed_out]
-        budget_s = self._timeout_s + ANSWER_S * len({form for _, *forms in fresh for form in forms})
-        answers = dict(zip(fresh, self._pool.run(fresh, budget_s), strict=True)) if fresh else {}
-        failed = [task for task, answer in answers.items() if answer is TIMED_OUT]
-        self._timed_out.update(failed)
-        self.timeouts += len(failed)
-        return [answers.get(task, TIMED_OUT) for task in tasks]
+    def _ask(self, missing: dict[Term, None], term: Term) -> Sequence[Number | None] | None:
+        if term not in self._terms:
+            missing[term] = None
+        return self._terms.get(term)
 
 
-def _well_nested(body: str) -> bool:
-    """Whether all brackets close, of whatever kind (`[0,1)`), and not too many are open at a time."""
+def _value_of(body: str, ask: Ask) -> Value | None:
     level = 0
     for bracket in _BRACKET.findall(body):
         level += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(bracket, 0)
         if not 0 <= level <= _MAX_DEPTH:
-            return False
-    return level == 0
+            return None
+    return None if level or is_hashed(body) or _OPAQUE.search(body) else read_value(body, ask)
 
 
-def _differ_in_names(a: Value, b: Value) -> bool:
-    """Whether one of two collections names its values, as `x=1,y=2`, and the other, as `(1,2)`, does not."""
-    named = [isinstance(v, Collection) and any(isinstance(i, Relation) for i in v.items) for v in (a, b)]
-    return isinstance(a, Collection) and isinstance(b, Collection) and named[0] != named[1]
+def _settled(forms: list[str], said: Mapping[str, tuple[str, ...]]) -> list[list[str]]:
+    """Classes of forms that say the same; one that fits two that contradict each other is apart from both."""
+
+    def contradict(pair: Pair) -> bool:
+        return any(x and y and x != y for x, y in zip(said[pair[0]], said[pair[1]], strict=True))
+
+    def join(a: str, b: str) -> bool:
+        value_or_choice = any(x and x == y for x, y in zip(said[a][:2], said[b][:2], strict=True))
+        return value_or_choice and not contradict((a, b))
+
+    classes: list[list[str]] = []
+    for part in _components(forms, join):
+        if not any(map(contradict, combinations(part, 2))):
+            classes.append(part)
+            continue
+        fits = {form: [other for other in part if other != form and join(form, other)] for form in part}
+        vague = [form for form in part if any(map(contradict, combinations(fits[form], 2)))]
+        clear = [form for form in part if form not in vague]
+        if vague and clear:
+            classes += _settled(clear, said) + _settled(vague, said)
+        else:
+            classes += _components(part, lambda a, b: said[a] == said[b])
+    return classes
 
 
-def _components(forms: Sequence[str], equal: Sequence[Pair]) -> list[int]:
-    """Connected components of `equal`, numbered by their smallest form."""
-    root = {form: form for form in forms}
-
-    def find(form: str) -> str:
-        while root[form] != form:
-            form = root[form]
-        return form
-
-    for a, b in equal:
-        low, high = sorted((find(a), find(b)))
-        root[high] = low
-    number = {form: n for n, form in enumerate(sorted({find(form) for form in forms if form}))}
-    return [number[find(form)] if form else NO_ANSWER for form in forms]
+def _components(forms: Sequence[str], same: Callable[[str, str], bool]) -> list[list[str]]:
+    """Connected components of the relation `same`."""
+    components: list[list[str]] = []
+    for form in forms:
+        joined = [part for part in components if any(same(other, form) for other in part)]
+        components = [part for part in components if part not in joined]
+        components.append([form, *(other for part in joined for other in part)])
+    return components

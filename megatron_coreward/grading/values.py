@@ -1,301 +1,227 @@
 r"""Values of answers, and when two are equal, without a computer algebra system.
 
-A scalar is a number, or an expression in letters known by its numbers at six fixed points: at each of them
-a letter stands for another number, drawn from its name. Two scalars are equal if they agree wherever both
-are defined over the reals. What that shows:
-
-- numbers without roots or constants: arithmetic is exact, so equality and inequality are proved;
-- rational expressions in letters: inequality is proved. Two that differ, of degree d, agree at all points
-  by chance only (below (d / 2^16)^6 if the points were drawn anew for them);
-- the rest: numbers agree to 60 digits (arithmetic.py), which nobody proves, but no two answers of 256 bytes
-  are known to do so and differ.
-
-Equations and inequalities are equal if one is a constant multiple of the other, unions of intervals if they
-hold the same numbers. reader.py makes values from text.
+A scalar is a number, or an expression in letters known by its numbers at fixed points: at each of them a
+letter stands for another number, drawn from its name. Two scalars are equal if they agree wherever both are
+defined. Rational numbers are exact, so comparing two of them is a proof; others have 120 digits, of which 60
+must agree, and what could make these mislead, as 10^{60}\sqrt2+1, is refused. Nothing takes more than
+milliseconds.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cmp_to_key, lru_cache
 from hashlib import blake2b
-from typing import TypeVar
+from math import comb, factorial, isqrt
+from typing import Any, NoReturn
 
-from megatron_coreward.grading.arithmetic import (
-    Number,
-    UndefinedError,
-    divide,
-    less,
-    multiply,
-    rounded,
-    same_number,
-)
+from mpmath import MPContext
 
-POINTS = ((1, 1), (0, 1), (20, 20), (2000, 3000), (0, -1), (-2000, 5000))
-"""Where letters lie at each point: least number and range. math_worker.py uses the first two as well."""
+Number = Any
+"""A Fraction, a real or complex mpmath number, or (only as the end of an interval) a float, +-inf."""
+MP = MPContext()  # of our own: nobody else changes its precision
+MP.dps = 120
+_SAME, _NEGLIGIBLE, _SMALLEST, _LARGEST = (MP.mpf(bound) for bound in ("1e-60", "1e-90", "1e-30", "1e30"))
+_MAX_BITS, _MAX_EXPONENT, _MAX_FACTORIAL = 1 << 17, 1000, 5000
+CONSTANTS: dict[str, Number] = {"pi": +MP.pi, "e": +MP.e, "i": MP.mpc(0, 1), "oo": float("inf")}
+POINTS = ((1, 1), (0, 1), (20, 20), (2000, 3000), (-1, 1), (10**7, 10**6), (-(10**7), 10**6))
+"""Where letters lie at each point: least number and range."""
 MIN_DEFINED = 2
 """Points at which an expression must be defined for us to say what it equals."""
 
+
+class UndefinedError(ArithmeticError):
+    """There is no value, or none that 60 digits could tell from others, or it would take too long to find."""
+
+
+def refuse() -> NoReturn:
+    raise UndefinedError
+
+
+def is_real(a: Number) -> bool:
+    return not isinstance(a, MP.mpc)
+
+
+def _settled(a: Number) -> Number:
+    """A result in range; what cancels is exactly 0 and what has no imaginary part is real."""
+    if not is_real(a):
+        real, imaginary = (0 if abs(part) <= _NEGLIGIBLE else part for part in (a.real, a.imag))
+        a = MP.mpc(real, imaginary) if imaginary else real
+    if abs(a) <= _NEGLIGIBLE:
+        return Fraction(0)
+    return a if _SMALLEST <= abs(a) <= _LARGEST else refuse()  # refuses NaN, too
+
+
+def _inexact(a: Number) -> Number:
+    return MP.convert(a) if not a or _SMALLEST <= abs(MP.convert(a)) <= _LARGEST else refuse()
+
+
+def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[[Number, Number], Number]:
+    def work(a: Number, b: Number) -> Number:
+        exact = isinstance(a, Fraction) and isinstance(b, Fraction)
+        return operation(a, b) if exact else _settled(operation(_inexact(a), _inexact(b)))
+
+    return work
+
+
+def power(base: Number, exponent: Number) -> Number:
+    """Refused: 0^0, and powers of negative or complex numbers that are not whole, but for e^z."""
+    whole = isinstance(exponent, Fraction) and exponent.denominator == 1
+    if whole and isinstance(base, Fraction):
+        bits = max(abs(base.numerator).bit_length() - 1, base.denominator.bit_length() - 1)
+        return (
+            base**exponent.numerator if (base or exponent) and abs(exponent) * bits <= _MAX_BITS else refuse()
+        )
+    fits = whole or (is_real(base) and base > 0 and (is_real(exponent) or base == CONSTANTS["e"]))
+    if not fits or abs(exponent) > _MAX_EXPONENT:
+        refuse()
+    if whole:
+        return _settled(_inexact(base) ** exponent.numerator)
+    if isinstance(exponent, Fraction) and exponent.denominator <= 64:
+        return power(root(base, Fraction(exponent.denominator)), Fraction(exponent.numerator))
+    return _settled(_inexact(base) ** _inexact(exponent))
+
+
+def root(a: Number, index: Number) -> Number:
+    """The real root; of a negative number an odd root, or the imaginary square root."""
+    n = index.numerator if isinstance(index, Fraction) and index.denominator == 1 else 0
+    if not 2 <= n <= 64 or not is_real(a) or (a < 0 and n % 2 == 0 and n > 2):
+        refuse()
+    if a < 0:
+        return -root(-a, index) if n % 2 else FUNCTIONS["mul"](CONSTANTS["i"], root(-a, index))
+    if isinstance(a, Fraction):
+        parts = a.numerator, a.denominator
+        guess = Fraction(*(isqrt(k) if n == 2 else round(min(k, 1 << 50) ** (1 / n)) for k in parts))
+        if guess**n == a:
+            return guess
+    return _settled(MP.root(_inexact(a), n))
+
+
+def _natural(a: Number) -> int:
+    fits = isinstance(a, Fraction) and a.denominator == 1 and 0 <= a <= _MAX_FACTORIAL
+    return a.numerator if fits else refuse()
+
+
+FUNCTIONS: dict[str, Callable[..., Number]] = {
+    **{"add": _arithmetic(operator.add), "sub": _arithmetic(operator.sub), "mul": _arithmetic(operator.mul)},
+    **dict.fromkeys(("div", "frac"), _arithmetic(operator.truediv)),
+    **{"neg": operator.neg, "pow": power, "root": root, "fact": lambda n: Fraction(factorial(_natural(n)))},
+    **{"binom": lambda n, k: Fraction(comb(_natural(n), _natural(k)))},
+}
+"""By the name of the node that reader.py makes of them."""
+
+
+@lru_cache(maxsize=1024)
+def letter_at(name: str) -> tuple[Fraction, ...]:
+    """What a letter stands for at each point, the same in every process."""
+    hashes = [blake2b(f"{point}{name}".encode(), digest_size=2).digest() for point in range(len(POINTS))]
+    shares = [Fraction(int.from_bytes(digest) | 1, 1 << 16) for digest in hashes]
+    return tuple(low + span * share for (low, span), share in zip(POINTS, shares, strict=True))
+
+
+def same_number(a: Number, b: Number) -> bool:
+    """Proved for two rational numbers; 60 digits otherwise."""
+    if isinstance(a, float) or isinstance(b, float) or (isinstance(a, Fraction) and isinstance(b, Fraction)):
+        return bool(a == b)
+    return bool(abs(MP.convert(a) - b) <= _SAME * max(1, abs(MP.convert(a))))
+
+
+def less(a: Number, b: Number) -> bool:
+    return bool(MP.convert(a) < MP.convert(b)) if is_real(a) and is_real(b) else refuse()
+
+
 SET = r"\{\}"
-"""Kind of a set and of a bare list: roots are listed in any order."""
-MATRIX, ROW, UNION, CLOCK = "matrix", "row", "union", "clock"
-"""Other kinds of collections; the rest are brackets, "()", "[)" and so on."""
+"""Kind of a set and of a bare list: roots are listed in any order. Other kinds are brackets, signs, names."""
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """One number; or, for an expression in letters, one for each of POINTS (None: undefined there)."""
+    """One number; or, for an expression in letters, one for each point (None: undefined there)."""
 
     at: tuple[Number | None, ...]
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A tuple, interval or set; a matrix of rows, a union of intervals, a time of day."""
+    """A set, tuple, interval, union, matrix, or a relation between scalars."""
 
     kind: str
     items: tuple["Value", ...]
 
 
-@dataclass(frozen=True)
-class Relation:
-    r"""`difference` stands in relation `sign` (one of "=", "\neq", "<", "\leq") to 0."""
-
-    sign: str
-    difference: Scalar
-
-
-Value = Scalar | Collection | Relation
-
-T = TypeVar("T")
-_ZERO = Fraction(0)
-
-
-def number(value: Number) -> Scalar:
-    return Scalar((value,))
-
-
-@lru_cache(maxsize=1024)
-def letter(name: str) -> Scalar:
-    """What a letter stands for, the same in every process."""
-    shares = [
-        Fraction(int.from_bytes(blake2b(f"{point}{name}".encode(), digest_size=2).digest()) | 1, 1 << 16)
-        for point in range(len(POINTS))
-    ]
-    return Scalar(tuple(low + span * share for (low, span), share in zip(POINTS, shares, strict=True)))
-
-
-def apply(operation: Callable[..., Number], *operands: Scalar) -> Scalar:
-    """The operation at every point; None where it, or an operand, is undefined."""
-    count = max(len(operand.at) for operand in operands)
-    columns = zip(*(operand.at * (count // len(operand.at)) for operand in operands), strict=True)
-    return Scalar(tuple(_at_point(operation, column) for column in columns))
-
-
-def _at_point(operation: Callable[..., Number], operands: Sequence[Number | None]) -> Number | None:
-    if None in operands:
-        return None
-    try:
-        return operation(*operands)
-    except (UndefinedError, ZeroDivisionError):
-        return None
-
-
-def is_defined(scalar: Scalar) -> bool:
-    """Whether enough is known of it."""
-    return sum(value is not None for value in scalar.at) >= min(MIN_DEFINED, len(scalar.at))
-
-
-def changes_sign(scalar: Scalar) -> bool:
-    """Whether it is negative at some points and positive at others.
-
-    Raises:
-        UndefinedError: it is not real.
-    """
-    found = [value for value in scalar.at if value is not None]
-    return any(less(value, _ZERO) for value in found) and any(less(_ZERO, value) for value in found)
+Value = Scalar | Collection
 
 
 def same_value(a: Value, b: Value) -> bool:
     """Whether two values are equal. Collections need the same kind, and only sets have no order."""
     if isinstance(a, Scalar) and isinstance(b, Scalar):
-        return _same_scalar(a, b)
-    if isinstance(a, Relation) or isinstance(b, Relation):
-        return isinstance(a, Relation) and isinstance(b, Relation) and _same_relation(a, b)
-    x, y = _collection(a), _collection(b)
+        count = max(len(a.at), len(b.at))
+        pairs = zip(a.at * (count // len(a.at)), b.at * (count // len(b.at)), strict=True)
+        common = [same_number(x, y) for x, y in pairs if x is not None and y is not None]
+        return all(common) and len(common) >= min(MIN_DEFINED, count)
+    x, y = (v if isinstance(v, Collection) else Collection(SET, (v,)) for v in (a, b))
     if (x.kind, len(x.items)) != (y.kind, len(y.items)):
         return False
-    if x.kind == SET:
-        return _pair_up(x.items, y.items, same_value)
-    return all(same_value(i, j) for i, j in zip(x.items, y.items, strict=True))
-
-
-def _collection(value: Scalar | Collection) -> Collection:
-    return value if isinstance(value, Collection) else Collection(SET, (value,))
-
-
-def _same_scalar(a: Scalar, b: Scalar) -> bool:
-    count = max(len(a.at), len(b.at))
-    pairs = zip(a.at * (count // len(a.at)), b.at * (count // len(b.at)), strict=True)
-    common = 0
-    for x, y in pairs:
-        if x is not None and y is not None:
-            if not same_number(x, y):
-                return False
-            common += 1
-    return common >= min(MIN_DEFINED, count)
-
-
-def _same_relation(a: Relation, b: Relation) -> bool:
-    """Whether the differences are proportional; by a positive factor, if the relation has a direction."""
-    if a.sign != b.sign:
-        return False
-    pairs = zip(
-        a.difference.at, b.difference.at, strict=True
-    )  # as many: a relation without letters is refused
-    point = next((i for i, pair in enumerate(pairs) if all(pair)), None)
-    if point is None:
-        return False
-    x, y = number(a.difference.at[point]), number(b.difference.at[point])
-    if not _same_scalar(apply(multiply, a.difference, y), apply(multiply, b.difference, x)):
-        return False
-    factor = apply(divide, x, y).at[0]
-    return a.sign in ("=", r"\neq") or (factor is not None and less(_ZERO, factor))
-
-
-@dataclass(frozen=True)
-class _Span:
-    """A real interval; a single number if its ends are the same."""
-
-    opening: str
-    low: Number
-    high: Number
-    closing: str
-
-
-def union(parts: Sequence[Value]) -> Value:
-    """The numbers in any of `parts` (intervals and finite sets), with as few parts as possible.
-
-    Raises:
-        UndefinedError: a part is something else, or its numbers are not real.
-    """
-    return _joined([span for part in parts for span in _spans(part)])
-
-
-def without(whole: Value, removed: Value) -> Value:
-    """The numbers of `whole` (an interval, a union or a finite set) that are not in the finite set `removed`.
-
-    Raises:
-        UndefinedError: one of them is something else, its numbers are not real, or none is left.
-    """
-    spans = _spans(whole)
-    for point in _spans(removed):
-        if point.low is not point.high:
-            raise UndefinedError
-        spans = [rest for span in spans for rest in _cut(span, point.low)]
-    return _joined(spans)
-
-
-def _cut(span: _Span, at: Number) -> list[_Span]:
-    """What is left of a span without the number `at`."""
-    if span.low is span.high:
-        return [] if same_number(span.low, at) else [span]
-    if same_number(span.low, at) or same_number(span.high, at):
-        opening = "(" if same_number(span.low, at) else span.opening
-        closing = ")" if same_number(span.high, at) else span.closing
-        return [_Span(opening, span.low, span.high, closing)]
-    if less(at, span.low) or less(span.high, at):
-        return [span]
-    return [_Span(span.opening, span.low, at, ")"), _Span("(", at, span.high, span.closing)]
-
-
-def _joined(spans: Sequence[_Span]) -> Value:
-    """The numbers in any of the spans. Raises UndefinedError if there is none."""
-    merged: list[_Span] = []
-    for span in sorted(spans, key=cmp_to_key(_order)):
-        if merged and _touch(merged[-1], span):
-            merged[-1] = _merge(merged[-1], span)
-        else:
-            merged.append(span)
-    if not merged:
-        raise UndefinedError
-    if all(span.low is span.high for span in merged):
-        return Collection(SET, tuple(number(span.low) for span in merged))
-    intervals = [Collection(s.opening + s.closing, (number(s.low), number(s.high))) for s in merged]
-    return intervals[0] if len(intervals) == 1 else Collection(UNION, tuple(intervals))
-
-
-def _spans(part: Value) -> list[_Span]:
-    items = part.items if isinstance(part, Collection) else ()
-    if isinstance(part, Collection) and part.kind == UNION:
-        return [span for item in items for span in _spans(item)]
-    ends = [item.at[0] for item in items if isinstance(item, Scalar) and len(item.at) == 1]
-    if not isinstance(part, Collection) or not ends or len(ends) != len(items):
-        raise UndefinedError
-    if part.kind == SET:
-        return [_Span("[", end, end, "]") for end in ends]
-    if part.kind not in ("()", "[)", "(]", "[]") or len(ends) != 2:
-        raise UndefinedError
-    single = part.kind == "[]" and ends[0] is ends[1]  # as a union has them
-    if not single and not less(*ends):
-        raise UndefinedError
-    return [_Span(part.kind[0], ends[0], ends[1], part.kind[1])]
-
-
-def _order(a: _Span, b: _Span) -> int:
-    if same_number(a.low, b.low):
-        return (b.opening == "[") - (a.opening == "[")
-    return -1 if less(a.low, b.low) else 1
-
-
-def _touch(a: _Span, b: _Span) -> bool:
-    """Whether there is no number between `a` and `b`, which does not begin before `a`."""
-    if same_number(a.high, b.low):
-        return a.closing == "]" or b.opening == "["
-    return less(b.low, a.high)
-
-
-def _merge(a: _Span, b: _Span) -> _Span:
-    if same_number(a.high, b.high):
-        return _Span(a.opening, a.low, a.high, max(a.closing, b.closing))  # "]" > ")"
-    last = b if less(a.high, b.high) else a
-    return _Span(a.opening, a.low, last.high, last.closing)
-
-
-def points(value: Value) -> list[complex] | None:
-    """Rounded numbers that equal values share, the same as math_worker.py has for it; None: unknown."""
-    if isinstance(value, Collection):
-        nested = [points(item) for item in value.items]
-        known = [found for found in nested if found is not None]
-        return [point for found in known for point in found] if len(known) == len(nested) else None
-    at = value.difference.at if isinstance(value, Relation) else value.at
-    if any(found is None for found in at[:2]):
-        return None
-    first = rounded(at[0])
-    if isinstance(value, Scalar):
-        return [first]
-    second = rounded(at[1])
-    return [first / second] if second and abs(first) < float("inf") else None
-
-
-def may_be_equal(a: Sequence[complex], b: Sequence[complex]) -> bool:
-    """Whether the numbers of two values agree to ten digits, in any order.
-
-    Less would have `x^2+|1999x|=5` and `x^2+|2000x|=5` compared in full: their ratios differ by 2e-7.
-    """
-    return len(a) == len(b) and _pair_up(a, b, _close)
-
-
-def _close(x: complex, y: complex) -> bool:
-    return x == y or abs(x - y) <= 1e-10 * max(1.0, abs(x), abs(y)) < float("inf")
-
-
-def _pair_up(a: Sequence[T], b: Sequence[T], same: Callable[[T, T], bool]) -> bool:
-    """Whether every item of `a` has one of its own in `b`, which has as many."""
-    rest = list(b)
-    for x in a:
-        match = next((i for i, y in enumerate(rest) if same(x, y)), None)
+    if x.kind != SET:
+        return all(map(same_value, x.items, y.items))
+    rest = list(y.items)
+    for item in x.items:
+        match = next((i for i, other in enumerate(rest) if same_value(item, other)), None)
         if match is None:
             return False
         rest.pop(match)
     return True
+
+
+Bound = tuple[Number, int]
+"""A place before (-1) or after (1) a real number: [2,3) goes from before 2 to before 3."""
+
+
+def _compare(a: Bound, b: Bound) -> int:
+    if same_number(a[0], b[0]):
+        return a[1] - b[1]
+    return -1 if less(a[0], b[0]) else 1
+
+
+_ORDER = cmp_to_key(_compare)
+
+
+def union(parts: Sequence[Value], removed: Sequence[Value] = ()) -> Value:
+    """The numbers in any of `parts` and none of `removed` (intervals, finite sets), in the fewest parts.
+
+    Raises:
+        UndefinedError: a part is something else, or its numbers are not real.
+    """
+    spans = [span for part in parts for span in _spans(part)]
+    for low, high in (span for part in removed for span in _spans(part)):
+        cut = [(begin, min(end, low, key=_ORDER)) for begin, end in spans]
+        cut += [(max(begin, high, key=_ORDER), end) for begin, end in spans]
+        spans = [span for span in cut if _compare(*span) < 0]
+    merged: list[tuple[Bound, Bound]] = []
+    for low, high in sorted(spans, key=lambda span: _ORDER(span[0])):
+        if merged and _compare(low, merged[-1][1]) <= 0:
+            low, last = merged.pop()
+            high = max(last, high, key=_ORDER)
+        merged.append((low, high))
+    ends = [(Scalar((low,)), Scalar((high,))) for (low, _), (high, _) in merged]
+    if all(same_value(low, high) for low, high in ends):
+        return Collection(SET, tuple(low for low, _ in ends))
+    kinds = ["(["[low[1] < 0] + ")]"[high[1] > 0] for low, high in merged]
+    intervals = [Collection(kind, pair) for kind, pair in zip(kinds, ends, strict=True)]
+    return intervals[0] if len(intervals) == 1 else Collection("union", tuple(intervals))
+
+
+def _spans(part: Value) -> list[tuple[Bound, Bound]]:
+    if isinstance(part, Collection) and part.kind == "union":
+        return [span for item in part.items for span in _spans(item)]
+    if isinstance(part, Scalar):
+        refuse()
+    items = part.items
+    ends = [x.at[0] for x in items if isinstance(x, Scalar) and len(x.at) == 1 and is_real(x.at[0])]
+    if len(ends) == len(items) and part.kind == SET:
+        return [((end, -1), (end, 1)) for end in ends]
+    if len(ends) != len(items) or len(items) != 2 or part.kind not in ("()", "[)", "(]", "[]"):
+        refuse()
+    span = (ends[0], -1 if part.kind[0] == "[" else 1), (ends[1], 1 if part.kind[1] == "]" else -1)
+    return [span] if _compare(*span) < 0 else refuse()

@@ -1,8 +1,8 @@
-"""A pool of processes that answer mathematical questions within a hard time limit.
+"""A pool of processes that compute terms within a hard time limit.
 
-math-verify guards itself with signals, which work in the main thread only and never reach C code; a hang
-then stops the whole run. Here a task that takes too long ends with its process: the caller gets TIMED_OUT
-for that task and the next one gets a new process.
+math-verify guards itself with signals, which work in the main thread only and never reach C code; a hang then
+stops the whole run. Here a task that takes too long ends with its process: the caller gets TIMED_OUT for that
+task and the next one gets a new process.
 """
 
 import math
@@ -12,14 +12,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
 
-TIMED_OUT = object()
+TIMED_OUT: Any = object()
 """Result of a task that took too long, that ended its process or that was left out."""
-
 WALL_FACTOR = 10.0
 """The limit is CPU time, so that a busy machine decides no reward; wall time may be this many times more."""
 START_LIMIT_S = 120.0
@@ -32,19 +30,18 @@ class WorkerPool:
 
     def __init__(self, count: int, timeout_s: float) -> None:
         assert count > 0 and timeout_s > 0, f"need workers and time, got {count=} {timeout_s=}"
-        self._count = count
-        self._timeout_s = timeout_s
+        self._count, self._timeout_s = count, timeout_s
         self._idle: list[_Worker] = []
 
-    def run(self, tasks: Sequence[tuple[str, ...]], budget_s: float = math.inf) -> list[Any]:
-        """Results in the order of `tasks`, each (name, form, ...) as in math_worker.py, or TIMED_OUT.
+    def run(self, tasks: Sequence[tuple[Any, ...]], budget_s: float = math.inf) -> list[Any]:
+        """Results in the order of `tasks`, each (text, letters) as in math_worker.read, or TIMED_OUT.
 
         Once they have taken `budget_s` of CPU time together, no other is begun: the rest is left out.
         """
         results: list[Any] = [TIMED_OUT] * len(tasks)
         spent_s = 0.0
         waiting = deque(enumerate(tasks))
-        busy: dict[Connection, _Job] = {}
+        busy: dict[Connection, tuple[_Worker, int, float]] = {}
         self._start(min(self._count, len(tasks)))
         try:
             while waiting or busy:
@@ -53,29 +50,26 @@ class WorkerPool:
                     index, task = waiting.popleft()
                     worker = self._idle.pop()
                     worker.send(task)  # waits for a new process to be ready, which is not the task's time
-                    deadline = time.monotonic() + WALL_FACTOR * self._timeout_s
-                    busy[worker.connection] = _Job(worker, index, deadline)
-                patience = min(job.deadline for job in busy.values()) - time.monotonic()
+                    busy[worker.connection] = worker, index, time.monotonic() + WALL_FACTOR * self._timeout_s
+                patience = min(deadline for _, _, deadline in busy.values()) - time.monotonic()
                 wait(list(busy), timeout=max(0.0, patience))
-                for connection, job in list(busy.items()):
-                    answer: Any = TIMED_OUT
-                    if connection.poll():
-                        answer = job.worker.receive()
-                    elif time.monotonic() < job.deadline:
+                for connection, (worker, index, deadline) in list(busy.items()):
+                    if not connection.poll() and time.monotonic() < deadline:
                         continue
+                    answer = worker.receive() if connection.poll() else TIMED_OUT
                     del busy[connection]
                     if answer is TIMED_OUT:
                         spent_s += self._timeout_s
-                        job.worker.kill()
+                        worker.kill()
                     else:
-                        results[job.index], cpu_s = answer
+                        results[index], cpu_s = answer
                         spent_s += cpu_s
-                        self._idle.append(job.worker)
+                        self._idle.append(worker)
                 if spent_s > budget_s:
                     waiting.clear()
         finally:
-            for job in busy.values():  # interrupted: their answers would go to the wrong task
-                job.worker.kill()
+            for worker, _, _ in busy.values():  # interrupted: their answers would go to the wrong task
+                worker.kill()
         return results
 
     def _start(self, count: int) -> None:
@@ -86,13 +80,6 @@ class WorkerPool:
     def close(self) -> None:
         while self._idle:
             self._idle.pop().kill()
-
-
-@dataclass(frozen=True)
-class _Job:
-    worker: "_Worker"
-    index: int
-    deadline: float
 
 
 class _Worker:
@@ -120,7 +107,7 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def send(self, task: tuple[str, ...]) -> None:
+    def send(self, task: tuple[Any, ...]) -> None:
         if not self._ready:
             if not self.connection.poll(START_LIMIT_S) or self.receive() is TIMED_OUT:
                 self.kill()

@@ -86,7 +86,8 @@ class Rephraser:
         ]
         samples, seed = range(self.settings.answer_samples), self.settings.seed
         requests = requests_for(prompts, samples, seed, ANSWERS, step=attempt)
-        answers = [_answer_of(response) for response in self.engine.generate(requests, self.settings.answers)]
+        drawn = self.engine.generate(requests, self.settings.answers)
+        answers = [_answer_of(response, self.grader.equality) for response in drawn]
         gathered = [answer for share in self.comm.all_gather(answers) for answer in share]
         # A comparison that runs out of time could end differently on another rank.
         faults = self._differences(gathered) if self.comm.rank == 0 else {}
@@ -117,5 +118,5 @@ class Rephraser:
         return [(row, view, ids) for row, ids in zip(texts, encoded, strict=True) if len(ids) <= limit]
 
 
-def _answer_of(response: Response) -> tuple[int, View, int, str]:
-    return response.pair_id, response.view, response.sample, extract_answer(response.text)
+def _answer_of(response: Response, equality: str) -> tuple[int, View, int, str]:
+    return response.pair_id, response.view, response.sample, extract_answer(response.text, equality)

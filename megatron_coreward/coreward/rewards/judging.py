@@ -46,7 +46,8 @@ class Group:
 
     `answers` are those of the policy's responses, which are judged; `scores` what registry.Method.score gives
     each of these responses; `teacher` are the answers of the teacher's responses to the same wording; `truth`
-    is the one ground truth. What the method does not need is empty.
+    is the one ground truth, in its own class and in those of the answers that equal it. What the method does
+    not need is empty.
     """
 
     answers: Answers

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_coreward.grading.answers import split_unit
 from megatron_coreward.grading.grader import NO_ANSWER, Grader
 from megatron_coreward.grading.workers import TIMED_OUT, WorkerPool
-from tests.cases.answers import EQUAL, UNEQUAL, UNEQUAL_BY_VALUE
+from tests.cases.answers import EQUAL, UNEQUAL
 
 HANG = r"\lfloor9^{9^{9^9}}\rfloor"  # sympy would write the digits down
+TERM, SINE = (r"\sin(0)", ()), ["0.0"]
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +36,6 @@ def test_equal_in_both_directions(grader, a, b):
 def test_unequal_in_both_directions(grader, a, b):
     assert not grader.equal(grader.form(a), grader.form(b))
     assert not grader.equal(grader.form(b), grader.form(a))
-
-
-@pytest.mark.parametrize(("a", "b"), UNEQUAL_BY_VALUE)
-def test_values_that_are_called_unequal_do_differ(grader, a, b):
-    """By sympy's numbers, which owe nothing to values.py."""
-    numbers = grader._pool.run([("read", split_unit(grader.form(answer))[0]) for answer in (a, b)])
-    (kind, first), (other_kind, second) = numbers
-    close = len(first) == len(second) and all(abs(x - y) < 1e-9 for x, y in zip(first, second, strict=True))
-    assert kind == other_kind and not close
 
 
 def test_no_answer_is_in_no_class_and_equals_nothing(grader):
@@ -67,6 +58,7 @@ def test_a_unit_may_be_left_out_but_joins_its_class(grader):
     forms = [grader.form(a) for a in ["5", "5 cm", r"5\text{ cm}"]]
     assert grader.classes(forms) == [0, 0, 0]
     assert grader.classes(forms[1:] + [grader.form("5 km")]) == [0, 0, 1]
+    assert grader.classes([*forms, grader.form("5 km")]) == [0, 1, 1, 2]
 
 
 def test_long_answers_are_equal_to_themselves_only(grader):
@@ -85,7 +77,9 @@ def test_simple_answers_need_no_worker():
     with Grader() as grader:
         assert grader.classes(["1", "0.5", r"\frac{1}{2}", "x+1", "(1,2)", "yes"]) == [2, 1, 1, 3, 0, 4]
         assert grader.classes(["nosolution", "thevalueisx>3", "x+1"]) == [0, 1, 2], "nor does prose"
-        assert len(set(grader.classes([r"\sin(1)", "x<1", r"(0,1)\cup(2,3)", "1+i", r"1\pm i", "x=y"]))) == 6
+        assert (
+            len(set(grader.classes([r"2\sqrt{3}", "x<1", r"(0,1)\cup(2,3)", "1+i", r"1\pm i", "f(3)"]))) == 6
+        )
         assert grader.classes(["[" * 99, "(1", "1", "1)", "{" * 50 + "1" + "}" * 50]) == [3, 0, 1, 2, 4]
         assert grader.classes(["9^{9^{9^9}}", "9^{9^{9^8}}", "1"]) == [2, 1, 0], "nor what is far too large"
         assert not grader._pool._idle
@@ -109,7 +103,7 @@ def test_a_hang_costs_one_answer():
         assert grader.timeouts == 1
         assert grader.equal(r"\sin(\pi/6)", "0.5"), "the next answer gets a new process"
         started = time.monotonic()
-        assert grader.classes([HANG, "3", HANG, "x<5", "5>x"]) == [2, 0, 2, 1, 1]
+        assert grader.classes([HANG, "3", HANG, "|x|<5", "5>|x|"]) == [2, 0, 2, 1, 1]
         assert time.monotonic() - started < 1, "a time-out is remembered"
         assert grader.timeouts == 1
 
@@ -117,12 +111,12 @@ def test_a_hang_costs_one_answer():
 def test_a_worker_that_sleeps_or_dies_costs_one_answer():
     pool = WorkerPool(1, timeout_s=0.3)
     try:
-        assert pool.run([("compare", "x<5", "5>x")]) == [True]
+        assert pool.run([TERM]) == [SINE]
         os.kill(pool._idle[0].pid, signal.SIGSTOP)
-        assert pool.run([("compare", "x<5", "5>x"), ("compare", "1", "1")])[0] is TIMED_OUT
+        assert pool.run([TERM, TERM])[0] is TIMED_OUT
         os.kill(pool._idle[0].pid, signal.SIGKILL)
-        assert pool.run([("compare", "x<5", "5>x")]) in ([True], [TIMED_OUT])
-        assert pool.run([("compare", "x<5", "5>x")]) == [True]
+        assert pool.run([TERM]) in ([SINE], [TIMED_OUT])
+        assert pool.run([TERM]) == [SINE]
     finally:
         pool.close()
 
@@ -130,15 +124,15 @@ def test_a_worker_that_sleeps_or_dies_costs_one_answer():
 def test_what_comes_when_the_budget_is_used_up_is_left_out():
     pool = WorkerPool(1, timeout_s=0.3)
     try:
-        tasks = [("compare", "x<5", "5>x"), ("read", HANG), ("compare", "1", "1"), ("compare", "2", "2")]
-        assert pool.run(tasks, budget_s=0.2) == [True, TIMED_OUT, TIMED_OUT, TIMED_OUT]
-        assert pool.run(tasks, budget_s=0.6) == [True, TIMED_OUT, True, True]
+        tasks = [TERM, (HANG, ()), TERM, TERM]
+        assert pool.run(tasks, budget_s=0.2) == [SINE, TIMED_OUT, TIMED_OUT, TIMED_OUT]
+        assert pool.run(tasks, budget_s=0.6) == [SINE, TIMED_OUT, SINE, SINE]
     finally:
         pool.close()
 
 
 def test_answers_that_all_hang_take_no_more_than_their_budget(monkeypatch):
-    monkeypatch.setattr("megatron_coreward.grading.grader.ANSWER_S", 0.01)
+    monkeypatch.setattr("megatron_coreward.grading.grader.TERM_S", 0.01)
     hanging = [HANG.replace("9^{9^{9", f"{n}^{{9^{{9", 1) for n in range(20, 40)]
     with Grader(timeout_s=0.5) as grader:
         started = time.monotonic()
@@ -172,8 +166,8 @@ def test_what_is_not_worked_out_or_has_a_condition_equals_itself_only(answer, re
 def test_several_workers_answer_in_the_order_of_the_questions():
     pool = WorkerPool(2, timeout_s=10.0)
     try:
-        tasks = [("compare", f"{n}", f"{n % 3}") for n in range(12)]
-        assert pool.run(tasks) == [n < 3 for n in range(12)]
+        tasks = [(rf"|{n}-4|", ()) for n in range(12)]
+        assert [round(float(number)) for (number,) in pool.run(tasks)] == [abs(n - 4) for n in range(12)]
         assert len(pool._idle) == 2
     finally:
         pool.close()
@@ -182,7 +176,7 @@ def test_several_workers_answer_in_the_order_of_the_questions():
 def test_workers_end_with_their_parent():
     code = (
         "import os; from megatron_coreward.grading.workers import WorkerPool\n"
-        "pool = WorkerPool(1, 5.0); pool.run([('compare', '1', '1')])\n"
+        "pool = WorkerPool(1, 5.0); pool.run([('1', ())])\n"
         "print(pool._idle[0].pid, flush=True); os.kill(os.getpid(), 9)"
     )
     parent = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -1,0 +1,361 @@
+r"""One spelling for each answer: what cannot change a value is removed, and the same thing is written alike.
+
+    $\textbf{(C)}\ \dfrac12\text{ centimeters}$  -->  (C)\frac{1}{2}\text{cm}
+
+In this order, since each step relies on those before: characters; layout; fonts, colours, text; words and
+labels; the unit (split off before digits are joined); numbers; commands. Meanwhile the words of \text{..}
+stand between the marks OPEN and SHUT, so that they are no product of letters.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+
+from megatron_coreward.grading.units import changes_value, is_unit, take_scale, unit_of
+
+OPEN, SHUT = "\x02", "\x03"
+_TEXT = f"{OPEN}[^{OPEN}{SHUT}]*{SHUT}"
+Rules = list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]
+
+
+def _rules(*rules: tuple[str, str | Callable[[re.Match[str]], str]]) -> Rules:
+    return [(re.compile(pattern), replacement) for pattern, replacement in rules]
+
+
+def _apply(rules: Rules, form: str) -> str:
+    for pattern, replacement in rules:
+        form = pattern.sub(replacement, form)
+    return form
+
+
+_TABLE = r"""
+− - – - — - ∞ \infty ° ^\circ × \times · \cdot ⋅ \cdot ÷ \div ± \pm ≤ \leq ≥ \geq ≠ \neq ≈ \approx ∪ \cup
+∩ \cap ∈ \in ∅ \emptyset ∖ \setminus ∴ \therefore ⁄ / ′ ' … ... 、 , “ " ” " ‘ ' ’ ' ∣ | ⌊ \lfloor ⌋ \rfloor
+⌈ \lceil ⌉ \rceil ℝ \mathbb{R} ϕ \phi μ \mu → \to ≡ \equiv ∆ \Delta Ω \Omega
+"""
+_PAIRS = re.findall(r"(\S+) (\S+)", _TABLE)
+_CHARACTERS = {character: text + " " * text[-1].isalpha() for character, text in _PAIRS}
+_RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
+_LOWERED = re.compile("[₀-₉]+")
+_ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|\([^()]*\)|[a-zA-Z]|(?=\{))")
+_MIXED = re.compile(r"(\d*)([¼-¾⅐-⅞])")
+
+
+def _character(character: str) -> str:
+    if character.isascii() or character in _CHARACTERS:
+        return _CHARACTERS.get(character, character)
+    kind = unicodedata.category(character)
+    if kind in ("Cf", "Zs"):
+        return " " if kind == "Zs" else ""
+    name = unicodedata.name(character, "").split()
+    if name[:1] == ["GREEK"] and name[2:3] == ["LETTER"] and len(name) == 4:
+        return f"\\{name[3].lower() if name[1] == 'SMALL' else name[3].capitalize()} "
+    plain = unicodedata.normalize("NFKC", character)
+    return "".join(_CHARACTERS.get(c, c) for c in plain)
+
+
+def _plain_characters(form: str) -> str:
+    r"""`x²` as x^{2}, `2½` as 2\frac{1}{2}, `５` as 5, `θ` as \theta, `√2` as \sqrt{2}."""
+    form = form.replace(OPEN, "").replace(SHUT, "")
+    if form.isascii():
+        return form
+    normal = unicodedata.normalize
+    form = _RAISED.sub(lambda m: "^{" + normal("NFKC", m[0]).replace("−", "-") + "}", form)
+    form = _LOWERED.sub(lambda m: "_{" + normal("NFKC", m[0]) + "}", form)
+    form = _ROOT.sub(lambda m: rf"\sqrt{{{m[1].strip('()')}}}", form)
+    form = _MIXED.sub(lambda m: m[1] + r"\frac{" + normal("NFKC", m[2]).replace("⁄", "}{") + "}", form)
+    return "".join(map(_character, form))
+
+
+_FUNCTION = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp"
+_LAYOUT = _rules(
+    (r"\\\\(?=(?:[dtc]?frac|sqrt|pi|text|cdot|times|infty|left|right|pm)(?![a-zA-Z]))(?!.*\\end)", r"\\"),
+    (r"^\s*([*_`\"']{1,3})(.*?)\1\s*$", r"\2"),
+    (r"^\s*\$+([^$]*[^$\\])\$+\s*$", r"\1"),
+    (r"\\[()\[\]](?!\d*(?:em|ex|pt|cm)\])|(?<!\\)\$(?!\d)|(?<=\d)\$|(?<=[^\s\\])\$", ""),
+    (r"(?:,\s*\\!|\\!\s*,)\s*(?=\d{3})", ""),
+    (r"(?<=\d)\{,\}(?=\d{3}(?!\d))(?<![^\d]0\{,\})(?<!^0\{,\})", ""),
+    (r"(?<=\d)\{,\}(?=\d)", "."),
+    (r"\\(?:left|right)\s*\.|\\!|\\(?:tag|[hv]space)\*?\{[^{}]*\}|\\[hv]?phantom\s*(?:\{[^{}]*\}|\\?.)", ""),
+    (r"\\(?:left|right|middle|[bB]igg?[lr]?|(?:display|text|script)style|(?:no)?limits|boxed|tiny|small|[lL]arge"
+     r"|LARGE|[hH]uge|normalsize|rm|bf|it|sf|tt|(?:math)?strut)(?![a-zA-Z])", ""),
+    (r"(?<!\\)\\[,;:> ]|\\(?:qq?uad|thinspace|enspace|space)(?![a-zA-Z])|~|\\+\s*$", " "),
+    (r"\\(?:textgreater|gt)(?![a-zA-Z])", ">"),
+    (r"\\(?:textless|lt)(?![a-zA-Z])", "<"),
+    (r"\\[dtc](frac|binom)(?![a-zA-Z])", r"\\\1"),
+    (r"\{\s*([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"\\(le|ge|ne)(?=qslant|(?![a-zA-Z]))(?:qslant)?", r"\\\1q"),
+    (r"\\(?:varnothing|O)(?![a-zA-Z])|\\\{\s*\\\}", r"\\emptyset "),
+    (r"\\mathbb\s*\{?\s*R\s*\}?(?![a-zA-Z])|\\(?:R|reals|Reals)(?![a-zA-Z])", r"(-\\infty,\\infty)"),
+    (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
+    (r"\\(?:[ld]?dots[bcmio]?|cdots)(?![a-zA-Z])|\.\.\.+", r"\\ldots "),
+    (r"\\(?:Dollar|textdollar)(?![a-zA-Z])", r"\\$"),
+)  # fmt: skip
+_COLOURS = "red|blue|green|orange|purple|pink|teal|gray|grey|brown|black|maroon|goldD|magenta|cyan|violet"
+_COLOUR = re.compile(
+    rf"\\(?:(?:text|page|f)?color(?:box)?\s*\{{[^{{}}]*\}}|(?:{_COLOURS})[A-E]?(?![a-zA-Z]))\s*(\{{)?"
+)
+_FONT = re.compile(
+    r"\\(text(?!color|degree)[a-z]*|[mh]box|operatorname\*?|math(?!bb|ring)[a-z]+|boldsymbol|p?bm|underline|emph|fbox)"
+    r"(?![a-zA-Z])\s*\{"
+)
+_WORDS = re.compile(r"[a-zA-Z\s.,:'\-/&?!]+(?:(?<=[a-z])[23])?")
+
+
+def _unwrap(form: str) -> str:
+    r"""Without fonts and colours; words of \text{..} between OPEN and SHUT, letters and mathematics bare."""
+    form = _COLOUR.sub(lambda m: r"\bm{" if m[1] else "", form)
+    while match := _FONT.search(form):
+        end = _closing(form, match.end())
+        before, inner, after = form[: match.start()], form[match.end() : end], form[end + 1 :]
+        words = inner.replace("\\", "") if re.search(r"\\[a-zA-Z]", inner) is None else inner
+        is_text = match[1].startswith(("text", "mbox", "hbox"))
+        applied = re.match(r"\s*[({\\\da-zA-Z|^_]", after) is not None
+        if applied and re.fullmatch(rf"{_FUNCTION}|max|min|gcd|lcm", inner.strip()):
+            inner = f"\\{inner.strip()} "
+        elif is_text and re.fullmatch(r"\s*[mshgL]\.?\s*", inner) and re.search(r"[\d}\s]$", before):
+            inner = f"{OPEN}{inner}{SHUT}"
+        elif (
+            _WORDS.fullmatch(words)
+            and re.search("[a-zA-Z].*[a-zA-Z]", words)
+            and "," not in words.strip(" ,")
+        ):
+            inner = f"{OPEN}{words}{SHUT}"
+        elif inner[:1].isalpha() and re.search(r"\\[a-zA-Z]+$", before):
+            inner = " " + inner
+        elif is_text:
+            inner = f" {inner} " if _WORDS.fullmatch(inner) else inner
+        form = before + inner + after
+    return form
+
+
+def _closing(form: str, start: int) -> int:
+    """Where the brace closes that is open at `start`."""
+    level = 1
+    for match in re.finditer(r"\\.|[{}]", form[start:]):
+        level += {"{": 1, "}": -1}.get(match[0], 0)
+        if level == 0:
+            return start + match.start()
+    return len(form)
+
+
+_MORE = r"(?!\s*(?:more|less|fewer|greater|higher|lower|over|above|below|under|equal)\b)"
+_LABEL = re.compile(
+    rf"\s*{OPEN}?\s*(?i:(?:so |thus |hence |therefore,? )?(?:the )?(?:final |correct )?"
+    rf"(?:answer|ans|result|solution|value)(?: is)?\.?)\s*(?:{SHUT}\s*[:=]?|[:=]\s*{SHUT}?)\s*(?=\S)"
+)
+_NAMED = re.compile(
+    rf"\s*{OPEN}\s*([a-zA-Z ]+?)\s*(?:{SHUT}\s*[:=]|[:=]\s*{SHUT})\s*(?=[^{OPEN}{SHUT},]+(?:{_TEXT}[^,]*)?$)"
+)
+_CHOICE = re.compile(
+    rf"{OPEN}?\s*(?:(?i:option|choice|answer)\s+(?=\(?[A-J]\W*$))?(?:\(([A-J])\)[.:]?"
+    rf"|([A-J])(?:\)|[.:](?=\s)|(?<=\s[A-J])$))\s*(?:{SHUT})?\s*(.*)",
+    re.DOTALL,
+)
+_JOINED = _rules(
+    (
+        rf"\s*(?:,\s*)?{OPEN}\s*,?\s*(?:and|or)\s*{_MORE},?\s*{SHUT}(?!\s*{OPEN}\s*(?:more|less|fewer))\s*",
+        ", ",
+    ),
+    (rf"\s*,?\s+(?:and|or)\s+{_MORE}", ", "),
+)
+_PEOPLE = re.compile(rf"[{OPEN}{SHUT}a-zA-Z\s,.]*\b(?:and|or)\b[{OPEN}{SHUT}a-zA-Z\s,.]*")
+_LISTED_WORDS = ("NO", "YES", "TRUE", "FALSE", "NONE", "EVEN", "ODD", "BOTH", "NEITHER", "DNE")
+_BEFORE = _rules(
+    (r"^\s*(?:=|\\(?:approx|therefore|implies|Rightarrow)(?![a-zA-Z])|\\quad)\s*", ""),
+    (rf"(?<=\d)\s*(?:\^\s*)?\{{?\s*{OPEN}?\s*(?:st|nd|rd|th)(?![a-zA-Z])\s*{SHUT}?\s*\}}?", " "),
+    (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
+)
+
+
+def _words_alone(form: str) -> str | None:
+    """The form of an answer that is words only, as `No solution`; None where it is anything else."""
+    bare = form.replace(OPEN, " ").replace(SHUT, " ").replace("(s)", "")
+    if _PEOPLE.fullmatch(form) and not changes_value(re.sub(r"\b(?:and|or)\b", "", bare.lower())):
+        names = sorted(filter(None, (_folded(n) for n in re.split(r",|\band\b|\bor\b", bare))))
+        return ",".join(names)
+    if not re.fullmatch(r"[a-zA-Z][a-zA-Z\s.'()!?-]*", bare.strip()) or re.search(r"\(.?\)", bare):
+        return None
+    word = _folded(bare)
+    return word if len(word) > 1 else None
+
+
+def _folded(words: str) -> str:
+    """Letters alone. Capitals stay where they may be points or Roman numbers, as in `ABC` and `IV`."""
+    word = re.sub(r"[^a-zA-Z-]", "", words)
+    spoken = (
+        len(word) > 4 and re.search("[AEIOUY]", word) and not re.search("ABC|BCD|CDE|DEF|EFG|FGH|PQR", word)
+    )
+    if len(word) < 2 or (word.isupper() and word not in _LISTED_WORDS and not spoken):
+        return word
+    return re.sub(r"(?<=solution)s$|(?<=root)s$", "", word.lower())
+
+
+_CURRENCY = {r"\$": "dollar", "$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee"}
+_LEADING_CURRENCY = re.compile(r"([+-]?)\s*(\\\$|[$€£¥₹])\s*([+-]?)(?=[\d.\\(])")
+_TAIL = re.compile(
+    rf"(.*?(?:[\d)}}\]!]|\\pi ?|\\infty ?|[a-zA-Z](?=\s*{OPEN})))(\s*+)((?:{_TEXT}|[A-Za-z€£¥₹])"
+    rf"(?:[A-Za-z\s.,\-/&*()]|\\cdot(?![a-zA-Z])|\^\s*(?:-?\d|\{{\s*-?\d\s*\}})|{_TEXT})*+)",
+    re.DOTALL,
+)
+_DEGREES = re.compile(
+    rf"\^?\s*\{{?\s*(?:\\circ(?![a-zA-Z])|\\degree|\\textdegree)\s*\}}?\s*(?:{OPEN}?\s*([CF])\s*{SHUT}?)?"
+)
+_BASE = re.compile(
+    rf"(?:_\s*(?=\d\s*$|\{{|{OPEN}|[a-z]{{3}})\{{?\s*{OPEN}?\s*(?:base\s*{SHUT}?\s*)?"
+    rf"|\s*{OPEN}?\s*\(?\s*(?:in\s+)?base[-\s]*{SHUT}?\s*)(\d+|[a-z]+)\)?\s*{SHUT}?\s*\}}?"
+)
+_BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_BASE_NUMBER = {**{word: n for n, word in enumerate(_BASES, 2)}, "sixteen": 16, "binary": 2, "octal": 8}
+_DIGITS = r"\(?\s*(-?[\dA-F]*\d[\dA-F]*(?:\.\d+)?|-?[A-F]+)\s*\)?"
+_NOT_WORDS = re.compile(rf"(?<![a-zA-Z])(?:{_FUNCTION}|sqrt|(?:max|min|gcd|lcm)(?=\())(?![a-zA-Z])")
+
+
+def _take_unit(form: str) -> tuple[str, str]:
+    r"""Value and unit of `5\text{ cm}^2`, `45km`, `\$5`, `20\%`, `90^\circ`, `101_{\text{two}}`."""
+    if based := re.fullmatch(_DIGITS + _BASE.pattern, form.strip()):
+        base = int(based[2]) if based[2].isdigit() else _BASE_NUMBER.get(based[2].lower(), 0)
+        if base > 1:
+            return based[1], f"_{base}" if base < 10 else f"_{{{base}}}"
+    unit = ""
+    if money := _LEADING_CURRENCY.match(form):
+        unit, form = _CURRENCY[money[2]], money[1] + money[3] + form[money.end() :]
+    form = form.replace(r"\$", "").strip()
+    single = "," not in re.sub(r"\d,\d{3}(?!\d)", "", form)
+    if percent := re.fullmatch(rf"(.*?)\s*(?:{OPEN}\s*)?\\?%\s*{SHUT}?", form, re.DOTALL):
+        form, unit = percent[1], "percent" if single else ""
+    degrees = list(_DEGREES.finditer(form)) if "circ" in form or "degree" in form else []
+    number = re.search(r"[\d})]\s*$", form[: degrees[-1].start()]) if degrees else None
+    if degrees and number and degrees[-1].end() == len(form) and single:
+        unit = "degree" + (degrees[-1][1] or "").lower() if not re.search(rf"\\(?:{_FUNCTION})", form) else ""
+        form = form[: degrees[-1].start()] if unit else form
+    elif (tail := _TAIL.fullmatch(form)) and _is_tail(*tail.groups()):
+        form, unit = tail[1], tail[3].replace(OPEN, " ").replace(SHUT, " ")
+        unit = _CURRENCY.get(unit.strip(), unit)
+    factor, words = take_scale(unit)
+    return _scaled(form.strip(), factor), unit_of(words) if words.strip() else ""
+
+
+def _is_tail(value: str, space: str, words: str) -> bool:
+    if not re.search(r"\d|\\pi|\\sqrt|\\infty|[a-zA-Z)]$", value):
+        return False
+    bare = re.sub(_TEXT, "", words)
+    if _NOT_WORDS.search(bare) or re.fullmatch(r"[\s.]*", words):
+        return False
+    if value.endswith(r"\pi ") and re.match(r"(?!cm|mm|km|ft|in)[a-zA-Z]{1,3}(?![a-zA-Z])", words):
+        return False  # \pi hr^2
+    plain = words.replace(OPEN, " ").replace(SHUT, " ")
+    return words.startswith((OPEN, "€", "£", "¥", "₹")) or is_unit(plain, (value + space)[-1] == " ")
+
+
+def _scaled(value: str, factor: int) -> str:
+    if factor == 1:
+        return value
+    plain = re.fullmatch(r"-?\d+(?:\.\d+)?", _plain_digits(value))
+    return f"{Decimal(plain[0]) * factor:f}" if plain else rf"({value})\cdot {factor}"
+
+
+_GROUP = r"(?<![\d.,])(?<!\d[ '])[1-9]\d{0,2}"
+_DIGIT_GROUPS = _rules(
+    (rf"{_GROUP}(?:[ ']\d{{3}})+(?![\d/]|[ ']\d|\s*\\frac)", lambda m: re.sub("[ ']", "", m[0])),
+    (rf"{_GROUP}(?:\.\d{{3}})+,\d\d?(?!\d|,)", lambda m: m[0].replace(".", "").replace(",", ".")),
+    (rf"{_GROUP}(?:\.\d{{3}}){{2,}}(?![\d.,])", lambda m: m[0].replace(".", "")),
+    (r"(?<=[^\\]\{)\d{1,3}(?:,\d{3})+(?=\})", lambda m: m[0].replace(",", "")),
+)
+_THOUSANDS = re.compile(rf"{_GROUP}(?:,\d{{3}})+(?!\d|,\S)")
+_CENTS = re.compile(r"(?<![\d.,])(\d+),(0\d)(?![\d,])")
+_MORE_CENTS = re.compile(r"([+-]?\d+),(\d\d?)")
+_NUMBERS = _rules(
+    (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?", lambda m: _repeating(*m.groups())),
+    (r"(?<![\w\\.}])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d+)(?![\w.])", r"\1\\cdot10^{\2}"),
+    (r"(?<![\w.}/^])(\d+) (\d+) ?/ ?(\d+)(?![\w.(])", r"\1\\frac{\2}{\3}"),
+)
+
+
+def _plain_digits(form: str, has_unit: bool = False) -> str:
+    """Without separators of thousands (in brackets only where a list would be spaced) and decimal commas."""
+    form = _apply(_DIGIT_GROUPS, form)
+    spaced = ", " in form
+    pieces = re.split(r"(\\?[(\[{]|[)\]}])", form)
+    level = 0
+    for index, piece in enumerate(pieces):
+        level += (piece[-1:] in tuple("([{") and len(piece) <= 2) - (piece in (")", "]", "}"))
+        if level <= 0 or spaced:
+            piece = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), piece)
+        pieces[index] = _CENTS.sub(r"\1.\2", piece) if level <= 0 else piece
+    form = "".join(pieces)
+    return _MORE_CENTS.sub(r"\1.\2", form) if has_unit and _MORE_CENTS.fullmatch(form) else form
+
+
+def _repeating(whole: str, start: str, period: str) -> str:
+    if len(period) + len(start) > 30:
+        return f"{whole}.{start}\\overline{{{period}}}"
+    nines = 10 ** len(start) * (10 ** len(period) - 1)
+    value = Fraction(int(whole + start + period or 0) - int(whole + start or 0), nines)
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value)
+
+
+_COMPACT = _rules(
+    (r"(?<![\\a-zA-Z])sqrt(?=[({])", r"\\sqrt"),
+    (r"\\sqrt\(([^()]*)\)(?!\^)", r"\\sqrt{\1}"),
+    (rf"(?<![\\a-zA-Z])({_FUNCTION})(?=[({{\d\\]|[a-zA-Z]$)", r"\\\1"),
+    (rf"\\({_FUNCTION})(?=[a-zA-Z](?![a-zA-Z]))(?<!\\(?:sin|cos|tan))", r"\\\1 "),
+    (r"\\frac(\d) ?(\d)(?!\d)", r"\\frac{\1}{\2}"),
+    (r"\\frac(\d)(?=\{)", r"\\frac{\1}"),
+    (r"\\frac(\\pi|[a-zA-Z]) ?(?=[\w{])", r"\\frac{\1}"),
+    (r"(\\frac\{[^{}]*\}) ?(\d|[a-zA-Z])", r"\1{\2}"),
+    (r"\\sqrt ?(\d+(?![\d.])|\w)", lambda m: rf"\sqrt{{{m[1][0]}}}{m[1][1:]}"),
+    (r"([\^_])\{(\w)\}", r"\1\2"),
+    (r"\^\{\\circ\}", r"^\\circ"),
+    (r"^(?!.*\\(?:sin|cos|tan|cot|sec|csc)).*$",
+     lambda m: re.sub(r"\^\\circ(?=\d)", " ", m[0]).replace(r"^\circ", "")),
+    (r"\\?%", ""),
+    (r"^([\[\]])([^][(){}]*[,;][^][(){}]*)([\[\]])$", lambda m: "[("[m[1] > "["] + m[2] + ")]"[m[3] > "["]),
+    (r"^([^a-zA-Z=]+)=([a-zA-Z])$", r"\2=\1"),
+    (r"\\\\(?!.*\\end\{)", ","),
+    (r"^,|,$", ""),
+)  # fmt: skip
+
+
+def normalise(answer: str) -> str:
+    """The normal form; see the module's header."""
+    form = _unwrap(_apply(_LAYOUT, _plain_characters(answer))).strip()
+    form = _apply(_BEFORE, _LABEL.sub("", form, count=1)).strip()
+    form = re.sub(r"(?<!\\ldots)[.,;:\s]+$", "", form) if not form.endswith(r"\ldots") else form
+    choice = ""
+    if (chosen := _CHOICE.fullmatch(form)) and not re.match(r"[-+*/^=(]|\\cdot|\\times", chosen[3]):
+        choice, form = chosen[1] or chosen[2], chosen[3].strip()
+        if not form or (words := _words_alone(form)) is not None:
+            return choice if not form else f"({choice}){words}"
+    if (words := _words_alone(form)) is not None:
+        return words
+    form = _NAMED.sub(lambda m: re.sub(r"\s", "", m[1]).lower() + "=", form, count=1)
+    form, unit = _take_unit(_apply(_JOINED, form))
+    form = _apply(_NUMBERS, _plain_digits(form.strip(), bool(unit)))
+    # A space between digits is kept ("2 3" is not 23), as is one that ends a command ("\pi r").
+    form = re.sub(r"(?<!\d)\s+|\s+(?!\d)", _squeeze, form.strip())
+    form = _apply(_COMPACT, form)
+    while re.fullmatch(r"\{(?:[^{}]|\{[^{}]*\})*\}", form):
+        form = form[1:-1]
+    form = re.sub(_TEXT, lambda m: r"\text{" + re.sub(r"\s+", " ", m[0][1:-1]).strip().lower() + "}", form)
+    if unit and not unit.startswith("_"):
+        unit = rf"\text{{{unit}}}"
+    return (f"({choice})" if choice and form else "") + _plain_number(form) + unit
+
+
+def _squeeze(space: re.Match[str]) -> str:
+    """One space where a command would otherwise swallow the letter that follows, else nothing."""
+    before, after = space.string[: space.start()], space.string[space.end() : space.end() + 1]
+    return " " if after.isalpha() and re.search(r"\\[a-zA-Z]+$", before) else ""
+
+
+def _plain_number(form: str) -> str:
+    """142.0 -> 142, 070 -> 70, .5 -> 0.5, +3 -> 3, -0 -> 0; anything else unchanged."""
+    if not re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)", form, re.ASCII):
+        return form
+    whole, _, decimals = form.lstrip("+-").partition(".")
+    whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")
+    digits = f"{whole}.{decimals}" if decimals else whole
+    return "-" + digits if form.startswith("-") and digits != "0" else digits
