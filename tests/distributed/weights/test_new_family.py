@@ -21,7 +21,7 @@ from megatron_coreward.actor.weights.stream import WeightExporter
 from megatron_coreward.algorithm.batch import make_batch
 from megatron_coreward.config.schema import ModelConfig, ParallelConfig
 from megatron_coreward.families.registry import FAMILIES, find_families
-from megatron_coreward.types import ScoredResponse
+from megatron_coreward.types import ScoredResponse, WeightedResponse
 from tests.cases.families.renamed import other_name
 from tests.distributed.actor.actor_runs import random_responses
 from tests.oracles import actor as oracle
@@ -54,7 +54,7 @@ def run_all(
 ) -> dict[tuple[str, str], Seen]:
     families.__path__.append(str(ROOT / "tests/cases/families"))
     FAMILIES.update(find_families())
-    batch, seen = make_batch(responses, [1.0] * len(responses)), {}
+    batch, seen = make_batch([WeightedResponse(r, weight=1.0) for r in responses]), {}
     for layout_name, config in LAYOUTS.items():
         layout = parallel.initialize(config)
         for name, folder in folders.items():
