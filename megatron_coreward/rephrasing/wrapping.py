@@ -137,7 +137,9 @@ def _without_quotes(text: str) -> str:
 
 
 _EMPHASIS = re.compile(r"(\*{1,3}|_{2,3})(?=\S)((?:(?!\1).)+)(?<=\S)\1", re.DOTALL)
-_TAGS = re.compile(r"<(?P<name>[a-z][\w-]*)>(?P<text>.*)</(?P=name)>", re.DOTALL | re.IGNORECASE)
+_TAGS = re.compile(
+    r"<(?P<name>[a-z][\w-]*)>(?P<text>(?:(?!</?(?P=name)>).)*)</(?P=name)>", re.DOTALL | re.IGNORECASE
+)
 _BRACKETS = re.compile(
     r"[<⟨](?![\w-]+(?:\s+[\w-]+=[^<>]*)?/?>|[/|!])(?P<text>.*)(?<!<br)(?<!/)[>⟩]", re.DOTALL
 )
@@ -236,7 +238,7 @@ def _without_start(text: str) -> str:
 
 _TELLS_OF_CHANGES = (
     r"rephras\w*|reword\w*|rewrit\w*|rewrote|paraphras\w*|restat\w*|wording|original|version|I|I['’]ve"
-    r"|story|scenario"
+    r"|story|scenario|keep|all (?:the )?numbers"
     r"|changed|kept|unchanged|preserved|retained|(?:stay|remain)s? the same|instructions?"
 )
 _COMMENT = re.compile(
