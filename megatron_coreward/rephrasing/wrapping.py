@@ -26,11 +26,6 @@ def is_placeholder(text: str) -> bool:
     return _PLACEHOLDER.fullmatch(text.strip()) is not None
 
 
-def is_bracketed(text: str) -> bool:
-    """Whether angle brackets enclose the whole text, as they do in a template."""
-    return _BRACKETS.fullmatch(text.strip()) is not None
-
-
 def unwrap(text: str) -> str:
     """The text without the layers around it."""
     text = text.strip()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from megatron_coreward.rephrasing.wrapping import is_bracketed, is_placeholder, left_over, unwrap
+from megatron_coreward.rephrasing.wrapping import is_placeholder, left_over, unwrap
 
 PENS = "Twelve pens cost $18 in a store. How many dollars do 5 pens cost?"
 TEX = r"What is \frac{1}{2} of \beta if $\beta \neq 5 \times 3$?"
@@ -116,7 +116,6 @@ def test_placeholders_stay_placeholders(text: str, wrapping: str) -> None:
 def test_what_cannot_be_taken_off_is_named() -> None:
     assert left_over('{"question": "Why 5') and left_over(f"My try\n```\n{PENS}\n```")
     assert not left_over(PENS) and not left_over("Add:\n```\n  a b\n+ c d\n```")
-    assert is_bracketed(f"<{PENS}>") and not is_bracketed(PENS)
 
 
 @pytest.mark.parametrize(
