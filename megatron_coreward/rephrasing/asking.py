@@ -130,10 +130,12 @@ def _tells(sentence: str, original: str, known: Values, *, after_all: bool, afte
     if claim and is_free and (after_all or _new(sentence[claim.start("value") :], known)):
         return True
     if _CONDITION.search(sentence) or not (new := _new(sentence, known)):
-        return after_mark and _SHORT.fullmatch(sentence) is not None
+        return after_mark and _SHORT.fullmatch(sentence) is not None and sentence.strip() not in original
     if _SHORT.fullmatch(sentence) and re.search(r"[A-Za-z(\[*=]", sentence):
         return True
-    telling = [mention for mention in new if mention.is_telling]
+    telling = [mention for mention in new if mention.is_telling or "." in mention.text]
+    if "&" in sentence:  # a row of a table
+        return False
     if after_mark and telling and not _FORM.match(sentence):
         return True
     return _CONCLUDES.search(sentence) is not None and not all(mention.is_spelled for mention in telling)

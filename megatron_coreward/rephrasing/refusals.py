@@ -28,7 +28,7 @@ _OF_THE_TASK = re.compile(
     r"|context|details|information|clarification)\b|\bthere (?:is|was|seems to be) no (?:question|problem"
     r"|text)\b|\b(?:against|violates?"
     r"|violating) \w+ (?:\w+ )?(?:guidelines|polic)"
-    r"|\bI(?:'d| would) rather not\b|\b(?:must|have to|need to|I) (?:respectfully |politely )?(?:decline"
+    r"|\bI(?:'d| would) rather not\b|\b(?:must|have to|need to) (?:respectfully |politely )?(?:decline"
     r"|refuse)\b|(?:not |im)possible(?: for me)? to (?:rephrase|reword|rewrite)"
     r"|\bthe (?:question|problem|text|prompt)\b(?: is|[^.?!]{0,40} (?:seems|appears"
     r"|looks))(?: to be)? (?:incomplete"

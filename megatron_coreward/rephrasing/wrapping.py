@@ -26,11 +26,6 @@ def is_placeholder(text: str) -> bool:
     return _PLACEHOLDER.fullmatch(text.strip()) is not None
 
 
-def is_bracketed(text: str) -> bool:
-    """Whether angle brackets enclose the whole text, as they do in a template."""
-    return _BRACKETS.fullmatch(text.strip()) is not None
-
-
 def unwrap(text: str) -> str:
     """The text without the layers around it."""
     text = text.strip()
@@ -137,7 +132,9 @@ def _without_quotes(text: str) -> str:
 
 
 _EMPHASIS = re.compile(r"(\*{1,3}|_{2,3})(?=\S)((?:(?!\1).)+)(?<=\S)\1", re.DOTALL)
-_TAGS = re.compile(r"<(?P<name>[a-z][\w-]*)>(?P<text>.*)</(?P=name)>", re.DOTALL | re.IGNORECASE)
+_TAGS = re.compile(
+    r"<(?P<name>[a-z][\w-]*)>(?P<text>(?:(?!</?(?P=name)>).)*)</(?P=name)>", re.DOTALL | re.IGNORECASE
+)
 _BRACKETS = re.compile(
     r"[<⟨](?![\w-]+(?:\s+[\w-]+=[^<>]*)?/?>|[/|!])(?P<text>.*)(?<!<br)(?<!/)[>⟩]", re.DOTALL
 )
@@ -236,7 +233,7 @@ def _without_start(text: str) -> str:
 
 _TELLS_OF_CHANGES = (
     r"rephras\w*|reword\w*|rewrit\w*|rewrote|paraphras\w*|restat\w*|wording|original|version|I|I['’]ve"
-    r"|story|scenario"
+    r"|story|scenario|keep|all (?:the )?numbers"
     r"|changed|kept|unchanged|preserved|retained|(?:stay|remain)s? the same|instructions?"
 )
 _COMMENT = re.compile(

@@ -48,6 +48,12 @@ def test_a_good_rephrasing_has_no_fault() -> None:
         ("Sure! " + GOOD, ["echo"]),
         ("REWRITE: " + GOOD, ["echo"]),
         ("<think>I should</think> " + GOOD, ["echo"]),
+        (f"<{GOOD}>", ["wrapping"]),
+        (f"```\n{GOOD}\n```", ["wrapping"]),
+        (f'"{GOOD}"', ["wrapping"]),
+        ('{"question": "' + GOOD, ["wrapping"]),
+        (f"{GOOD}\nNote: I kept the numbers.", ["wrapping"]),
+        (f"{GOOD} The answer is 17/6.", ["answer_told"]),
         (GOOD + " ### RESULT_END", ["echo"]),
         (GOOD + "<|im_end|>", ["echo"]),
         (GOOD.replace("some numbers", "些 numbers"), ["language"]),
@@ -78,6 +84,172 @@ def test_reasons(rephrased: str, expected: list[str]) -> None:
 )
 def test_looks_suspicious_but_is_fine(original: str, rephrased: str) -> None:
     assert reasons(original, rephrased) == []
+
+
+PENS = "A shop sells 12 pens for $18. What is the price of 5 pens in dollars?"
+ANEW = "Twelve pens cost $18 in a store. How many dollars do 5 pens cost?"
+SPOKEN = "Ann does not know which of 3 friends has 5 coins. Who has them?"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "The answer is 7.5 dollars.",
+        "The final answer is $7.50$.",
+        r"The answer is $\frac{15}{2}$.",
+        "So the answer is seven and a half dollars.",
+        "The answer is 5.",  # a number of the question, but nothing is asked after it
+        "**Answer:** 7.5",
+        r"\boxed{7.5}",
+        r"$\boxed{\frac{15}{2}}$",
+        "#### 7.5",
+        "(7.5 dollars)",
+        "= 7.5",
+        "They cost 7.5 dollars.",
+        "Therefore, 5 pens cost 7.50 dollars.",
+        "18/12 = 1.5",
+        r"$5 \times 1.5 = 7.5$",
+        r"$\frac{18}{12} = 1.5$",
+        "Solution: divide and multiply.",
+        "Hint: one costs 1.5 dollars.",
+    ],
+)
+def test_told_results(told: str) -> None:
+    assert reasons(PENS, f"{ANEW} {told}") == ["answer_told"]
+    assert reasons(f"{PENS} {told}", f"{ANEW} {told}") == []  # the question says so itself
+
+
+def test_a_conclusion_before_the_question_is_a_told_result() -> None:
+    told = "Twelve pens cost $18, which means that 5 pens cost 7.5 dollars. How many dollars do 5 pens cost?"
+    assert reasons(PENS, told) == ["answer_told"]
+    assert reasons(PENS, f"It is 7.5. {ANEW}") == ["answer_told"]
+
+
+@pytest.mark.parametrize(
+    ("original", "rephrased"),
+    [
+        (
+            "After subtracting 9 Cindy got 43. What is right?",
+            "Cindy took 9 away; her answer is 43. What is right?",
+        ),
+        (
+            "A number plus 9 gives 20. Find it.",
+            "When 9 is added to a number, the result is 20. Find the number.",
+        ),
+        ("Compute $a+b$ if $x = a/b$ in $5x=3$.", "If the answer to $5x=3$ is $a/b$, what is $a+b$?"),
+        ("Find x with 3x=12. Round to the nearest tenth.", "Which x has 3x=12? Round to 1 decimal place."),
+        (
+            "Find the sum of the roots of $x^2+5x=7$.",
+            "Find the total of all solutions to the equation $x^2+5x=7$.",
+        ),
+        (
+            "Add 3 to 4. For example, $3^2=9$ is a square.",
+            "What is 3 + 4? A square is a number like $4*4 = 16$.",
+        ),
+        (
+            "Which is 6: 2 or 3 or 2*3? A. 2 B. 3 C. 6",
+            "Which of these is 6?\nA. 2\nB. 3\nC. 2*3, a product of 2",
+        ),
+    ],
+)
+def test_no_told_results(original: str, rephrased: str) -> None:
+    assert "answer_told" not in reasons(original, rephrased)
+
+
+@pytest.mark.parametrize("original", [PENS, "Find the price of 5 pens if 12 cost $18.", "Compute $18/12*5$."])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "Each pen costs 18/12 dollars, 12 pens being $18, and there are 5 of them.",
+        "Twelve pens cost $18 in a store. 5 pens are bought there.",
+        "The price of 5 pens when 12 cost $18.",
+    ],
+)
+def test_statements_in_place_of_a_question(original: str, statement: str) -> None:
+    assert reasons(original, statement) == ["no_question"]
+    assert reasons(statement, f"{statement} It is so.") == []  # the original does not ask either
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "12 pens cost $18. How much are 5",
+        "If 12 pens cost $18, find the price of 5.",
+        "12 pens cost $18; completely determine the cost of 5.",
+        "With 12 pens for $18, 5 pens cost ___ dollars.",
+        "12 pens cost $18, 5 pens cost:",
+        "12 pens cost $18. Ann needs to know the price of 5.",
+        "12 pens cost $18. Your task is to work out the price of 5.",
+        "12 pens cost $18. Tell the price of 5.",
+    ],
+)
+def test_ways_of_asking(asked: str) -> None:
+    assert reasons(PENS, asked) == []
+
+
+@pytest.mark.parametrize("apostrophe", "'’ʼ′＇`")
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "I'm sorry, I can't assist with 12 pens for $18 or 5 pens.",
+        "I'm sorry, but I cannot help with 12 pens for $18 and 5 pens. What else?",
+        "Sorry, I can't do this: 12 pens $18, 5 pens?",
+        "I won't rephrase 12 pens for $18 and 5 pens. How?",
+        "I'm unable to reword 12 pens for $18 and 5 pens?",
+        "I don't think I can help with 12 pens for $18 and 5 pens?",
+        "As an AI I don't buy 12 pens for $18 or 5 pens?",
+        "Unfortunately, I can't rewrite 12 pens for $18 and 5 pens?",
+        "I must decline: 12 pens $18, 5 pens?",
+        "It's not possible to rephrase 12 pens for $18 and 5 pens?",
+        "My apologies, 12 pens for $18 and 5 pens?",
+        "I'd be happy to help, but the question about 12 pens for $18 and 5 pens seems incomplete?",
+        "Please provide the question about 12 pens for $18 and 5 pens?",
+    ],
+)
+def test_refusals(refused: str, apostrophe: str) -> None:
+    assert "echo" in reasons(PENS, refused.replace("'", apostrophe))
+
+
+@pytest.mark.parametrize(
+    "speech",
+    [
+        "Mia says: I can't tell.",
+        "Mia says, “I’m sorry, I can’t help you.”",
+        "Ben: 'I cannot tell.' Mia: 'Neither can I.'",
+        '"I am unable to tell", said Mia.',
+        "I can’t tell who, Mia says.",
+        "Mia replies: I won't tell.",
+        "A machine can't produce more, as you cannot write to it.",
+    ],
+)
+def test_what_persons_say_is_no_refusal(speech: str) -> None:
+    assert reasons(SPOKEN, f"Of 3 people one has 5 coins. {speech} Who has them?") == []
+
+
+@pytest.mark.parametrize(
+    ("original", "rephrased"),
+    [
+        ("12 + 34 = ?", "What is the sum of 12 and 34?"),
+        ("$12+34=?$", "Add 12 and 34."),
+        ("5 × 7 =", "Multiply 5 by 7."),
+        ("α + 7 = 9", "Which α has α + 7 = 9?"),
+    ],
+)
+def test_questions_without_letters_can_be_put_into_words(original: str, rephrased: str) -> None:
+    assert reasons(original, rephrased) == []
+    assert reasons(original, f"{rephrased} 多少") == ["language"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [("[asy]", "[/asy]"), (r"\text{[asy]}", r"\text{[/asy]}"), (r"\[asy\]", r"\[/asy\]")]
+)
+def test_code_of_figures_raises_no_alarm(start: str, end: str) -> None:
+    code = """ pair qux = dir(90); path foo, bar; real zap = x ? y : z; label("I can't tell: $5*3=15$"); """
+    figure = f"{start}{code * 3}{end}"
+    assert reasons(f"What is the height of the cone? {figure}", f"How high is the cone? {figure}") == []
+    assert reasons(f"What is the height of the cone? {figure}", f"The cone is high. {figure}") == [
+        "no_question"
+    ]
 
 
 def test_repeating_the_instruction_is_an_echo() -> None:
@@ -140,4 +312,10 @@ def test_released_pairs() -> None:
     assert {57, 58, 202, 285, 524, 945, 1152, 1460} <= set(changed)
     counts = Counter(reason for _, reason in found)
     assert 20 <= counts["numbers_changed"] <= 30 and 10 <= counts["numbers_lost"] <= 25
+    new = ("wrapping", "answer_told", "no_question", "echo")
+    everywhere = [(p.pair_id, reason) for p in pairs for reason in reasons(p.original, p.rephrased)]
+    assert [(row, reason) for row, reason in everywhere if reason in new] == [
+        (row, "wrapping")
+        for row in (1785, 3525, 4472, 4575, 6499, 6970, 7362)  # in the template's brackets
+    ]
     assert counts["length"] == 3 and not counts["echo"] and not counts["language"]

@@ -44,6 +44,14 @@ def tagged(text: str) -> str:
         ("<rephrased>\nYOUR NEW WORDING\n</rephrased>\n<rephrased>A?</rephrased>", True, "A?"),
         ("<think><rephrased>draft</rephrased></think><Rephrased>A?</Rephrased>", True, "A?"),
         ("<think>... <rephrased>draft</rephrased> hmm</think>", True, None),
+        ("<think>... <rephrased>draft</rephrased> hmm", True, None),
+        ("<think>... <rephrased>draft</rephrased> hmm", False, None),
+        ("<Thinking>... <rephrased>draft</rephrased> hmm", True, None),
+        ("[THINK]... <rephrased>draft</rephrased> hmm", False, None),
+        ("<think>a</think>b<think>... <rephrased>draft</rephrased>", True, None),
+        ("<rephrased>A?</rephrased> No: <rephrased>B", False, None),
+        ("<rephrased><rephrased>A?</rephrased></rephrased>", True, "A?"),
+        ("<rephrased>\n```\n**Question:** A?\n```\n</rephrased>", True, "A?"),
         ("<rephrased>A?", True, "A?"),
         ("<rephrased>A?", False, None),
         ("A?", True, None),
@@ -52,6 +60,17 @@ def tagged(text: str) -> str:
 )
 def test_parse(text: str, finished: bool, expected: str | None) -> None:
     assert parse(Drawn(text, finished)) == expected
+
+
+def test_thoughts_that_the_template_begins_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSeek's templates end with the tag, so that the response has only its end or, cut off, neither."""
+    template = "{{ messages[-1].content }}<think>\\n"
+    drawing = rephraser(Engine(lambda prompt, request: "maybe <rephrased>draft?</rephrased> hmm"))
+    assert parse(drawing.draw(0, {0: QUESTIONS[0]})[0]) == "draft?"
+    monkeypatch.setattr(TOKENIZER, "chat_template", template.encode().decode("unicode_escape"))
+    assert parse(drawing.draw(0, {0: QUESTIONS[0]})[0]) is None
+    ended = rephraser(Engine(lambda prompt, request: "maybe</think> <rephrased>A?</rephrased>"))
+    assert parse(ended.draw(0, {0: QUESTIONS[0]})[0]) == "A?"
 
 
 def test_an_echo_of_the_prompt_is_no_rephrasing() -> None:
