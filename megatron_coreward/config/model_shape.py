@@ -125,7 +125,8 @@ def read_planned_shape(model: ModelConfig) -> tuple[ModelShape | None, str]:
 def require_tokenizer(folder: Path, option: str = "model.path") -> None:
     """Raises ValueError if the folder has no tokenizer, or Git LFS pointers in its place."""
     if not has_tokenizer(folder):
-        raise ValueError(f"{folder} ({option}) has no tokenizer, one of {', '.join(_TOKENIZER_FILES)}.")
+        names = ", ".join(_TOKENIZER_FILES)
+        raise ValueError(f"{folder} ({option}) has no tokenizer, one of {names}. Copy its model's there.")
     for name in (*_TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
             refuse_pointer(folder / name, option)

@@ -47,7 +47,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> "PreTrainedTok
         KeyError,
         TypeError,
         AttributeError,
-    ) as error:  # as files of other forms give
+    ) as error:  # of malformed files
         raise ValueError(
             f"model.path={path}: no tokenizer could be loaded ({error}); set model.path to a Hugging Face "
             "folder or hub id with tokenizer files"

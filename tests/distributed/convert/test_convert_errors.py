@@ -105,6 +105,12 @@ def without_weights(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
 
 
+def both_layouts(folder: Path) -> None:
+    shutil.copy(folder / WEIGHTS, folder / "single")
+    index({})(folder)
+    (folder / "single").rename(folder / WEIGHTS)
+
+
 PICKLE = b"\x80\x02}q\x00."
 BROKEN: dict[str, tuple[Edit, str]] = {  # edit of the folder, what the message must say
     "no config": (lambda f: (f / "config.json").unlink(), r"config\.json is missing.*--hf"),
@@ -134,6 +140,15 @@ BROKEN: dict[str, tuple[Edit, str]] = {  # edit of the folder, what the message 
         f"{HEAD} .* differs from {EMBEDDING}",
     ),
     "pickled": (without_weights, "pickled weights .* can run code and are not read"),
+    "pointer": (
+        write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"),
+        rf"{WEIGHTS} \(--hf\) is a Git LFS pointer.* `git lfs pull`",
+    ),
+    "both layouts": (both_layouts, f"holds the weights twice, {WEIGHTS} and those of {INDEX}"),
+    "adapter": (
+        write("adapter_config.json", b'{"base_model_name_or_path": "a/b"}'),
+        r"holds a LoRA adapter of a/b .*Merge it .* set --hf to the result",
+    ),
     "pickle in disguise": (write(WEIGHTS, PICKLE), f"cannot read .*{WEIGHTS} as safetensors"),
     "cut short": (
         lambda f: write(WEIGHTS, (f / WEIGHTS).read_bytes()[:-1])(f),

@@ -207,7 +207,7 @@ SPOILED: dict[str, tuple[Edit, str]] = {
     ),
     "stop token below 0": (set_json("generation_config.json", eos_token_id=[-1]), "-1 is no token of the"),
     "stop token as text": (set_json("generation_config.json", eos_token_id=["2"]), "'2' is no token of the"),
-    "tokenizer of another model": (other_tokenizer, "ends a response with token 321, but the model's"),
+    "tokenizer of another model": (other_tokenizer, "ends a response with token 320, but the model's"),
     "template that is empty": (write("chat_template.jinja"), "model.path="),
     "template that is broken": (write("chat_template.jinja", "{% for %}"), "has a syntax error in line 1"),
     "template that loses the question": (write("chat_template.jinja", "{{ 'hello' }}"), "loses the question"),
