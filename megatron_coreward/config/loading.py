@@ -47,10 +47,11 @@ def load_config(yaml_path: str | Path | None, overrides: Sequence[str] = ()) -> 
 
 def to_yaml(config: Config) -> str:
     """The complete configuration as YAML that load_config() reads back to an equal one."""
-    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+    # libyaml's emitter, since PyYAML's own writes U+0085 as a line break.
+    return yaml.dump(asdict(config), Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """Refuses a key that stands twice, and leaves dates as text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

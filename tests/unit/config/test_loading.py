@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from megatron_coreward.config.loading import load_config, to_yaml
@@ -155,6 +155,7 @@ def test_missing_and_unreadable_file(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=50)
+@example(prompt="\x85", lr=1.0)
 @given(prompt=st.text(st.characters(codec="utf-8", exclude_characters="$")), lr=st.floats(1e-12, 1e3))
 def test_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, prompt: str, lr: float) -> None:
     config = load()
