@@ -214,7 +214,7 @@ _NOT_WORDS = re.compile(rf"(?<![a-zA-Z])(?:{_FUNCTION}|sqrt|(?:max|min|gcd|lcm)(
 
 
 def _take_unit(form: str) -> tuple[str, str]:
-    r"""Value and unit of `5\text{ cm}^2`, `45km`, `\$5`, `20\%`, `90^\circ`, `3 million km`, `101_{\text{two}}`."""
+    r"""Value and unit of `5\text{ cm}^2`, `45km`, `\$5`, `20\%`, `90^\circ`, `101_{\text{two}}`."""
     if based := re.fullmatch(_DIGITS + _BASE.pattern, form.strip()):
         base = int(based[2]) if based[2].isdigit() else _BASE_NUMBER.get(based[2].lower(), 0)
         if base > 1:

@@ -39,7 +39,7 @@ class Group:
 
     `answers` are those of the policy's responses, which are judged; `signals` their values of the method's
     own signal (registry.Method.signal), if it has one; `teacher` the answers of the teacher's responses to
-    the same wording; `truth` the one ground truth, in its own class and in those of the answers that equal it.
+    the same wording; `truth` the one ground truth, in its own class and those of the answers that equal it.
     What the method does not need is empty.
     """
 
