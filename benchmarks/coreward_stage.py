@@ -42,7 +42,7 @@ def typical(rng: random.Random, pair: int) -> str | None:
     if rng.random() < 0.3:
         return str(rng.randrange(200))
     if pair % 16 == 0:  # left to math-verify
-        return rng.choice([rf"|x|<{n}", rf"{n}>|x|"])
+        return rng.choice([rf"\lfloor x\rfloor<{n}", rf"{n}>\lfloor x\rfloor"])
     return rng.choice(SPELLINGS).format(n=n, m=2 * n)
 
 
@@ -57,7 +57,7 @@ CASES: dict[str, Callable[[], Callable[[random.Random, int], str | None]]] = {
     "all distinct: fractions": lambda: distinct(r"\frac{{{n}}}{{7}}"),
     "all distinct: polynomials": lambda: distinct(r"\frac{{x^2+{n}x}}{{2}}"),
     "all distinct: tuples with roots": lambda: distinct(r"(\sqrt{{{n}}},{n})"),
-    "all distinct: math-verify only": lambda: distinct(r"\sin({n})"),
+    "all distinct: math-verify only": lambda: distinct(r"\lfloor\frac{{{n}}}{{x}}\rfloor"),
 }
 
 
@@ -116,7 +116,7 @@ def stage_seconds(responses: Sequence[Response], workers: int, equality: str, re
     times = []
     for _ in range(repeats):
         with Grader(equality, workers=workers) as grader:
-            grader.equal("|x|<1", "1>|x|")
+            grader.equal(r"\lfloor x\rfloor<1", r"1>\lfloor x\rfloor")
             stage = CoRewardStage(TorchCommunicator(), grader, Config())
             started = time.perf_counter()
             stage(responses)

@@ -11,6 +11,7 @@ box.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -113,6 +114,7 @@ def _signed(text: str, box: _Box, begin: int) -> str:
     return f"{sign}({box.content})" if whole else f"{sign}{box.content}"
 
 
+@lru_cache(maxsize=8192)
 def normal_form(answer: str, equality: str) -> str:
     """The form under which an answer is compared, sent and logged; "" if there is no answer.
 

@@ -1,11 +1,11 @@
 r"""Reads the value of an answer from a strict subset of LaTeX.
 
 A tree is made of the form by operator precedence, and a value (values.py) of the tree: numbers and
-expressions in letters with + - * / ^ !, fractions, roots, binomials; tuples, intervals, sets, lists, unions,
-\setminus, \pm, matrices, ratios, equations and inequalities; `f(3)` counts as a letter. Functions, |..|,
-rounding and \max are read, too, but not computed: such a term is left to math-verify (math_worker.py), in
-LaTeX written anew from the tree, so that it sees nothing but this grammar. What has two readings (`1/2x`,
-`\sin x/2`, `x^12`) is refused.
+expressions in letters with + - * / ^ !, fractions, roots, binomials, |..| and real functions; tuples,
+intervals, sets, lists, unions, \setminus, \pm, matrices, ratios, equations and inequalities; `f(3)` counts
+as a letter. Inverse functions, rounding and \max are read, too, but not computed: a term with one is left to
+math-verify (math_worker.py), in LaTeX written anew from the tree, so that it sees nothing but this grammar.
+What has two readings (`1/2x`, `\sin x/2`, `x^12`) is refused.
 """
 
 import re
@@ -37,7 +37,7 @@ _GREEK = (
     "alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi|chi|psi"
     "|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega"
 )
-_REAL = ("sin", "cos", "tan", "cot", "sec", "csc", "exp", "arcsin", "arccos", "arctan", "ln", "log")
+_REAL = (*values.REAL_FUNCTIONS, "arcsin", "arccos", "arctan", "log")
 _MANY = ("max", "min")
 _TOKEN = re.compile(
     r"\d+(?:\.\d+)?|\.\d+|\^\\circ(?![a-zA-Z])"
@@ -58,13 +58,14 @@ _CLOSES = {
     "(": ")]", "[": ")]", "{": "}", r"\{": r"\}", "|": "|", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil",
     **{rf"\begin{{{kind}matrix}}": rf"\end{{{kind}matrix}}" for kind in "pb"},
 }
-_SPELLED = {
-    **{name: (rf"\{name}({{}})", 4, (0,)) for name in (*_REAL, *_MANY)},
-    "log": (r"\log_{{{}}}({})", 4, (0, 0)), "bars": ("|{}|", 4, (0,)),
+_FOREIGN = {
+    **{name: (rf"\{name}({{}})", 4, (0,)) for name in ("arcsin", "arccos", "arctan", *_MANY)},
     "floor": (r"\lfloor {}\rfloor ", 4, (0,)), "ceil": (r"\lceil {}\rceil ", 4, (0,)),
 }
-"""How math-verify is told of what it must compute: template, how strongly it binds, and its operands must."""
-_WRITTEN = _SPELLED | {
+"""What math-verify must compute: how it is told so, how strongly that binds, and its operands must."""
+_WRITTEN = _FOREIGN | {
+    **{name: (rf"\{name}({{}})", 4, (0,)) for name in values.REAL_FUNCTIONS},
+    "log": (r"\log_{{{}}}({})", 4, (0, 0)), "bars": ("|{}|", 4, (0,)),
     "add": ("{}+{}", 1, (1, 2)), "sub": ("{}-{}", 1, (1, 2)), "neg": ("-{}", 1, (2,)),
     "mul": (r"{}\cdot {}", 2, (2, 3)), "pow": ("{{{}}}^{{{}}}", 3, (4, 0)), "fact": ("{}!", 3, (4,)),
     "root": (r"\sqrt[{1}]{{{0}}}", 4, (0, 0)), "binom": (r"\binom{{{}}}{{{}}}", 4, (0, 0)),
@@ -244,7 +245,7 @@ class _Parser:
             )
             if isinstance(node, Fraction) and (_is_letter(self.token) or self.token in _SIMPLE):
                 node = ("mul", node, self._power())
-            if self._begins_factor(self._next):
+            if self._begins_factor(self._next) and self.token[1:] not in _REAL:
                 refuse()
         return refuse() if self.token in ends else node
 
@@ -362,9 +363,9 @@ def _scan(node: Node, letters: dict[str, str]) -> bool:
         letters[node] = _SAFE[len(letters)] if len(letters) < len(_SAFE) else refuse()
     if not isinstance(node, tuple):
         return False
-    if node[0] not in FUNCTIONS and node[0] not in _SPELLED:
+    if node[0] not in FUNCTIONS and node[0] not in _FOREIGN:
         refuse()
-    return any([node[0] in _SPELLED, *(_scan(operand, letters) for operand in node[1:])])
+    return any([node[0] in _FOREIGN, *(_scan(operand, letters) for operand in node[1:])])
 
 
 def _number(node: Node, point: int, lettered: bool) -> Number | None:

@@ -319,8 +319,13 @@ _COMPACT = _rules(
 )  # fmt: skip
 
 
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)", re.ASCII)
+
+
 def normalise(answer: str) -> str:
     """The normal form; see the module's header."""
+    if _NUMBER.fullmatch(answer):
+        return _plain_number(answer)
     form = _unwrap(_apply(_LAYOUT, _plain_characters(answer))).strip()
     form = _apply(_BEFORE, _LABEL.sub("", form, count=1)).strip()
     form = re.sub(r"(?<!\\ldots)[.,;:\s]+$", "", form) if not form.endswith(r"\ldots") else form
@@ -353,7 +358,7 @@ def _squeeze(space: re.Match[str]) -> str:
 
 def _plain_number(form: str) -> str:
     """142.0 -> 142, 070 -> 70, .5 -> 0.5, +3 -> 3, -0 -> 0; anything else unchanged."""
-    if not re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)", form, re.ASCII):
+    if not _NUMBER.fullmatch(form):
         return form
     whole, _, decimals = form.lstrip("+-").partition(".")
     whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")

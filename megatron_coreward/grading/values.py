@@ -103,7 +103,22 @@ def _natural(a: Number) -> int:
     return a.numerator if fits else refuse()
 
 
+def _real(work: Callable[[Any], Any]) -> Callable[[Number], Number]:
+    def of_real(a: Number) -> Number:
+        result = _settled(work(_inexact(a))) if is_real(a) and (a > 0 or work != MP.ln) else refuse()
+        return result if is_real(result) else refuse()
+
+    return of_real
+
+
+REAL_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
+    **{"sin": MP.sin, "cos": MP.cos, "tan": MP.tan, "cot": MP.cot, "sec": MP.sec, "csc": MP.csc},
+    **{"exp": MP.exp, "ln": MP.ln},
+}
 FUNCTIONS: dict[str, Callable[..., Number]] = {
+    **{name: _real(work) for name, work in REAL_FUNCTIONS.items()},
+    **{"bars": lambda a: abs(a) if isinstance(a, Fraction) else _settled(abs(a))},
+    **{"log": lambda base, a: FUNCTIONS["div"](FUNCTIONS["ln"](a), FUNCTIONS["ln"](base))},
     **{"add": _arithmetic(operator.add), "sub": _arithmetic(operator.sub), "mul": _arithmetic(operator.mul)},
     **dict.fromkeys(("div", "frac"), _arithmetic(operator.truediv)),
     **{"neg": operator.neg, "pow": power, "root": root, "fact": lambda n: Fraction(factorial(_natural(n)))},

@@ -13,6 +13,7 @@ from megatron_coreward.grading.answers import (
     normal_form,
     take_apart,
 )
+from tests.support.paths import RELEASED_DATA
 
 LATEX_LIKE = st.text(alphabet=r"\{}()[]$^_,.=+-/ 012ax%" + "\n", max_size=60)
 PIECES = [
@@ -169,9 +170,9 @@ def test_ground_truths_survive_a_box_and_normalisation(math_truths):
 
 
 @pytest.fixture
-def math_truths(request):
-    path = request.config.rootpath.parent / "shared/data/math/test.parquet"
+def math_truths():
+    path = RELEASED_DATA / "math/test.parquet"
     if not path.exists():
-        pytest.skip(f"needs {path.name} in ../shared/data/math")
+        pytest.skip(f"needs {path} (RELEASED_DATA in tests/support/paths.py)")
     rewards = pq.read_table(path, columns=["reward_model"]).column("reward_model").to_pylist()
     return [reward["ground_truth"] for reward in rewards]

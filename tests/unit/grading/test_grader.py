@@ -46,7 +46,7 @@ def test_no_answer_is_in_no_class_and_equals_nothing(grader):
 
 
 def test_classes_do_not_depend_on_order(grader):
-    forms = [grader.form(a) for a in ["0.5", r"\frac12", "", r"\sin(\pi/6)", "|x-5|", "|5-x|", "7"]]
+    forms = [grader.form(a) for a in ["0.5", r"\frac12", "", r"\sin(\pi/6)", r"\max(x,3)", r"\max(3,x)", "7"]]
     class_of = dict(zip(forms, grader.classes(forms), strict=True))
     assert sorted(class_of.values()) == [NO_ANSWER, 0, 0, 0, 1, 2, 2]
     for order in list(permutations(forms))[::1800]:
@@ -101,7 +101,7 @@ def test_a_hang_costs_one_answer():
         assert not grader.equal(HANG, r"\sin1")
         assert time.monotonic() - started < 20
         assert grader.timeouts == 1
-        assert grader.equal(r"\sin(\pi/6)", "0.5"), "the next answer gets a new process"
+        assert grader.equal(r"\lceil2.5\rceil", "3"), "the next answer gets a new process"
         started = time.monotonic()
         assert grader.classes([HANG, "3", HANG, "|x|<5", "5>|x|"]) == [2, 0, 2, 1, 1]
         assert time.monotonic() - started < 1, "a time-out is remembered"

@@ -43,19 +43,18 @@ def test_two_stages_find_the_tree_that_one_finds(term, monkeypatch):
 @pytest.mark.parametrize(
     ("form", "terms"),
     [
-        (r"\sin30^\circ", [r"\sin(30\cdot \frac{\pi }{180})"]),
-        (r"\sin^2x", [r"{\sin(a)}^{2}"]),
-        (r"\log_28", [r"\log_{2}(8)"]),
-        (r"|y|z^{2}", [r"|a|\cdot {b}^{2}"]),
+        (r"\lfloor\sin^2x\rfloor", [r"\lfloor {\sin(a)}^{2}\rfloor "]),
+        (r"\lfloor\log_2 x\rfloor+\sqrt[3]{y}", [r"\lfloor \log_{2}(a)\rfloor +\sqrt[3]{b}"]),
+        (r"\max(|x|,\theta)z^{2}", [r"\max(|a|,b)\cdot {c}^{2}"]),
         (r"\sin^{-1}(1)", [r"\arcsin(1)"]),
-        (r"\max(x,\theta)", [r"\max(a,b)"]),
+        (r"\lceil\sin30^\circ\rceil", [r"\lceil \sin(30\cdot \frac{\pi }{180})\rceil "]),
         *(
             (form, [])
             for form in (
-                r"2x+\sqrt{3}",
-                r"\sin x/2",
-                r"\sin xy",
-                r"|a|b|c|",
+                r"\sin x+|y|",
+                r"\max x",
+                r"\arcsin x/2",
+                r"\lfloor x",
                 r"\int_0^1xdx",
                 r"\gcd(4,6)",
                 "f(2x)",
