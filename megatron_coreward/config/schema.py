@@ -101,12 +101,11 @@ class DataConfig:
     """Question pairs and prompts."""
 
     source: Literal["parquet", "synthetic"] = "parquet"
-    """parquet (files below) or synthetic (generated arithmetic word problems, nothing to download)."""
+    """parquet (files below, of any kind) or synthetic (generated arithmetic, nothing to download)."""
     original: str = ""
-    """Parquet file of original questions (columns prompt, reward_model, extra_info), or one file with
-    columns original_question and rephrased_question."""
+    """File of original questions, or of both wordings (Parquet, JSONL, JSON or CSV; columns: docs/data.md)."""
     rephrased: str = ""
-    """Parquet file of rephrasings, aligned with `original` row by row on extra_info.index; empty when
+    """File of rephrasings, aligned with `original` row by row on extra_info.index; empty when
     `original` holds both views, or when only originals are answered (rollout.views)."""
     batch_pairs: AtLeastOne = 128
     """Question pairs per rollout batch, over all ranks."""
