@@ -103,7 +103,7 @@ class DataConfig:
     source: Literal["parquet", "synthetic"] = "parquet"
     """parquet (files below, of any kind) or synthetic (generated arithmetic, nothing to download)."""
     original: str = ""
-    """File of original questions, or of both wordings (Parquet, JSONL, JSON or CSV; columns: docs/data.md)."""
+    """File of original questions, or of both wordings (Parquet, JSONL, JSON, CSV; columns: docs/data.md)."""
     rephrased: str = ""
     """File of rephrasings, aligned with `original` row by row on extra_info.index; empty when
     `original` holds both views, or when only originals are answered (rollout.views)."""

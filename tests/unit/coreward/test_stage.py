@@ -295,3 +295,13 @@ def test_truth_reaches_the_method_that_needs_it_and_no_other():
     for method in set(METHODS) - {"ground_truth"}:
         with pytest.raises(AssertionError, match="ground truths given"):
             run_stage([step], RewardConfig(method=method), truths={1: "2"}, views="both")
+
+
+@pytest.mark.parametrize("company", [["5 km"], [], ["5 cm", "5 km"]])
+def test_other_answers_do_not_decide_whether_one_is_right(company):
+    """A bare number is right for a truth with a unit, whoever else names another unit; that one is wrong."""
+    answers = ["5", "6", *company]
+    step = [response(1, View.ORIGINAL, sample, answer) for sample, answer in enumerate(answers)]
+    [scored], _ = run_stage([step], RewardConfig(method="ground_truth"), truths={1: "5 cm"})
+    right = {"5": 1.0, "5 cm": 1.0, "6": 0.0, "5 km": 0.0}
+    assert [r.reward for r in scored] == [right[answer] for answer in answers]
