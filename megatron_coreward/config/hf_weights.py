@@ -89,6 +89,10 @@ def extra_tensors(names: Collection[str], shape: ModelShape) -> list[str]:
     return [name for name in names if name not in known]
 
 
+LEAVE_OUT_FIRST = "convert it there and back with coreward convert and --allow-extra"
+"""Where a folder is loaded as it is, the way to leave out what its architecture does not know."""
+
+
 def check_extra_tensors(
     folder: Path,
     tensors: Mapping[str, TensorInfo],

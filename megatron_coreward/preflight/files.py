@@ -14,6 +14,7 @@ import psutil
 
 from megatron_coreward.config.hf_files import read_tensors
 from megatron_coreward.config.hf_weights import (
+    LEAVE_OUT_FIRST,
     check_extra_tensors,
     check_shapes,
     check_type,
@@ -41,13 +42,7 @@ def check_weights(shape: ModelShape, *, option: str = "model.path", exactly: boo
     for name in expected:
         check_type(name, tensors[name], given)
     if exactly:
-        check_extra_tensors(
-            shape.folder,
-            tensors,
-            given,
-            shape,
-            "convert it there and back with tools/convert_checkpoint.py and --allow-extra",
-        )
+        check_extra_tensors(shape.folder, tensors, given, shape, LEAVE_OUT_FIRST)
 
 
 def check_transformers_reads(folder: Path, trust_remote_code: bool, option: str = "model.path") -> None:

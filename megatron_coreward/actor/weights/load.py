@@ -107,7 +107,7 @@ def load_hf_weights(model: GPTModel, shape: ModelShape, layout: Layout, folder: 
             model would ignore.
     """
     source = HfFolder(folder)
-    check_extra_tensors(source, shape, "convert it there and back with coreward convert and --allow-extra")
+    check_extra_tensors(source, shape, hf_weights.LEAVE_OUT_FIRST)
     parameters = dict(model.named_parameters())
     entries = [(entry, source_names(entry, shape)) for entry in local_entries(model, shape, layout)]
     for entry, names in entries:
