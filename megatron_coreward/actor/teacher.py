@@ -25,7 +25,8 @@ from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
 from megatron_coreward.actor.weights.stream import WeightExporter
-from megatron_coreward.config.schema import Config, TeacherConfig
+from megatron_coreward.config.learning import TeacherConfig
+from megatron_coreward.config.schema import Config
 from megatron_coreward.types import Traffic
 
 STATE_PREFIX = "teacher"

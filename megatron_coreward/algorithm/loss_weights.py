@@ -25,7 +25,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from megatron_coreward.config.schema import AlgorithmConfig, Config
+from megatron_coreward.config.learning import AlgorithmConfig
+from megatron_coreward.config.schema import Config
 from megatron_coreward.types import ScoredResponse, View, WeightedResponse
 from megatron_coreward.utils.distributed import Gathers
 

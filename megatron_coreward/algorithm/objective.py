@@ -26,7 +26,7 @@ from collections.abc import Callable
 import torch
 
 from megatron_coreward.algorithm.batch import TrainBatch
-from megatron_coreward.config.schema import AlgorithmConfig
+from megatron_coreward.config.learning import AlgorithmConfig
 from megatron_coreward.utils.metrics import Figures
 
 Objective = Callable[[torch.Tensor, TrainBatch], tuple[torch.Tensor, Figures]]

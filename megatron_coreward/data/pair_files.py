@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from megatron_coreward.config.schema import SYSTEM_PROMPT
+from megatron_coreward.config.fields import SYSTEM_PROMPT
 from megatron_coreward.data.columns import REPHRASED_COLUMNS
 from megatron_coreward.utils.folders import publish_file, temporary_name
 

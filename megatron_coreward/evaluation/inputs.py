@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megatron_coreward.config.fields import MAX_SEED
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import read_model_shape, read_shape, require_tokenizer
-from megatron_coreward.config.schema import MAX_SEED, Config
+from megatron_coreward.config.schema import Config
 from megatron_coreward.data.pairs import load_questions
 from megatron_coreward.data.prompts import (
     EvaluationQuestion,

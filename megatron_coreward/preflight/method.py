@@ -6,7 +6,8 @@ An option that the chosen method would ignore is an error: it would make an expe
 from collections.abc import Callable
 from dataclasses import fields
 
-from megatron_coreward.config.schema import Config, RewardConfig, TeacherConfig
+from megatron_coreward.config.learning import RewardConfig, TeacherConfig
+from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import METHODS, Method, method_of, views_of
 
 

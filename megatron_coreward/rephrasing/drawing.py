@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megatron_coreward.config.schema import SYSTEM_PROMPT
+from megatron_coreward.config.fields import SYSTEM_PROMPT
 from megatron_coreward.coreward.voting import vote
 from megatron_coreward.data.prompts import encode_prompts
 from megatron_coreward.grading.answers import extract_answer

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from rich.console import Console
 
+from megatron_coreward.config.fields import MIN_TEMPERATURE
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import find_folder
-from megatron_coreward.config.schema import MIN_TEMPERATURE, Config
+from megatron_coreward.config.schema import Config
 from megatron_coreward.data.pairs import load_originals
 from megatron_coreward.data.prompts import load_generation_config, load_tokenizer, stop_token_ids
 from megatron_coreward.data.tables import read_json, read_parquet

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from megatron_coreward.config.schema import AlgorithmConfig, Config
+from megatron_coreward.config.learning import AlgorithmConfig
+from megatron_coreward.config.schema import Config
 from megatron_coreward.types import ScoredResponse, View
 
 Key = tuple[int, str, int]

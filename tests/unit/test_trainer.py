@@ -9,13 +9,8 @@ import torch.distributed as dist
 
 from megatron_coreward.algorithm.loss_weights import local_counts, token_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config.schema import (
-    AlgorithmConfig,
-    Config,
-    RewardConfig,
-    RolloutConfig,
-    TeacherConfig,
-)
+from megatron_coreward.config.learning import AlgorithmConfig, RewardConfig, TeacherConfig
+from megatron_coreward.config.schema import Config, RolloutConfig
 from megatron_coreward.coreward.rewards.registry import method_of
 from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.data.sampler import PairSampler

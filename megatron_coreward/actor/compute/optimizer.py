@@ -13,7 +13,7 @@ from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
 from megatron_coreward.actor.device import actor_device, compute_device
-from megatron_coreward.config.schema import OptimizerConfig
+from megatron_coreward.config.learning import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:

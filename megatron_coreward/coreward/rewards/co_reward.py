@@ -4,7 +4,7 @@ r_i  = 1[ans(y_i)  = y'_v]      y_i on the original question, y'_v the vote on i
 r'_i = 1[ans(y'_i) = y_v ]
 """
 
-from megatron_coreward.config.schema import RewardConfig
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.coreward.rewards.judging import Groups, Judgement, by_vote
 from megatron_coreward.types import View
 

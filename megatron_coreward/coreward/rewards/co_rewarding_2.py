@@ -5,7 +5,7 @@
 The teacher is the moving average of the policy (actor/teacher.py) and also the reference of the KL penalty.
 """
 
-from megatron_coreward.config.schema import RewardConfig
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.coreward.rewards.judging import Groups, Judgement, by_vote
 from megatron_coreward.types import View
 

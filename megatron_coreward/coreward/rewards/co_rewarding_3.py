@@ -4,7 +4,7 @@ r_i  = 1[ans(y_i)  = vote(teacher on x')]      y_i on the original question x, y
 r'_i = 1[ans(y'_i) = vote(teacher on x )]
 """
 
-from megatron_coreward.config.schema import RewardConfig
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.coreward.rewards.judging import Groups, Judgement, by_vote
 from megatron_coreward.types import View
 

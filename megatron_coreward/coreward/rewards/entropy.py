@@ -7,7 +7,7 @@ over all response tokens, at the sampling temperature, before the update and wit
 entropy (7 nats there).
 """
 
-from megatron_coreward.config.schema import RewardConfig
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.coreward.rewards.judging import Groups, Judgement
 from megatron_coreward.grading.grader import NO_ANSWER
 from megatron_coreward.types import Response, View

@@ -3,7 +3,7 @@
 The authors' code grades this arm by another rule than the label-free ones; here there is one grader.
 """
 
-from megatron_coreward.config.schema import RewardConfig
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.coreward.rewards.judging import Groups, Judgement
 from megatron_coreward.grading.grader import NO_ANSWER
 from megatron_coreward.types import View

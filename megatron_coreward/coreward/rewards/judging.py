@@ -11,7 +11,7 @@ lists the methods; docs/reward_methods.md says how to add one.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from megatron_coreward.config.schema import RewardConfig
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.coreward.voting import Vote, vote
 from megatron_coreward.grading.grader import NO_ANSWER
 from megatron_coreward.types import View

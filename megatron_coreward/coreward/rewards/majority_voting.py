@@ -6,7 +6,7 @@ The baseline that Co-Reward is compared with, on original questions, on rephrasi
 both, each for itself. It can be satisfied by giving one answer to everything.
 """
 
-from megatron_coreward.config.schema import RewardConfig
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.coreward.rewards.judging import Groups, Judgement, by_vote
 from megatron_coreward.types import View
 

@@ -5,7 +5,7 @@ What a run gains with them it gains for other reasons than its reward.
 
 from hashlib import blake2b
 
-from megatron_coreward.config.schema import RewardConfig
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.coreward.rewards.judging import Groups, Judgement, by_score
 from megatron_coreward.types import Response, View
 

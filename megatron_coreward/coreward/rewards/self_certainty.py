@@ -8,7 +8,7 @@ out; Intuitor's code takes the mean over them as well. Its constant log V, which
 the advantage.
 """
 
-from megatron_coreward.config.schema import RewardConfig
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.coreward.rewards.judging import Groups, Judgement, by_score
 from megatron_coreward.types import Response, View
 

@@ -29,14 +29,8 @@ from megatron_coreward.actor.weights.load import local_entries
 from megatron_coreward.actor.weights.stream import WeightExporter
 from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config.schema import (
-    AlgorithmConfig,
-    Config,
-    ModelConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    RolloutConfig,
-)
+from megatron_coreward.config.learning import AlgorithmConfig, OptimizerConfig
+from megatron_coreward.config.schema import Config, ModelConfig, ParallelConfig, RolloutConfig
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.oracles.actor import Key, Settings, Tensors, Training

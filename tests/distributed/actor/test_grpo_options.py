@@ -18,15 +18,8 @@ from megatron_coreward.actor.reference import MegatronReference
 from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config.schema import (
-    AlgorithmConfig,
-    Config,
-    ModelConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    RewardConfig,
-    RolloutConfig,
-)
+from megatron_coreward.config.learning import AlgorithmConfig, OptimizerConfig, RewardConfig
+from megatron_coreward.config.schema import Config, ModelConfig, ParallelConfig, RolloutConfig
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.distributed.actor.actor_runs import _whole_gradients, random_responses

@@ -14,8 +14,8 @@ from megatron_coreward.actor.compute.packing import pack, plan_micro_batches
 from megatron_coreward.actor.compute.sharding import balanced_owners
 from megatron_coreward.actor.weights.kinds import merge, split
 from megatron_coreward.algorithm.batch import make_batch
+from megatron_coreward.config.learning import OptimizerConfig
 from megatron_coreward.config.model_shape import ModelShape
-from megatron_coreward.config.schema import OptimizerConfig
 from megatron_coreward.families.mapping import FusedQKV, GatedMLP, Kind, Replicated, Split, Vocabulary
 from megatron_coreward.types import WeightedResponse
 from tests.distributed.actor.actor_runs import random_responses

@@ -12,7 +12,8 @@ from megatron_coreward.actor.checkpoint.folder import Retention, read_state
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
 from megatron_coreward.actor.teacher import MegatronTeacher, alpha_at
-from megatron_coreward.config.schema import Config, ParallelConfig, TeacherConfig
+from megatron_coreward.config.learning import TeacherConfig
+from megatron_coreward.config.schema import Config, ParallelConfig
 from megatron_coreward.types import WeightedResponse
 from tests.distributed.actor.actor_runs import random_responses
 from tests.distributed.checkpoint.checkpoint_runs import (

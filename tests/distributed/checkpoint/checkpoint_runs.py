@@ -19,7 +19,8 @@ from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
 from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config.schema import Config, ModelConfig, OptimizerConfig, ParallelConfig
+from megatron_coreward.config.learning import OptimizerConfig
+from megatron_coreward.config.schema import Config, ModelConfig, ParallelConfig
 from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.distributed.actor.actor_runs import random_responses
 

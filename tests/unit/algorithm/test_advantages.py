@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from megatron_coreward.algorithm.advantages import group_advantages, with_advantages
 from megatron_coreward.config.keys import all_keys
-from megatron_coreward.config.schema import AlgorithmConfig, Config, RewardConfig, RolloutConfig
+from megatron_coreward.config.learning import AlgorithmConfig, RewardConfig
+from megatron_coreward.config.schema import Config, RolloutConfig
 from megatron_coreward.types import ScoredResponse, View
 
 RULES = all_keys()["algorithm.advantage"].choices

@@ -16,7 +16,8 @@ from megatron_coreward.algorithm.batch import make_batch
 from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.keys import all_keys
-from megatron_coreward.config.schema import AlgorithmConfig, Config, RewardConfig, RolloutConfig
+from megatron_coreward.config.learning import AlgorithmConfig, RewardConfig
+from megatron_coreward.config.schema import Config, RolloutConfig
 from megatron_coreward.types import ScoredResponse, View, WeightedResponse
 from megatron_coreward.utils.metrics import Figures
 from tests.oracles import objective as grpo_oracle

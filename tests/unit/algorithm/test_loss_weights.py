@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_coreward.algorithm.loss_weights import Counts, contributes, local_counts, token_weights
-from megatron_coreward.config.schema import AlgorithmConfig
+from megatron_coreward.config.learning import AlgorithmConfig
 from megatron_coreward.types import ScoredResponse, View
 
 AGGREGATIONS = ("seq-mean", "token-mean", "dr-grpo")

@@ -19,7 +19,7 @@ from megatron_coreward.algorithm.objective import (
     nll_objective,
     rollout_mismatch,
 )
-from megatron_coreward.config.schema import AlgorithmConfig
+from megatron_coreward.config.learning import AlgorithmConfig
 from megatron_coreward.utils.metrics import Figures
 from tests.support.metric_names import undocumented
 

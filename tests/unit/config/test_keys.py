@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from megatron_coreward.config.keys import all_keys, find_key, nearest, section_meanings
-from megatron_coreward.config.schema import AlgorithmConfig, Config, OptimizerConfig, RunConfig
+from megatron_coreward.config.learning import AlgorithmConfig, OptimizerConfig
+from megatron_coreward.config.schema import Config, RunConfig
 
 
 def test_every_key_is_described() -> None:

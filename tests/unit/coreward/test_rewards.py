@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from megatron_coreward.config.schema import RewardConfig
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.coreward.rewards.judging import Answers, Group, voted
 from megatron_coreward.coreward.rewards.registry import METHODS
 from megatron_coreward.grading.grader import NO_ANSWER, Grader

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from megatron_coreward.algorithm.advantages import with_advantages
-from megatron_coreward.config.schema import Config, RewardConfig, RolloutConfig
+from megatron_coreward.config.learning import RewardConfig
+from megatron_coreward.config.schema import Config, RolloutConfig
 from megatron_coreward.coreward.rewards.registry import METHODS
 from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.grading.grader import Grader

@@ -12,7 +12,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from megatron_coreward.config.schema import SYSTEM_PROMPT, Config
+from megatron_coreward.config.fields import SYSTEM_PROMPT
+from megatron_coreward.config.schema import Config
 from megatron_coreward.data import synthetic
 from megatron_coreward.data.prompts import (
     build_pairs,

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from megatron_coreward.config.keys import all_keys
+from megatron_coreward.config.learning import AlgorithmConfig
 from megatron_coreward.config.loading import load_config
-from megatron_coreward.config.schema import AlgorithmConfig, Config
+from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.checks import validate
 from tests.support.paths import ROOT
 
