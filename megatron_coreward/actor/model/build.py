@@ -17,7 +17,7 @@ from megatron.core.tensor_parallel.layers import (
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_coreward.actor.device import actor_device
+from megatron_coreward.actor.device import actor_device, compute_device
 from megatron_coreward.actor.model.layers import block_spec
 from megatron_coreward.actor.model.precision import LOCAL
 from megatron_coreward.actor.parallel import Layout
@@ -139,6 +139,8 @@ def build_model(
             position_embedding_type="rope",
             rotary_base=shape.rope_theta,
         )
+        if not shapes_only:
+            model.to(compute_device())  # torch's norms and Megatron's routers are made in main memory
     rotary = model.rotary_pos_emb
     rotary.inv_freq = rope_inverse_frequencies(shape).to(rotary.inv_freq)
     mark_tensor_parallel(model)
