@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python -m
 TESTS := $(wildcard tests/unit tests/distributed tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-matrix test-slurm test-gpu bench-gpu lint lock reference clean
+.PHONY: help setup quickstart test test-matrix test-device test-slurm test-gpu bench-gpu lint lock reference clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: $(READY)  ## run the tests that need no GPU, but for the long ones
 
 test-matrix: $(READY)  ## run the long tests, every layout with every other
 	$(RUN) pytest -m slow $(TESTS)
+
+test-device: $(READY)  ## run the whole GPU path on a pretended device: every layout with every option
+	$(RUN) pytest tests/distributed/device
 
 test-slurm: $(READY)  ## as root: run the tests on a throw-away SLURM and on two hosts
 	$(RUN) pytest -m slurm tests/e2e/slurm

@@ -4,7 +4,6 @@ Differences between families are flags (families/). The modules that a layer is 
 """
 
 import math
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -123,7 +122,9 @@ def build_model(
     """
     config = transformer_config(shape, layout, dtype, recompute, precision)
     config.use_cpu_initialization = shapes_only  # then Megatron names no device, and the meta device holds
-    device = torch.device("meta") if shapes_only else nullcontext()
+    # torch's norms and Megatron's routers name none either. Moving the model afterwards would be no mend: a
+    # parameter that changes its device may lose the attributes by which Megatron knows what it is.
+    device = torch.device("meta") if shapes_only else compute_device()
     # With gradients on, FP8 weights would remember what they were built with, which is undefined here, and
     # the optimizer would start from that (fp8_utils.get_fp8_context, preserve_high_precision_init_val).
     with actor_device(), device, torch.set_grad_enabled(not config.fp8_param):
@@ -139,8 +140,6 @@ def build_model(
             position_embedding_type="rope",
             rotary_base=shape.rope_theta,
         )
-        if not shapes_only:
-            model.to(compute_device())  # torch's norms and Megatron's routers are made in main memory
     rotary = model.rotary_pos_emb
     rotary.inv_freq = rope_inverse_frequencies(shape).to(rotary.inv_freq)
     mark_tensor_parallel(model)

@@ -16,6 +16,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
 from megatron_coreward.actor import parallel
+from megatron_coreward.actor.device import compute_device
 from megatron_coreward.actor.model import layers as layer_spec
 from megatron_coreward.actor.model.attention import PackedAttention, RMSNorm
 from megatron_coreward.actor.saver import load_checkpoint
@@ -49,7 +50,7 @@ class Norm(RMSNorm):
 
 class TENorm:
     def __new__(cls, config: Any, hidden_size: int, eps: float = 1e-5) -> Norm:  # type: ignore[misc]
-        return Norm(config, hidden_size, eps)
+        return Norm(config, hidden_size, eps).to(compute_device())  # the engine's are made on the device
 
 
 class TEColumnParallelLinear(ColumnParallelLinear):

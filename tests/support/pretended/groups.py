@@ -1,6 +1,6 @@
-"""Process groups that take tensors only where their backend has them: NCCL's on the device, gloo's on the host.
+"""Process groups that take tensors only where their backend has them.
 
-All of them are gloo's in truth.
+NCCL's are on the device, gloo's on the host. All of them are gloo's in truth.
 """
 
 from collections.abc import Callable

@@ -59,6 +59,9 @@ class DeviceTensor(torch.Tensor):
     def pin_memory(self, *_: Any) -> torch.Tensor:  # type: ignore[override]
         raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
 
+    def record_stream(self, _: Any) -> None:  # type: ignore[override]
+        """Memory is not given out anew here while a stream still reads it."""
+
     def tolist(self) -> Any:
         waits.add("tolist")
         return content_of(self).tolist()
@@ -203,8 +206,14 @@ class EveryFunction(TorchFunctionMode):
             return False
         if func is torch.Tensor.type and isinstance(args[0], DeviceTensor) and len(args) == 1 and not kwargs:
             return f"torch.cuda.{torch.Tensor.type(content_of(args[0])).rpartition('.')[2]}"
-        if func in (torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist):
-            return getattr(args[0], func.__name__)() if isinstance(args[0], DeviceTensor) else func(*args)
+        if func in (
+            torch.Tensor.numpy,
+            torch.Tensor.__array__,
+            torch.Tensor.tolist,
+            torch.Tensor.record_stream,
+        ):
+            own = isinstance(args[0], DeviceTensor)
+            return getattr(args[0], func.__name__)(*args[1:]) if own else func(*args)
         return func(*args, **kwargs)
 
 
