@@ -175,7 +175,7 @@ def test_settings_of_the_paper(name: str, project: Path) -> None:
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB on a GPU of the fullest stage, computed as docs/gpu/launch.md says; `cache` in tokens per replica."""
+    """GiB on a GPU of the fullest stage, as docs/gpu/launch.md computes it; `cache` in tokens per replica."""
 
     weights: float
     update: float
