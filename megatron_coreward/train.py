@@ -60,7 +60,7 @@ from megatron_coreward.run.start import claim, join, resume_point, warn_of_chang
 from megatron_coreward.run.watchdog import watching
 from megatron_coreward.trainer import Trainer
 from megatron_coreward.types import QuestionPair, View
-from megatron_coreward.utils.distributed import shutdown
+from megatron_coreward.utils.distributed import choose_device, shutdown
 from megatron_coreward.utils.logging import print_error, setup_logging
 from megatron_coreward.utils.run_names import CHECKPOINTS, HF_EXPORT
 
@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         setup_logging(rank)
         if options.dry_run:
             return _dry_run(config, rank, world_size)
+        choose_device()
         shape = validate(config, world_size)
         check_memory_settings(config.memory)
         check_machine(config, this_machine(), os.environ)

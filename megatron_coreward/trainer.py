@@ -17,10 +17,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import torch
+
 from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import Objective
+from megatron_coreward.config.precision import resolve_dtype, sync_tolerance
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.sampler import PairSampler
@@ -214,6 +217,7 @@ class Trainer:
 
     def _verify(self, model: WeightSource) -> None:
         config = self.config
+        dtype = resolve_dtype(config.model.dtype, on_gpu=torch.cuda.is_available())
         verify_sync(
             self.policy,
             self.rollout,
@@ -222,7 +226,7 @@ class Trainer:
                 self.sampler.pairs, config.data.max_prompt_tokens + config.rollout.max_response_tokens
             ),
             config.rollout.temperature,
-            config.weight_sync.tolerance,
+            sync_tolerance(config.weight_sync.tolerance, dtype),
             views=views_of(config),
             model=model,
         )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 VERIFIED_PAIRS = 2
 VERIFY_TOKENS = 16
+MEAN_SHARE = 0.2
+"""Of the tolerance of a single token, for the mean."""
 LONG_PROMPT = 160
 """Tokens; more than a block of vLLM's KV cache (128 on a CPU, 16 on a GPU)."""
 
@@ -80,22 +82,27 @@ def verify_sync(
 ) -> float:
     """Largest |log-prob of vLLM - log-prob of the actor| over a few sampled tokens, in nats.
 
+    On average it may be a fifth of `tolerance`: one token may be an accident of rounding, many are not.
+
     `model` is the one whose weights the engine should hold, the policy by default.
 
     Raises:
-        RuntimeError: it is above `tolerance`; the same on every rank.
+        RuntimeError: it is above `tolerance`, or its mean too high; the same on every rank.
     """
     requests = make_requests(pairs, 1, run_seed=0, step=0, views=views, stream=VERIFICATION)
     responses = rollout.generate(requests, Sampling(temperature, max_tokens=VERIFY_TOKENS))
     batch = policy.shard([WeightedResponse(response) for response in responses])
     gaps = ((model or policy).log_probs(batch) - batch.rollout_logps_T).abs()
-    gap = max(comm.all_gather(float(gaps.max()) if len(gaps) else 0.0))
-    if not gap <= tolerance:
+    found = comm.all_gather((float(gaps.max()), float(gaps.sum()), len(gaps)) if len(gaps) else (0.0, 0.0, 0))
+    largest, total, count = max(f[0] for f in found), sum(f[1] for f in found), sum(f[2] for f in found)
+    mean = total / max(count, 1)
+    if not (largest <= tolerance and mean <= MEAN_SHARE * tolerance):
         raise RuntimeError(
-            f"after the weight sync vLLM's log-probs are up to {gap:.2e} nats from the actor's, over the "
-            f"weight_sync.tolerance of {tolerance:.0e}: the engine does not hold the actor's weights"
+            f"after the weight sync vLLM's log-probs are up to {largest:.2e} nats from the actor's and "
+            f"{mean:.1e} on average, but weight_sync.tolerance allows {tolerance:.0e} and a fifth of it on "
+            "average: the engine does not hold the actor's weights"
         )
-    return gap
+    return largest
 
 
 def _repeated(ids: tuple[int, ...], length: int) -> tuple[int, ...]:

@@ -75,6 +75,11 @@ def resolve_dtype(choice: str, *, on_gpu: bool) -> str:
     return "bfloat16" if on_gpu else "float32"
 
 
+def sync_tolerance(choice: float, dtype: str) -> float:
+    """`weight_sync.tolerance` without 0, in nats; `dtype` as resolve_dtype returns it."""
+    return choice or {"float32": 1e-3, "bfloat16": 0.5}[dtype]
+
+
 @dataclass(frozen=True)
 class Machine:
     """Hardware and software that a rank runs on."""
@@ -84,7 +89,7 @@ class Machine:
     cuda: str | None
     """CUDA version that torch is built for; None for a CPU build."""
     te_version: str | None
-    """Version of Transformer Engine, if it can be imported."""
+    """Version of Transformer Engine; None without it, or without a GPU."""
 
 
 def check_installed(config: Config) -> None:
@@ -188,7 +193,7 @@ def _check_transformer_engine(machine: Machine, given: str, way_out: str) -> Non
             f"{given}, but Transformer Engine needs a GPU, and there is none here. Set {way_out}."
         )
     if machine.te_version is None:
-        raise ValueError(f"{given}, but Transformer Engine cannot be imported: {_INSTALL}, or set {way_out}.")
+        raise ValueError(f"{given}, but Transformer Engine is not installed: {_INSTALL}, or set {way_out}.")
 
 
 def _check_recipe(name: str, machine: Machine) -> None:

@@ -42,7 +42,7 @@ CPU_BATCH_TOKENS = 4096
 """Prompt tokens computed at once on CPU (vLLM's own default there)."""
 
 
-def set_vllm_environment() -> None:
+def set_vllm_environment(model_runner: str = "auto") -> None:
     """Makes the settings that vLLM takes from the environment only. Call it before vllm is imported.
 
     Threads stay unpinned because training shares them. RANK and LOCAL_RANK are those that torchrun sets;
@@ -53,6 +53,8 @@ def set_vllm_environment() -> None:
     os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")  # its messages go through this program's logging
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if model_runner != "auto":
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if model_runner == "v2" else "0"
     os.environ.setdefault("RANK", str(dist.get_rank()))
     os.environ.setdefault("LOCAL_RANK", str(dist.get_rank()))
     if not torch.cuda.is_available():
@@ -84,8 +86,9 @@ class VllmEngine:
         self.max_model_len = config.data.max_prompt_tokens + config.rollout.max_response_tokens
         self.weights_version = 0
         self.asleep_bytes = 0
+        self._asleep: set[str] = set()
         started = time.perf_counter()
-        set_vllm_environment()
+        set_vllm_environment(config.rollout.model_runner)
         with preserve_rng(), _own_shared_memory():  # vLLM seeds the global generators
             self.llm = _build(config, model_path, self.max_model_len, seed)
         self._tokenizer = self.llm.get_tokenizer()
@@ -138,11 +141,13 @@ class VllmEngine:
         """roles.RolloutEngine.sleep. Forgets cached prefixes, too. Needs a GPU and `memory.rollout_sleep`."""
         with self._counted_memory():
             self.llm.sleep(level=1 if keep_weights else 2)
+        self._asleep = {"weights", "kv_cache"}
 
     def wake(self, tags: Sequence[str]) -> None:
         """roles.RolloutEngine.wake. vLLM takes requests again when all tags are awake."""
         with self._counted_memory():
             self.llm.wake_up(tags=list(tags))
+        self._asleep -= set(tags)
 
     @contextmanager
     def _counted_memory(self) -> Iterator[None]:
@@ -157,8 +162,11 @@ class VllmEngine:
     def close(self) -> None:
         """Ends vLLM, and with it (vLLM's doing) every process group of torch.distributed: call it last.
 
-        A process that leaves its groups first and never calls this ends with a traceback from vLLM.
+        A process that leaves its groups first and never calls this ends with a traceback from vLLM. One that
+        is asleep is woken first, for vLLM would free memory that is not mapped.
         """
+        if self._asleep:
+            self.wake(sorted(self._asleep))
         self.llm.llm_engine.engine_core.shutdown()
 
     def _sampling_params(self, request: GenerationRequest, sampling: Sampling) -> "SamplingParams":
@@ -237,6 +245,8 @@ def _build(config: Config, model_path: str, max_model_len: int, seed: int) -> "L
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(CPU_BATCH_TOKENS, max_model_len),
         }
+    if config.rollout.async_scheduling != "auto":
+        settings["async_scheduling"] = config.rollout.async_scheduling == "always"
     with _quiet_start():
         from vllm import LLM
 

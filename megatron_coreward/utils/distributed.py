@@ -37,17 +37,44 @@ def initialize(timeout: timedelta = DEFAULT_TIMEOUT) -> None:
         os.environ.update(
             RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port)
         )
-    backend = "gloo"
-    if torch.cuda.is_available():
-        backend = "nccl"
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    device = choose_device()
     dist.init_process_group(
-        backend,
+        "nccl" if device else "gloo",
+        device_id=device,
         store=store,
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=timeout,
     )
+
+
+def choose_device() -> torch.device | None:
+    """Makes this rank's GPU the current one; None without GPUs.
+
+    Call it before anything else asks CUDA something, or every rank holds memory on the first GPU, too.
+
+    Raises:
+        ValueError: there are more ranks on this machine than GPUs, or CUDA_VISIBLE_DEVICES hides them all.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not torch.cuda.is_available():
+        if torch.version.cuda and visible == "":
+            raise ValueError(
+                "CUDA_VISIBLE_DEVICES is empty, so torch, which is built for CUDA, sees no GPU. Unset it, or "
+                "list the GPUs to use; to run on the CPU install a CPU build of torch."
+            )
+        return None
+    local_rank, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise ValueError(
+            f"rank {local_rank} of this machine has no GPU: torch sees {gpus} "
+            f"(CUDA_VISIBLE_DEVICES={visible or 'not set'}). Start at most {gpus} ranks here."
+        )
+    if not dist.is_nccl_available():
+        raise ValueError("this build of torch has no NCCL, which ranks on GPUs need. Install another build.")
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def _store_of_the_agent(timeout: timedelta) -> dist.Store | None:

@@ -6,7 +6,9 @@ same code moves main memory to main memory, which saves nothing and lets it be t
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
@@ -15,12 +17,17 @@ from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+logger = logging.getLogger(__name__)
+
+ALIGNMENT = 256
+"""Bytes."""
+
 
 class HostCopies:
     """Moves the content of `tensors()` to main memory and back.
 
-    The copies in main memory are kept, pinned where there is a GPU, so that each move only copies. Tensors
-    that are `constant` are copied out once.
+    The copies in main memory are kept, so that each move only copies. They share one block of memory, which
+    is locked into place where there is a GPU. Tensors that are `constant` are copied out once.
     """
 
     def __init__(self, tensors: Callable[[], Iterable[Tensor]], *, constant: bool = False) -> None:
@@ -34,15 +41,16 @@ class HostCopies:
         """Does nothing when it is done already, as `onload`."""
         if not self.on_device:
             return
-        for tensor in self._tensors():
-            storage = tensor.untyped_storage()
-            assert storage.nbytes() == tensor.nbytes, "a tensor shares its memory with others"
-            if tensor not in self._copies:
-                self._copies[tensor] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-                self._copies[tensor].copy_(tensor)
-            elif not self._constant:
-                self._copies[tensor].copy_(tensor)
-            storage.resize_(0)
+        tensors = list(self._tensors())
+        new = [tensor for tensor in tensors if tensor not in self._copies]
+        self._copies.update(zip(new, _room_for(new), strict=True))
+        for tensor in new if self._constant else tensors:
+            self._copies[tensor].copy_(tensor, non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # all has arrived before its memory is given up
+        for tensor in tensors:
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes, "a tensor shares its memory"
+            tensor.untyped_storage().resize_(0)
         self.on_device = False
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # vLLM takes its memory from the device, not from torch's cache
@@ -56,6 +64,30 @@ class HostCopies:
             tensor.untyped_storage().resize_(copy.nbytes)
             tensor.copy_(copy, non_blocking=True)
         self.on_device = True
+
+
+def _room_for(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of the same shapes and types in one block of main memory.
+
+    torch's own pinned memory comes in powers of two, up to twice of what is asked for.
+    """
+    sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
+    block = torch.empty(sum(sizes), dtype=torch.uint8)
+    if torch.cuda.is_available() and len(block):
+        error = int(torch.cuda.cudart().cudaHostRegister(block.data_ptr(), block.nbytes, 0))
+        if error:
+            logger.warning("CUDA error %d: %d bytes of main memory stay pageable", error, block.nbytes)
+        else:
+            weakref.finalize(block.untyped_storage(), _unlock, block.data_ptr())
+    pieces = block.split(sizes)
+    return [
+        piece[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        for piece, tensor in zip(pieces, tensors, strict=True)
+    ]
+
+
+def _unlock(address: int) -> None:
+    torch.cuda.cudart().cudaHostUnregister(address)
 
 
 def drop(tensors: Iterable[Tensor]) -> None:

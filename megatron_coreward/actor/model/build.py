@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel import layers as layers_module
 from megatron.core.tensor_parallel.layers import (
     ColumnParallelLinear,
     RowParallelLinear,
@@ -54,11 +55,10 @@ def transformer_config(
         qk_layernorm=shape.family.qk_norm,
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
-        gradient_accumulation_fusion=False,
         persist_layer_norm=False,
+        **fusions(),
         apply_rope_fusion=False,
         # The weights come from files; see mark_tensor_parallel for what this leaves undone.
         perform_initialization=False,
@@ -71,6 +71,7 @@ def transformer_config(
         pipeline_model_parallel_layout=stages(shape.layers, layout.pp_size),
         # Packed micro-batches differ in length: pipeline stages send the shape first.
         variable_seq_lengths=True,
+        batch_p2p_sync=False,  # a send and its receive wait for each other on the device, not on the host
         moe_token_dispatcher_type="alltoall",  # the other one is refused with varying lengths, MoE or not
         **(moe_settings(shape, layout) if shape.experts else {}),
         # The loss is a sum with global weights; see forward.py for what this setting undoes.
@@ -78,6 +79,18 @@ def transformer_config(
         **RECOMPUTE[recompute],
         **precision,
     )
+
+
+def fusions() -> dict[str, bool]:
+    """What a GPU computes in one kernel: SwiGLU, and with Apex a weight's gradient and its sum.
+
+    SwiGLU's keeps two or three values per token and MLP column for the backward pass instead of five.
+    """
+    on_gpu = torch.cuda.is_available()
+    return {
+        "bias_activation_fusion": on_gpu,
+        "gradient_accumulation_fusion": on_gpu and layers_module._grad_accum_fusion_available,
+    }
 
 
 def moe_settings(shape: ModelShape, layout: Layout) -> dict[str, Any]:
@@ -93,6 +106,8 @@ def moe_settings(shape: ModelShape, layout: Layout) -> dict[str, Any]:
         "moe_router_topk": shape.active_experts,
         "moe_router_pre_softmax": not shape.norm_topk_prob,
         "moe_router_load_balancing_type": "none",
+        # In bfloat16 the actor and vLLM would round scores differently and choose other experts.
+        "moe_router_dtype": "fp32",
         "expert_model_parallel_size": layout.ep_size,
         "expert_tensor_parallel_size": 1,
     }

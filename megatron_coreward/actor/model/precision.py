@@ -26,15 +26,28 @@ LOCAL: dict[str, Any] = {"transformer_impl": "local"}
 def this_machine() -> Machine:
     """The hardware and the libraries that this rank runs on."""
     gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    return Machine(gpu, torch.version.cuda, _te_version())
+    return Machine(gpu, torch.version.cuda, _te_version() if gpu else None)
 
 
 def _te_version() -> str | None:
-    try:
-        import transformer_engine.pytorch  # noqa: F401  # what is installed may still lack the part for torch
-    except ImportError:
+    """None if it is not installed.
+
+    Raises:
+        ValueError: it is installed, but not for this torch.
+    """
+    version = installed(TE_PACKAGE)
+    if version is None:
         return None
-    return installed(TE_PACKAGE)
+    try:
+        import transformer_engine.pytorch  # noqa: F401  # built for another torch it fails here, in many ways
+    except (ImportError, RuntimeError, AssertionError, OSError) as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise ValueError(
+            f"{TE_PACKAGE} {version} is installed but cannot be imported: {reason[0]}. It must be built for "
+            f"this torch ({torch.__version__}, CUDA {torch.version.cuda}): install it anew after torch, with "
+            "--no-build-isolation, or uninstall it to run on local modules."
+        ) from error
+    return version
 
 
 def choose_modules(wanted: str, machine: Machine) -> tuple[str, str]:
@@ -44,7 +57,7 @@ def choose_modules(wanted: str, machine: Machine) -> tuple[str, str]:
     if machine.capability is None:
         return "local", "there is no GPU"
     if machine.te_version is None:
-        return "local", "Transformer Engine cannot be imported"
+        return "local", "Transformer Engine is not installed"
     return "transformer_engine", f"there are a GPU and Transformer Engine {machine.te_version}"
 
 

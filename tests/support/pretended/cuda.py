@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch._dynamo
 from megatron.core import tensor_parallel
 
 from tests.support.pretended.groups import Groups
@@ -71,6 +72,7 @@ def _torch_cuda() -> dict[str, Any]:
         "get_device_name": lambda *_: "NVIDIA H100 80GB HBM3",
         "get_device_properties": lambda *_: SimpleNamespace(multi_processor_count=132, major=9, minor=0),
         "empty_cache": lambda: None,
+        "cudart": lambda: SimpleNamespace(cudaHostRegister=lambda *_: 0, cudaHostUnregister=lambda *_: 0),
         "mem_get_info": lambda *_: (70 * GIB, 80 * GIB),
         "memory_allocated": lambda *_: 0,
         "max_memory_allocated": lambda *_: 0,
@@ -89,6 +91,9 @@ def pretended_cuda() -> Iterator[Waits]:
         stack.enter_context(mock.patch.object(tensor_parallel.random, "_lazy_call", lambda _: None))
         stack.enter_context(mock.patch.object(torch.version, "cuda", "13.0"))
         stack.enter_context(mock.patch.object(torch.cuda.nccl, "version", lambda: (2, 29, 7)))
+        stack.enter_context(
+            mock.patch.object(torch._dynamo.config, "disable", True)
+        )  # no code for a GPU here
         # torch.tensor lifts what it has built to the mode's device; only the CPU's is to be lifted here.
         lifted = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)

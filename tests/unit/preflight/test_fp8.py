@@ -143,7 +143,7 @@ def test_engine_without_fp8() -> None:
     ("recipe", "machine", "message"),
     [
         ("tensorwise", CPU, "needs a GPU, and there is none here. Set fp8.format=none."),
-        ("tensorwise", replace(NEW, te_version=None), "Transformer Engine cannot be imported: pip install"),
+        ("tensorwise", replace(NEW, te_version=None), "Transformer Engine is not installed: pip install"),
         ("tensorwise", replace(NEW, capability=(8, 0)), "8.9 or higher, but this GPU has 8.0. It has no FP8"),
         ("delayed", replace(NEW, capability=(7, 5)), "8.9 or higher, but this GPU has 7.5. It has no FP8"),
         (
@@ -201,7 +201,7 @@ def test_deterministic_without_the_engine() -> None:
     ("wanted", "machine", "chosen", "reason"),
     [
         ("auto", CPU, "local", "there is no GPU"),
-        ("auto", replace(NEW, te_version=None), "local", "Transformer Engine cannot be imported"),
+        ("auto", replace(NEW, te_version=None), "local", "Transformer Engine is not installed"),
         ("auto", replace(NEW, capability=None), "local", "there is no GPU"),
         ("auto", NEW, "transformer_engine", "there are a GPU and Transformer Engine 2.20.2"),
         ("local", NEW, "local", "asked for"),
