@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from megatron_coreward.config.precision import sync_tolerance
 from megatron_coreward.trainer import mini_batches
 from megatron_coreward.types import QuestionPair, ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator
@@ -34,6 +35,19 @@ def test_a_small_gap_passes_and_is_returned(gap: float) -> None:
 def test_a_large_gap_or_nan_is_an_error_that_names_the_key(gap: float) -> None:
     with pytest.raises(RuntimeError, match=r"weight_sync\.tolerance"):
         verify(gap)
+
+
+def test_many_small_gaps_are_an_error_though_each_would_pass() -> None:
+    """In bfloat16 one token may be far off by rounding, not all of them."""
+    with pytest.raises(RuntimeError, match=r"up to 5\.00e-04 nats .* and 5\.0e-04 on average"):
+        verify(5e-4)
+
+
+@pytest.mark.parametrize(
+    ("choice", "dtype", "tolerance"), [(0.0, "float32", 1e-3), (0.0, "bfloat16", 0.5), (0.1, "bfloat16", 0.1)]
+)
+def test_the_tolerance_follows_the_compute_type(choice: float, dtype: str, tolerance: float) -> None:
+    assert sync_tolerance(choice, dtype) == tolerance
 
 
 def test_an_engine_that_stops_early_does_not_stop_the_export() -> None:

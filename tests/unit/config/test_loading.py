@@ -166,7 +166,7 @@ def test_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, prompt: str, 
 
 
 def test_yaml_text_of_a_run_stays_the_same() -> None:
-    """Sections, order and style are those of a run folder that was written before, keys of later times apart."""
+    """Sections, order and style are those of an older run folder; later keys come in between."""
     path = ROOT / "tests/fixtures/first_run/run/config.yaml"
     lines = iter(to_yaml(load_config(path)).splitlines())
     assert [line for line in path.read_text().splitlines() if line not in lines] == []

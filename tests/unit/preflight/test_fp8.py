@@ -212,6 +212,33 @@ def test_choice_of_modules(wanted: str, machine: Machine, chosen: str, reason: s
     assert precision.choose_modules(wanted, machine) == (chosen, reason)
 
 
+@pytest.mark.parametrize("error", [ImportError, RuntimeError, AssertionError, FileNotFoundError])
+def test_an_installed_engine_that_cannot_be_imported_is_an_error(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a reason to run on other modules without a word."""
+
+    def broken(name: str, *_: object) -> None:
+        raise error("undefined symbol: _ZN3c104cuda9\nand more")
+
+    monkeypatch.setattr(precision, "installed", lambda _: "2.20.2")
+    monkeypatch.setitem(sys.modules, "transformer_engine", None)
+    monkeypatch.setattr("builtins.__import__", raising_for("transformer_engine", broken))
+    with pytest.raises(ValueError, match=r"2\.20\.2 is installed but cannot be imported: undefined symbol.*torch"):
+        precision._te_version()
+
+
+def raising_for(package: str, refuse: Callable[[str], None]) -> Callable[..., Any]:
+    real = builtins.__import__
+
+    def importing(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.partition(".")[0] == package:
+            refuse(name)
+        return real(name, *args, **kwargs)
+
+    return importing
+
+
 def test_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     precision.transformer_impl.cache_clear()
     with caplog.at_level("INFO", logger=precision.logger.name):

@@ -1,0 +1,55 @@
+"""Each rank takes its own GPU, or says in one line why it has none."""
+
+import pytest
+import torch
+
+from megatron_coreward.utils import distributed
+from megatron_coreward.utils.distributed import choose_device
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """Two pretended GPUs; the list of those that were made current."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(distributed.dist, "is_nccl_available", lambda: True)
+    return current
+
+
+def test_without_gpus_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device() is None
+
+
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_the_local_rank_is_the_device(
+    local_rank: int, gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    assert choose_device() == torch.device("cuda", local_rank)
+    assert gpus == [torch.device("cuda", local_rank)]
+
+
+def test_more_ranks_than_gpus(gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with pytest.raises(ValueError, match=r"rank 2 of this machine has no GPU: torch sees 2 .*=4,5"):
+        choose_device()
+    assert gpus == []
+
+
+def test_all_gpus_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES is empty"):
+        choose_device()
+
+
+def test_a_torch_without_nccl(gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(distributed.dist, "is_nccl_available", lambda: False)
+    with pytest.raises(ValueError, match="has no NCCL"):
+        choose_device()
