@@ -27,12 +27,16 @@ COMMANDS = {
     "doctor": ("megatron_coreward.cli.doctor", "whether this machine is fit for a run"),
 }
 """Command -> the module whose `main` it runs, and what it is for."""
+SLOW = ("train", "evaluate", "convert", "doctor")
+"""Commands that take seconds before their first own word."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given[0] if given else ""
     if command in COMMANDS:
+        if command in SLOW and sys.stderr.isatty() and not {"-h", "--help"} & set(given):
+            sys.stderr.write(f"coreward {command}: loading PyTorch\n")
         return import_module(COMMANDS[command][0]).main(given[1:])
     if command in ("", "-h", "--help"):
         sys.stdout.write(usage())
