@@ -75,7 +75,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 def three_digits(value: float) -> str:
     """A figure for people: three significant digits, also where the last are 0; thousands whole."""
-    if value == 0 or not math.isfinite(value):
+    if not math.isfinite(value):
         return f"{value:g}"
     if 999.5 <= abs(value) < 999_999.5:
         return f"{value:,.0f}"

@@ -307,9 +307,8 @@ def test_short_runs_have_no_overlapping_windows(tmp_path, capsys):
     """`before` and `after` share no step, and one step alone has no before."""
 
     def changed(values):
-        return training_changes([{"step": step, "reward/mean": value} for step, value in enumerate(values)])[
-            0
-        ]
+        records = [{"step": step, "reward/mean": value} for step, value in enumerate(values)]
+        return training_changes(records)[0]
 
     assert changed([0.25])[1:3] == (None, 0.25)
     assert changed([0.1, 0.2])[1:3] == (0.1, 0.2)

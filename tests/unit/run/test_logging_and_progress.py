@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from megatron_coreward.run.progress import RunProgress, format_seconds
+from megatron_coreward.run.progress import SHOWN, RunProgress, format_seconds
 from megatron_coreward.utils.logging import TerminalHandler, setup_logging
+from tests.support.paths import ROOT
 
 
 def test_rank_0_tells_the_story_on_stderr_and_in_the_file(tmp_path, capfd):
@@ -77,6 +78,12 @@ def test_a_step_is_one_line_on_a_terminal(done, width):
     assert f"step {done + 1}/10000  reward 0.250  " in line and len(line) <= width
     assert ("agreement 0.50  tokens 1234" in line) == (width >= 80)
     assert ("kl 1.20e-04  mismatch 1.0e-07" in line) == (width == 200)
+
+
+def test_the_words_of_a_step_stand_on_the_page():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    for label, metric, _ in SHOWN:
+        assert f"| {label} | `{metric}` |" in page
 
 
 def test_warnings_are_named_on_a_terminal_and_news_are_not():
