@@ -149,7 +149,7 @@ def test_figures_are_never_cut_off_there_are_fewer_of_them(run, capsys, monkeypa
         assert "…" not in "".join(lines) and max(map(len, lines)) <= width
         steps = lines[0].split()
         assert steps[-1] == "1006" and len(steps) == 1 + max(1, (width - len(names[1])) // 11)
-        assert "".join(lines).count("-4.17e-14") == 2, "whole, where the name is wrapped, too"
+        assert "".join(lines).count("e-14") == 2 * (len(steps) - 1), "whole, where the name is wrapped, too"
 
 
 def test_follow_shows_new_steps_until_the_run_has_ended(run, monkeypatch, capsys):
