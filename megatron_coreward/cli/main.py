@@ -23,7 +23,7 @@ COMMANDS = {
     "audit": ("megatron_coreward.cli.audit", "what is wrong with rephrasings"),
     "shards": ("megatron_coreward.cli.shards", "cut questions for a job array, join its pairs"),
     "convert": ("megatron_coreward.cli.convert", "Hugging Face folders <-> checkpoints"),
-    "plan": ("megatron_coreward.cli.plan", "memory, traffic and time of a layout"),
+    "plan": ("megatron_coreward.cli.plan", "which layouts fit, and how many GPUs a model needs"),
     "doctor": ("megatron_coreward.cli.doctor", "whether this machine is fit for a run"),
 }
 """Command -> the module whose `main` it runs, and what it is for."""
