@@ -87,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load_config(options.config, options.overrides)
         setup_logging(rank)
+        logger.info("checking the configuration, the data and the model's files")
         if options.dry_run:
             return _dry_run(config, rank, world_size)
         choose_device()
