@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from megatron_coreward.config.fields import DATA_SUFFIXES
+from megatron_coreward.config.hf_datasets import local_file
+
 Record = dict[str, Any]
 
-RECORD_SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
 _BLOCK_ROWS = 4096
 _LARGEST_FIELD = 1 << 30
 _NAMED = 10
@@ -66,8 +68,10 @@ def unit_of(path: str) -> str:
 def read_file(path: str, key: str, columns: Sequence[str]) -> DataFile:
     """A file's records. Of a Parquet file only `columns` are read, nested ones with all their fields.
 
-    Raises ValueError as iter_records does, and for a file without records.
+    `path` may be a file of a data set on the hub (config/hf_datasets.py); errors then name its place in the
+    cache. Raises ValueError as iter_records and local_file do, and for a file without records.
     """
+    path = local_file(path, key)
     numbered = list(iter_records(path, key, {name.split(".")[0] for name in columns}))
     if not numbered:
         raise bad_input(key, path, "the file has no rows", f"set {key} to a file with rows")
@@ -93,7 +97,7 @@ def iter_records(path: str, key: str, columns: set[str] | None = None) -> Iterat
         yield from _parquet_records(path, key, columns)
     elif suffix == ".csv":
         yield from _csv_records(path, key)
-    elif suffix in RECORD_SUFFIXES:
+    elif suffix in DATA_SUFFIXES:
         for place, record in _json_lines(path, key) if suffix == ".jsonl" else _json_rows(path, key):
             if not isinstance(record, dict):
                 file = DataFile(key, path, [], [], [])
@@ -101,7 +105,7 @@ def iter_records(path: str, key: str, columns: set[str] | None = None) -> Iterat
                 raise file.error(problem, "every record must be an object", [place])
             yield place, record
     else:
-        allowed = f"allowed are {', '.join(RECORD_SUFFIXES)}"
+        allowed = f"allowed are {', '.join(DATA_SUFFIXES)}"
         raise bad_input(key, path, f"unknown suffix '{suffix}'", allowed)
 
 
@@ -110,7 +114,7 @@ def check_file(path: str, key: str) -> None:
     if not path:
         raise ValueError(f"{key} is empty; set it to a file, or data.source=synthetic for generated problems")
     if Path(path).is_dir():
-        files = sorted(file.name for file in Path(path).iterdir() if file.suffix.lower() in RECORD_SUFFIXES)
+        files = sorted(file.name for file in Path(path).iterdir() if file.suffix.lower() in DATA_SUFFIXES)
         names = ", ".join(files[:_NAMED]) or "it has no data file"
         raise bad_input(key, path, "this is a folder", f"set {key} to a file in it ({names})")
     if not Path(path).is_file():
@@ -130,7 +134,7 @@ def _start(path: str) -> bytes:
 
 def _is_parquet(path: str) -> bool:
     suffix = Path(path).suffix.lower()
-    return suffix == ".parquet" or (suffix not in RECORD_SUFFIXES and _start(path).startswith(_PARQUET_MAGIC))
+    return suffix == ".parquet" or (suffix not in DATA_SUFFIXES and _start(path).startswith(_PARQUET_MAGIC))
 
 
 def read_parquet(path: str, key: str) -> pa.Table:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_coreward.config.fields import DATA_SUFFIXES
 from megatron_coreward.data.columns import Unreadable
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.preparation.formats import Converter, Item, question_in
-from megatron_coreward.data.tables import RECORD_SUFFIXES, iter_records, unit_of
+from megatron_coreward.data.tables import iter_records, unit_of
 from megatron_coreward.grading.answers import normal_form
 from megatron_coreward.rephrasing.checks import scripts
 from megatron_coreward.utils.folders import publish, temporary_name
@@ -82,10 +83,10 @@ def find_inputs(source: Path, split: str | None) -> list[tuple[str, Path]]:
         return [(split or split_of([source.name]) or "train", source)]
     if not source.is_dir():
         raise ValueError(f"INPUT {source}: no such file or folder")
-    files = [f for f in source.rglob("*") if f.suffix.lower() in RECORD_SUFFIXES and f.name not in NO_DATA]
+    files = [f for f in source.rglob("*") if f.suffix.lower() in DATA_SUFFIXES and f.name not in NO_DATA]
     files = [file for file in files if not any(p.startswith(".") for p in file.relative_to(source).parts)]
     if not files:
-        raise ValueError(f"INPUT {source} holds no data file; looked for {', '.join(RECORD_SUFFIXES)}")
+        raise ValueError(f"INPUT {source} holds no data file; looked for {', '.join(DATA_SUFFIXES)}")
     inputs = []
     for file in sorted(files, key=natural):
         name = split or split_of([source.name, *file.relative_to(source).parts])
