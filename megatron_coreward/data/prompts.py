@@ -228,9 +228,8 @@ def _warn_of_no_box(
     chats = [turns_of(questions[row], system_prompt) for row in _some(questions)]
     texts = apply_template(tokenizer, chats, tokenize=False, add_generation_prompt=True)
     if not any(r"\boxed" in text for text in texts):
-        warn(
-            *(logger, "no box asked for", "data.system_prompt"),
-            r"no prompt asks for \boxed{}, and only boxed answers are read: set data.system_prompt to ask",
+        logger.warning(  # the run's last line tells where no answers come of it (run/warnings.py)
+            r"no prompt asks for \boxed{}, and only boxed answers are read: set data.system_prompt to ask"
         )
 
 

@@ -1,7 +1,8 @@
 """Questions of a source by split, without those that training or a fair test cannot use.
 
-A split counts what it drops by reason: no question, no answer, duplicates, contradictory answers, questions
-of the test split or of other files. The folder of all splits appears only when it is complete.
+A split counts what it drops by reason: no question, no rephrasing where others have one, no answer,
+duplicates, contradictory answers, questions of the test split or of other files. The folder of all splits
+appears only when it is complete.
 """
 
 import json
@@ -56,6 +57,8 @@ class Split:
         earlier = self.kept.get(key)
         if not key:
             self.drop("no question", place)
+        elif item.rephrased == "":
+            self.drop("no rephrasing", place)
         elif item.answer is None and not unanswered:
             self.drop(item.fault or "no answer", place)
         elif latin and scripts(item.question) - {"LATIN"}:
@@ -160,7 +163,11 @@ def check_rows(splits: dict[str, Split], source: Path) -> None:
     for name, split in splits.items():
         if not split.kept:
             reasons = ", ".join(f"{reason} {count}" for reason, count in split.dropped.items())
-            raise ValueError(f"INPUT {source}: no row of {name} is left ({reasons or 'it has none'})")
+            ways = "; --keep-unanswered keeps them, `own --answer-column NAME` reads another column"
+            raise ValueError(
+                f"INPUT {source}: no row of {name} is left ({reasons or 'it has none'})"
+                f"{ways if 'no answer' in split.dropped else ''}"
+            )
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -181,7 +188,7 @@ def write(splits: dict[str, Split], folder: Path, source: str) -> None:
     new.mkdir(parents=True)
     for name, split in splits.items():
         rows = [
-            ViewRow(index, item.question, item.answer, item.level, item.subject)
+            ViewRow(index, item.question, item.answer, item.level, item.subject, item.rephrased)
             for index, item in enumerate(split.kept.values())
         ]
         write_view(rows, new / f"{name}.parquet", source, name)
