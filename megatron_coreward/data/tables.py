@@ -1,8 +1,8 @@
 """Data files as records: Parquet, JSON, JSONL and CSV, with errors that name the key, the file and the place.
 
 A record is a dict, whatever the format. Its place is what a reader of the file would count: the line of a
-JSONL or CSV file, from 1, and the row of a Parquet or JSON file, from 0, which messages say. What the columns
-mean is columns.py's business.
+JSONL or CSV file, from 1, and the row of a Parquet or JSON file, from 0, which messages say. They also name
+the line on which a row of a JSON file begins. What the columns mean is columns.py's business.
 """
 
 import csv
@@ -51,7 +51,9 @@ class DataFile:
             return bad_input(self.key, self.path, problem, allowed)
         if unit_of(self.path) == "line":
             return bad_input(self.key, f"{self.path}:{places[0]}", problem, allowed)
-        return bad_input(self.key, self.path, f"{problem} (rows count from 0)", allowed)
+        is_json = Path(self.path).suffix.lower() == ".json"
+        path = f"{self.path}:{_line_of(self.path, places[0])}" if is_json else self.path
+        return bad_input(self.key, path, f"{problem} (rows count from 0)", allowed)
 
     def named(self, places: Sequence[int]) -> str:
         """'row 3', 'lines 3, 5', or the first _NAMED of them 'and 7 more'."""
@@ -151,7 +153,10 @@ def read_parquet(path: str, key: str) -> pa.Table:
 
 
 def _not_parquet(path: str, key: str, error: Exception) -> ValueError:
-    return bad_input(key, path, f"not readable as Parquet ({error})", f"set {key} to a valid Parquet file")
+    ways = f"set {key} to a valid Parquet file"
+    if Path(path).suffix.lower() in DATA_SUFFIXES[1:]:
+        ways = f"`coreward prepare own {path} --output DIR` makes a Parquet file of it"
+    return bad_input(key, path, f"not readable as Parquet ({error})", ways)
 
 
 def _parquet_records(path: str, key: str, columns: set[str] | None) -> Iterator[tuple[int, Record]]:
@@ -195,6 +200,24 @@ def read_json(path: str, key: str) -> Any:
 def _json_rows(path: str, key: str) -> Iterator[tuple[int, Any]]:
     content = read_json(path, key)
     yield from enumerate(content if isinstance(content, list) else [content])
+
+
+def _line_of(path: str, row: int) -> int:
+    """The line on which a record of a JSON file begins, from 1."""
+    text = Path(path).read_text(encoding="utf-8-sig")
+    place = _skip_blanks(text, 0)
+    if text[place] == "[":
+        place = _skip_blanks(text, place + 1)
+        for _ in range(row):
+            _, end = json.JSONDecoder().raw_decode(text, place)
+            place = _skip_blanks(text, _skip_blanks(text, end) + 1)  # the comma
+    return text.count("\n", 0, place) + 1
+
+
+def _skip_blanks(text: str, place: int) -> int:
+    while text[place].isspace():
+        place += 1
+    return place
 
 
 def _json_lines(path: str, key: str) -> Iterator[tuple[int, Any]]:
