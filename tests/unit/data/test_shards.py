@@ -81,7 +81,7 @@ def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             "0",
             "--of",
             "1",
-        ): f"; `coreward prepare own {mine} --output DIR` makes a Parq",
+        ): f"; `coreward prepare own {mine} --output DIR` makes",
         (
             "join",
             str(tmp_path / "shard_0"),
