@@ -1,4 +1,4 @@
-"""The example of one's own questions, as it is and on files with other columns, from the command to the report."""
+"""The example of one's own questions with a file of other columns, from the command to the report."""
 
 import json
 from pathlib import Path
@@ -27,9 +27,8 @@ def test_a_file_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     )
     assert done.returncode == 0, done.stdout
     last = done.stdout.rstrip().splitlines()[-1]
-    assert (
-        f"done: {run}, with 1 warning: ground truths not read (look at data.original (its answers))" in last
-    )
+    warning = "ground truths not read (look at data.original (its answers))"
+    assert f"done: {run}, with 1 warning: {warning}" in last
     figures = read_metrics(run)
     assert len([line for line in figures if "reward/mean" in line]) == 2
     assert len([line for line in figures if "eval/greedy_pass@1" in line]) == 2, "before and after"
