@@ -131,7 +131,8 @@ def _check_data(config: Config) -> None:
                 f"{key} is {name!r}, a folder. Set it to a file in it ({some(inside) or 'it has none'})."
             )
         if name and not Path(name).is_file():
-            raise ValueError(f"{key} is {name!r}, but there is no such file.")
+            hint = " Leave it empty if data.original holds both wordings." if key == "data.rephrased" else ""
+            raise ValueError(f"{key} is {name!r}, but there is no such file.{hint}")
     evaluation = config.evaluation.file
     if evaluation and Path(evaluation).suffix.lower() not in DATA_SUFFIXES:
         allowed = ", ".join(DATA_SUFFIXES)

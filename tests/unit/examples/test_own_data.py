@@ -9,6 +9,7 @@ import pytest
 
 from megatron_coreward.cli import prepare
 from megatron_coreward.config.loading import load_config
+from megatron_coreward.data.columns import QUESTION_COLUMNS, REPHRASED_COLUMNS, TRUTH_COLUMNS
 from megatron_coreward.data.pairs import load_pairs, load_questions
 from megatron_coreward.train import main as train
 from tests.support.paths import ROOT
@@ -134,6 +135,19 @@ def test_the_page_has_no_other_mistakes() -> None:
     table = PAGE.rpartition("## When something is wrong")[2]
     rows = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")]
     assert rows[2:] == list(MISTAKES)
+
+
+def test_the_settings_on_the_page(tmp_path: Path) -> None:
+    """Their files are those that the command writes; the columns that simply work are those that are read."""
+    [text] = re.findall("```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(text)
+    config = load_config(tmp_path / "mine.yaml")
+    assert (config.data.original, config.evaluation.file) == (
+        "data/mine/train.parquet",
+        "data/mine/test.parquet",
+    )
+    assert "runs/mine --latest" in PAGE and config.run.output_dir == "runs/mine"
+    assert {"question", "rephrased", "answer"} <= {*QUESTION_COLUMNS, *REPHRASED_COLUMNS, *TRUTH_COLUMNS}
 
 
 def test_the_line_of_a_file_on_the_page(tmp_path: Path) -> None:
