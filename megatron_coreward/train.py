@@ -12,7 +12,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from megatron_coreward.actor.checkpoint.folder import Retention, read_state, req
 from megatron_coreward.actor.checkpoint.inspect import check_start
 from megatron_coreward.actor.model.precision import this_machine
 from megatron_coreward.algorithm.objective import GrpoObjective
+from megatron_coreward.config.hf_datasets import is_here
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.precision import check_machine
@@ -29,6 +30,7 @@ from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.diagnostics import diagnose
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.coreward.stage import CoRewardStage
+from megatron_coreward.data.pairs import EVALUATION_KEY, PAIR_KEYS
 from megatron_coreward.data.prompts import (
     EvaluationQuestion,
     build_pairs,
@@ -44,7 +46,8 @@ from megatron_coreward.evaluation.outcomes import evaluate
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.phases.memory import check_memory_settings, make_room
 from megatron_coreward.phases.table import PHASES
-from megatron_coreward.preflight.checks import validate, validate_plan
+from megatron_coreward.preflight.checks import data_files, validate, validate_plan
+from megatron_coreward.preflight.costs import planned_pairs
 from megatron_coreward.preflight.dry_run import show
 from megatron_coreward.preflight.files import (
     check_free_space,
@@ -61,7 +64,7 @@ from megatron_coreward.run.watchdog import watching
 from megatron_coreward.trainer import Trainer
 from megatron_coreward.types import QuestionPair, View
 from megatron_coreward.utils.distributed import shutdown
-from megatron_coreward.utils.logging import print_error, setup_logging
+from megatron_coreward.utils.logging import print_error, repeated_warnings, setup_logging
 from megatron_coreward.utils.run_names import CHECKPOINTS, HF_EXPORT
 
 if TYPE_CHECKING:
@@ -117,13 +120,17 @@ class RunData:
     stop_ids: tuple[int, ...]
     pairs: list[QuestionPair]
     questions: list[EvaluationQuestion]
+    warnings: dict[str, str]
+    """What was wrong with the data, for the run's last line (utils/logging.repeated_warnings)."""
 
 
-def read_inputs(config: Config, shape: ModelShape, world_size: int, *, weights: bool = True) -> RunData:
+def read_inputs(
+    config: Config, shape: ModelShape, world_size: int, *, weights: bool = True, absent: Collection[str] = ()
+) -> RunData:
     """Reads everything that a run needs before a model is built, for the run itself and for --dry-run.
 
-    Tokenised pairs and evaluation questions are returned. Of the weights, if they are there, and of
-    model.checkpoint only headers are read.
+    Tokenised pairs and evaluation questions are returned, none where the file of a key in `absent` is not in
+    the cache. Of the weights, if they are there, and of model.checkpoint only headers are read.
 
     Raises:
         ValueError: for the first thing that would fail later.
@@ -138,15 +145,18 @@ def read_inputs(config: Config, shape: ModelShape, world_size: int, *, weights: 
     tokenizer = load_tokenizer(str(folder), trusted)
     generation = load_generation_config(str(folder), trusted)
     check_stop_ids(shape, generation)
-    data = RunData(
-        stop_ids=stop_token_ids(tokenizer, generation),
-        pairs=build_pairs(config, tokenizer, box_needed=method_of(config).graded, **_data_needs(config)),
-        questions=build_questions(config, tokenizer),
-    )
+    needs = _data_needs(config) | {"box_needed": method_of(config).graded}
+    with repeated_warnings() as warnings:
+        data = RunData(
+            stop_ids=stop_token_ids(tokenizer, generation),
+            pairs=[] if {*PAIR_KEYS} & {*absent} else build_pairs(config, tokenizer, **needs),
+            questions=[] if EVALUATION_KEY in absent else build_questions(config, tokenizer),
+            warnings=warnings,
+        )
     prompts = [ids for pair in data.pairs for ids in (pair.original_ids, pair.rephrased_ids)]
     prompts += [question.prompt_ids for question in data.questions]
     check_token_ids(shape, data.stop_ids, prompts)
-    check_free_space(config, shape, world_size, len(data.pairs))
+    check_free_space(config, shape, world_size, len(data.pairs) or planned_pairs(config))
     return data
 
 
@@ -156,17 +166,20 @@ def _data_needs(config: Config) -> dict[str, bool]:
 
 
 def _dry_run(config: Config, rank: int, world_size: int) -> int:
-    """Checks and reads what a run would, and shows the plan. Only a model that is not fetched is left out."""
+    """Checks and reads what a run would, and shows the plan, without what would have to be fetched."""
     shape, unread = validate_plan(config, world_size)
-    if shape is None:
+    absent = [key for key, given in data_files(config).items() if not is_here(given, key)]
+    pairs = 0
+    if shape is not None:
+        local = _at(shape.folder, config)
+        pairs = len(read_inputs(local, shape, world_size, weights=not unread, absent=absent).pairs)
+    elif not absent:
         pairs = len(pair_records(config, **_data_needs(config)))
         evaluation_questions(config)
         unread += f"; data not read with its tokenizer: planned for all {pairs} pairs"
-    else:
-        data = read_inputs(_at(shape.folder, config), shape, world_size, weights=not unread)
-        pairs = len(data.pairs)
     if rank == 0:
-        show(config, shape, world_size, pairs=pairs, unread=unread)
+        data = f"data not read: not in the cache, the run fetches {', '.join(absent)}" if absent else ""
+        show(config, shape, world_size, pairs=pairs, unread="; ".join(filter(None, (unread, data))))
     return 0
 
 
@@ -185,7 +198,8 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     console = setup_logging(comm.rank, output)
     method, pairs = method_of(config), {pair.pair_id: pair for pair in data.pairs}
     truths = {pair.pair_id: pair.answer for pair in data.pairs if pair.answer}
-    sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
+    with repeated_warnings() as warnings:
+        sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     total_steps = config.run.steps or config.run.epochs * sampler.steps_per_epoch
     policy, teacher, reference = _build_actors(config, comm, total_steps)
     keep = Retention(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
@@ -199,7 +213,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     evaluation = partial(evaluate, engine, comm, data.questions, config, grader)
     with (
         watching(config.run.stall_timeout_s) as watchdog,
-        RunFolder(config, comm, console, total_steps, state, saver) as folder,
+        RunFolder(config, comm, console, total_steps, state, saver, data.warnings | warnings) as folder,
     ):
         trainer = Trainer(
             config=config,

@@ -26,3 +26,5 @@ MAX_SEED = 2**32 - 1  # numpy's
 
 SYSTEM_PROMPT = "Let's think step by step and output the final answer within \\boxed{}."
 """The paper's system turn."""
+DATA_SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
+"""Of the files that are read for training and evaluation."""

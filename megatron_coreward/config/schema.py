@@ -93,10 +93,20 @@ class DataConfig:
     source: Literal["parquet", "synthetic"] = "parquet"
     """parquet (files below, of any kind) or synthetic (generated arithmetic, nothing to download)."""
     original: str = ""
-    """File of original questions, or of both wordings (Parquet, JSONL, JSON, CSV; columns: docs/data.md)."""
+    """File of original questions, or of both wordings (Parquet, JSONL, JSON, CSV; columns: docs/data.md), or
+    a file of a data set on the Hugging Face Hub: hf://OWNER/NAME[@REVISION]/FILE."""
     rephrased: str = ""
     """File of rephrasings, aligned with `original` row by row on extra_info.index; empty when
     `original` holds both views, or when only originals are answered (rollout.views)."""
+    question_column: str = ""
+    """Column of the questions in `original`, and in other files that have it (`rephrased`, evaluation files);
+    empty = question, prompt, problem or original_question."""
+    rephrased_column: str = ""
+    """Column of the rephrasings in `rephrased`, or in `original` if that holds both wordings; empty =
+    rephrased or rephrased_question, and in a file of rephrasings also the names of questions."""
+    answer_column: str = ""
+    """Column of the ground truths in `original`, and in evaluation files that have it; empty = answer,
+    solution, ground_truth or reward_model.ground_truth."""
     batch_pairs: AtLeastOne = 128
     """Question pairs per rollout batch, over all ranks."""
     shuffle: bool = True
@@ -149,8 +159,8 @@ class EvaluationConfig:
     """Evaluation on held-out questions: before training, every `every` steps and after."""
 
     file: str = ""
-    """Questions with answers: Parquet in the data schema, or JSON/JSONL. Empty with source=synthetic means
-    the held-out synthetic problems; empty otherwise means no evaluation."""
+    """Questions with answers: Parquet, JSONL, JSON or CSV, or hf://OWNER/NAME[@REVISION]/FILE. Empty with
+    source=synthetic means the held-out synthetic problems; empty otherwise means no evaluation."""
     limit: AtLeastZero = 500
     """Use only the first n questions; 0 = all."""
     every: AtLeastZero = 10

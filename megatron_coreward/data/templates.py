@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
+from megatron_coreward.utils.logging import warn
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -106,7 +108,8 @@ def check_prompts(
             "the same token ids; use a tokenizer that knows the words of the questions"
         )
     if distinct < different:
-        logger.warning(
+        warn(
+            *(logger, "unknown words", "model.path (its tokenizer)"),
             "model.path=%s: %d of %d different questions have the token ids of another one: the tokenizer "
             "does not know their words",
             *(tokenizer.name_or_path, different - distinct, different),

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[NAME=]FILE",
-        help="Parquet, JSON or JSONL; repeatable",
+        help="Parquet, JSONL, JSON, CSV or hf://OWNER/NAME/FILE; repeatable",
     )
     add("--labels", default="", metavar="FILE", help="take levels and subjects of equal questions from it")
     add("--limit", default=0, help="use only the first n questions of each file; 0 = all (default)")

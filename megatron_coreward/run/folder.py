@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +43,7 @@ class RunFolder:
     """trainer.Observer: rank 0 writes the files of the run folder, the others take part in the gathering.
 
     `resumed` is the state that the run goes on from, as `save` received and completed it; None for a new run.
+    `said` are the warnings about the data, which the last line repeats.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class RunFolder:
         total_steps: int,
         resumed: dict[str, Any] | None,
         saver: Saver,
+        said: Mapping[str, str],
     ) -> None:
         self.folder = Path(config.run.output_dir)
         self.comm = comm
@@ -85,7 +87,7 @@ class RunFolder:
             self._progress = self._stack.enter_context(
                 RunProgress(console, total=total_steps, done=resumed_step or 0)
             )
-            self._warnings = RunWarnings(total_steps, read_metrics(self.folder) if resumed else ())
+            self._warnings = RunWarnings(total_steps, read_metrics(self.folder) if resumed else (), said)
 
     def __enter__(self) -> "RunFolder":
         return self

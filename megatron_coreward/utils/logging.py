@@ -4,7 +4,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVarTuple
 
@@ -19,6 +20,9 @@ TIME_WIDTH = len("00:00:00 ")
 """Characters before a message on a terminal."""
 REFUSED = 2
 """Exit code of a program whose input is wrong; argparse ends with the same."""
+
+_REPEATED = "repeated_at_the_end"
+"""The attribute of such a log record."""
 
 Arguments = TypeVarTuple("Arguments")
 
@@ -72,6 +76,35 @@ def setup_logging(rank: int = 0, output_dir: Path | None = None) -> Console:
         root.addHandler(handler)
     logging.getLogger(PACKAGE).setLevel(logging.INFO if rank == 0 else logging.WARNING)
     return console
+
+
+def warn(logger: logging.Logger, name: str, key: str, text: str, *values: object) -> None:
+    """A warning that a run repeats in its last line, as `name` and the `key` to look at."""
+    logger.warning(text, *values, extra={_REPEATED: (name, key)})
+
+
+class _Collector(logging.Handler):
+    """Keeps what `warn` says and passes everything else by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: dict[str, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _REPEATED in vars(record):
+            name, key = vars(record)[_REPEATED]
+            self.said[name] = key
+
+
+@contextmanager
+def repeated_warnings() -> Iterator[dict[str, str]]:
+    """The name and key of every `warn` of this package while the context lasts."""
+    handler = _Collector()
+    logging.getLogger(PACKAGE).addHandler(handler)
+    try:
+        yield handler.said
+    finally:
+        logging.getLogger(PACKAGE).removeHandler(handler)
 
 
 def print_error(error: Exception) -> None:

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "planning": ("config", "roles", "coreward", "phases", "preflight"),
     "rollout": (*GROUND, "requests"),
     "rephrasing": (*(*GROUND, "roles", "grading", "coreward", "data", "preflight", "requests", "rollout"),),
-    "data.preparation": ("utils", "grading", "data", "rephrasing"),
+    "data.preparation": ("utils", "config", "grading", "data", "rephrasing"),
     "actor.device": ("utils", "config"),
     "actor.parallel": ("config", "actor.device"),
     "actor.model": (*GROUND, "actor.device", "actor.parallel"),

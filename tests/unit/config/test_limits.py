@@ -29,6 +29,7 @@ def test_every_field_has_limits() -> None:
     texts = {name for name, kind in types.items() if kind is str}
     free = {"run.output_dir", "model.path", "data.original", "data.rephrased", "data.system_prompt"}
     free |= {"model.checkpoint", "evaluation.file", "logging.wandb_project"}
+    free |= {"data.question_column", "data.rephrased_column", "data.answer_column"}
     assert set(CHOICES) == texts - free
 
 

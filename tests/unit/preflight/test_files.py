@@ -23,6 +23,7 @@ from megatron_coreward.config.model_shape import ModelShape, read_shape
 from megatron_coreward.evaluation import program as evaluate
 from megatron_coreward.preflight import files
 from megatron_coreward.train import main as train
+from tests.support.hub import REPOSITORY, use_cache, write_cache
 from tests.support.models import FAMILIES, tiny_model
 from tests.support.spoiled import LLAMA3, POINTER, SPOILED, WEIGHTS, set_json, write
 
@@ -228,6 +229,53 @@ def test_a_hub_model_that_is_not_in_the_cache_is_planned(
     assert code == 2 and "as a hub id it could not be fetched" in text
     code, text = programs.train("owner/name", "data.source=parquet", f"data.original={tmp_path / 'gone'}")
     assert code == 2 and "there is no such file" in text
+
+
+def test_data_sets_that_are_not_in_the_cache_are_planned(
+    model: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From the batch and the limits, with a line about it; what is in the cache is read."""
+    use_cache(tmp_path / "hub", monkeypatch)
+    pairs = "".join(f'{{"question": "{n}+1?", "rephrased": "{n} and 1?"}}\n' for n in range(7)).encode()
+    test = b"question,answer\n1+1?,2\n"
+    by_id = ("data.source=parquet", f"data.original=hf://{REPOSITORY}/pairs.jsonl")
+    tested = f"evaluation.file=hf://{REPOSITORY}/test.csv"
+    unread = "Dry run: data not read: not in the cache, the run fetches "
+    code, text = programs.train(model, *by_id, tested, "data.limit=77")
+    assert code == 0 and f"{unread}data.original, evaluation.file" in text
+    assert "77 pairs / 77 = 1" in text and "KV cache" in text
+    code, text = programs.train("owner/name", *by_id, "data.batch_pairs=5")
+    assert code == 0 and "; data not read: not in the cache, the run fetches data.original" in text
+    assert "5 pairs / 5 = 1" in text
+    code, text = programs.train(model, *by_id, tested, dry=False)
+    assert code == 2 and f"data.original=hf://{REPOSITORY}/pairs.jsonl: could not be fetched (" in text
+    write_cache(tmp_path / "hub", {"pairs.jsonl": pairs})
+    code, text = programs.train(model, *by_id, tested)
+    assert code == 0 and f"{unread}evaluation.file" in text and "7 pairs / 7 = 1" in text
+    write_cache(tmp_path / "hub", {"test.csv": test})
+    code, text = programs.train(model, *by_id, tested)
+    assert code == 0 and "not read" not in text
+    programs.refused(
+        f"data.original=hf://{REPOSITORY}: this names no file; set data.original to hf://{REPOSITORY}/FILE; "
+        "its data files in the cache are: pairs.jsonl, test.csv",
+        *(model, "data.source=parquet", f"data.original=hf://{REPOSITORY}"),
+    )
+    programs.refused("a data set reads hf://OWNER/NAME", model, "evaluation.file=hf://name")
+
+
+def test_an_evaluation_reads_data_sets_and_columns_of_other_names(
+    model: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The file is read before the model's context is found too short, and refused before."""
+    use_cache(tmp_path / "hub", monkeypatch)
+    write_cache(tmp_path / "hub", {"test.csv": b"text,key\n1+1?,\n"})
+    programs.questions = f"hf://{REPOSITORY}/test.csv"
+    named = ("data.question_column=text", "data.answer_column=key")
+    small = ("--max-prompt-tokens", "48", "--max-response-tokens", "8")
+    code, text = programs.evaluate(model, *small, *named)
+    assert code == 2 and "test.csv:2: line 2 has no answer: column 'key' is blank" in text
+    code, text = programs.evaluate(model, *small)
+    assert code == 2 and "'problem' among text, key; these names are read; data.question_column=NAME" in text
 
 
 def test_a_dry_run_fetches_no_weights(
