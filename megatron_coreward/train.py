@@ -27,7 +27,8 @@ from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.precision import check_machine
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.diagnostics import diagnose
-from megatron_coreward.coreward.rewards.registry import method_of, views_of
+from megatron_coreward.coreward.rewards.judging import Method
+from megatron_coreward.coreward.rewards.registry import method_of, views_of, with_options
 from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.data.prompts import (
     EvaluationQuestion,
@@ -60,7 +61,7 @@ from megatron_coreward.run.start import claim, join, resume_point, warn_of_chang
 from megatron_coreward.run.watchdog import watching
 from megatron_coreward.trainer import Trainer
 from megatron_coreward.types import QuestionPair, View
-from megatron_coreward.utils.distributed import shutdown
+from megatron_coreward.utils.distributed import require_same, shutdown
 from megatron_coreward.utils.logging import print_error, setup_logging
 from megatron_coreward.utils.run_names import CHECKPOINTS, HF_EXPORT
 
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     try:
-        config = load_config(options.config, options.overrides)
+        config = with_options(load_config(options.config, options.overrides))
         setup_logging(rank)
         if options.dry_run:
             return _dry_run(config, rank, world_size)
@@ -95,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = _at(shape.folder, config)  # a hub id's local copy
         data = read_inputs(config, shape, world_size)
         comm = join(config)
+        file = {f"the file of reward.method={config.reward.method}": method_of(config).fingerprint}
+        require_same(comm, file, "give all nodes the same one")
         lock = claim(Path(config.run.output_dir), comm)
         resumed = resume_point(config, comm)
         if config.model.checkpoint:
@@ -183,6 +186,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     output = Path(config.run.output_dir)
     console = setup_logging(comm.rank, output)
     method, pairs = method_of(config), {pair.pair_id: pair for pair in data.pairs}
+    _announce(config.reward.method, method)
     truths = {pair.pair_id: pair.answer for pair in data.pairs if pair.answer}
     sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     total_steps = config.run.steps or config.run.epochs * sampler.steps_per_epoch
@@ -219,7 +223,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
         if resumed and state:
             trainer.load_state_dict(state)
             logger.info("resumed after step %d from %s", trainer.step, resumed)
-            warn_of_changes(read_state(resumed)["config"], config)
+            warn_of_changes(read_state(resumed), config, method.fingerprint)
         code = _fit(trainer)
         saver.finish()
         folder.on_phase("export")
@@ -232,6 +236,13 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     engine.close()
     shutdown()
     return code
+
+
+def _announce(name: str, method: Method) -> None:
+    if method.source:
+        logger.info("reward.method %s is that of %s, fingerprint %s", name, *method.source)
+    if method.truth:
+        logger.info("reward.method %s reads the ground truth: this run is not label-free", name)
 
 
 def _build_actors(

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from megatron_coreward.config.schema import Config
 
-_TYPES = {"boolean": bool, "integer": int, "number": float, "string": str}
+_TYPES = {"boolean": bool, "integer": int, "number": float, "string": str, "object": dict}
 _LIMITS = {
     "minimum": "at least",
     "exclusiveMinimum": "above",
@@ -29,8 +29,8 @@ class Key:
     choices: tuple[str, ...]
     """The allowed values of a text key; empty if it takes any text."""
     limits: str
-    """The allowed numbers in words, as in "at least 0 and below 1"."""
-    default: bool | int | float | str
+    """The allowed numbers in words, as in "at least 0 and below 1"; or what else a text or mapping is."""
+    default: bool | int | float | str | dict[str, Any]
     meaning: str
 
 
@@ -83,9 +83,9 @@ def _key(name: str, described: dict[str, Any]) -> Key:
     return Key(
         name=name,
         type=_TYPES[ranges[0]["type"]],
-        choices=tuple(described.get("enum", ())),
-        limits=" or ".join(_limits(allowed) for allowed in ranges),
-        default=described["default"],
+        choices=tuple(ranges[0].get("enum", ())),
+        limits=" or ".join(filter(None, map(_limits, ranges))),
+        default=described.get("default", {}),  # a mapping has a factory
         meaning=" ".join(described["description"].split()),
     )
 
@@ -93,6 +93,10 @@ def _key(name: str, described: dict[str, Any]) -> Key:
 def _limits(allowed: dict[str, Any]) -> str:
     if "minimum" in allowed and allowed["minimum"] == allowed.get("maximum"):
         return _number(allowed["minimum"])
+    if "pattern" in allowed:
+        return allowed["description"]
+    if allowed["type"] == "object":
+        return "names, each with a text, a number, true or false"
     return " and ".join(
         f"{words} {_number(allowed[limit])}" for limit, words in _LIMITS.items() if limit in allowed
     )

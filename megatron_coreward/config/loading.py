@@ -5,9 +5,9 @@ the pen is an error here and not a run with defaults. Layers are set in order (d
 value at a time, so that an error can name the key, the value and what is allowed. Imports no torch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -20,11 +20,11 @@ _MISSING = "???"
 """Stands for a value that a later layer must give."""
 
 
-def load_config(yaml_path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+def load_config(yaml_path: str | Path | None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
     """Merges defaults, the file (if any) and the overrides; later ones win.
 
-    An override is `key.sub=value`. The value of a text field is taken literally, others are read as YAML.
-    `key=` and `key: null` set a text field to "".
+    Overrides are values by key, or texts `key.sub=value`. There the value of a text field is taken literally,
+    others are read as YAML. `key=` and `key: null` set a text field to "".
 
     Raises:
         ValueError: file missing or not YAML, unknown key, value that its field does not allow, model.path
@@ -77,11 +77,16 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
 
 
-def _layers(yaml_path: str | Path | None, overrides: Sequence[str]) -> Iterator[tuple[Key, Any]]:
+def _layers(
+    yaml_path: str | Path | None, overrides: Sequence[str] | Mapping[str, Any]
+) -> Iterator[tuple[Key, Any]]:
     if yaml_path is not None:
         yield from _leaves(_read_yaml(Path(yaml_path)))
-    for override in overrides:
-        yield _parse_override(override)
+    if isinstance(overrides, Mapping):
+        yield from _leaves(overrides)
+    else:
+        for override in overrides:
+            yield _parse_override(override)
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
@@ -99,12 +104,12 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     return content or {}
 
 
-def _leaves(content: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Key, Any]]:
+def _leaves(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[Key, Any]]:
     """Every key of a file with its value. An empty section sets nothing."""
     for name, value in content.items():
         key_name = f"{prefix}{name}"
         if key_name not in section_meanings():
-            yield find_key(key_name), value
+            yield _key_and_value(key_name, value)
         elif isinstance(value, dict):
             yield from _leaves(value, prefix=f"{key_name}.")
         elif value is not None:
@@ -117,30 +122,40 @@ def _parse_override(override: str) -> tuple[Key, Any]:
         raise ValueError(f"Override {override!r} has no '='. Write overrides as key.sub=value.")
     if name.strip() in section_meanings():
         raise _section_error(name.strip(), text)
-    key = find_key(name.strip())
+    key, _ = _key_and_value(name.strip(), text)
     try:
-        return key, text if key.type is str else yaml.load(text, _Loader)
+        return _key_and_value(name.strip(), text if key.type is str else yaml.load(text, _Loader))
     except yaml.YAMLError:
         raise _refusal(key, text) from None
+
+
+def _key_and_value(name: str, value: Any) -> tuple[Key, Any]:
+    """The key `name` with its value; `mapping.entry` is the mapping with that entry."""
+    mapping, _, entry = name.rpartition(".")
+    if mapping in all_keys() and all_keys()[mapping].type is dict:
+        return find_key(mapping), {entry: value}
+    return find_key(name), value
 
 
 def _set(config: Config, key: Key, given: Any) -> None:
     if isinstance(given, str) and "${" in given:
         raise ValueError(f"{key.name} is {given!r}, but interpolation is not supported: write the value out.")
     section, _, field = key.name.partition(".")
-    value = _converted(given, key.type)
+    value = converted(given, key.type)
+    if key.type is dict and isinstance(value, dict):  # entry by entry, as layers are key by key
+        value = vars(vars(config)[section])[field] | value
     try:
         setattr(vars(config)[section], field, value)
     except ValidationError:
         raise _refusal(key, value) from None
 
 
-def _converted(given: Any, wanted: type) -> Any:
+def converted(given: Any, wanted: type) -> Any:
     """`given` as `wanted` if YAML reads it differently: it takes 7 for a number even if a text is wanted, and
-    1e-5 and nan for texts."""
-    if wanted is str and given is None:
-        return ""
-    if wanted is str and isinstance(given, bool | int | float):
+    1e-5 and nan for texts. Python's paths are texts, too."""
+    if wanted in (str, dict) and given is None:
+        return wanted()
+    if wanted is str and isinstance(given, bool | int | float | PurePath):
         return str(given)
     if type(given) is str and wanted in (int, float) or type(given) is int and wanted is float:
         try:
@@ -156,7 +171,8 @@ def _refusal(key: Key, value: Any) -> ValueError:
     if isinstance(value, str):
         guess = nearest(value, key.choices)
         hint = f" Did you mean {guess}?" if guess else ""
-        return ValueError(f"{key.name} is {value!r}, but must be one of {', '.join(key.choices)}.{hint}")
+        allowed = ", ".join([*key.choices, f"or {key.limits}"] if key.limits else key.choices)
+        return ValueError(f"{key.name} is {value!r}, but must be one of {allowed}.{hint}")
     return ValueError(f"{key.name} is {value}, but must be {key.limits}.")
 
 

@@ -32,11 +32,11 @@ def render() -> str:
 
 def _allowed(key: Key) -> str:
     if key.choices:
-        return ", ".join(key.choices)
+        return " or ".join(filter(None, [", ".join(key.choices), key.limits]))
     return f"{key.type.__name__}, {key.limits}" if key.limits else key.type.__name__
 
 
-def _as_yaml(value: bool | int | float | str) -> str:
+def _as_yaml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if value == "" else str(value)

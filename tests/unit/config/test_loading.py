@@ -166,9 +166,9 @@ def test_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, prompt: str, 
 
 
 def test_yaml_text_of_a_run_stays_the_same() -> None:
-    """Sections, order and style are those of a run folder that was written before."""
+    """Sections, order and style are those of a run folder that was written before reward.options came."""
     path = ROOT / "tests/fixtures/first_run/run/config.yaml"
-    assert to_yaml(load_config(path)) == path.read_text()
+    assert to_yaml(load_config(path)).replace("  options: {}\n", "") == path.read_text()
 
 
 def test_no_torch_on_the_way(tmp_path: Path) -> None:
