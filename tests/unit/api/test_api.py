@@ -40,7 +40,7 @@ def test_the_blocks_about_configuration_answers_and_runs(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("model: {path: models/toy}\n")
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "vote").symlink_to(RUN)
+    (tmp_path / "runs" / "majority_voting").symlink_to(RUN)
     names: dict[str, object] = {}
     quick = ("A configuration", "Read a run", "Compare answers, take a vote")
     for heading in quick:
@@ -49,6 +49,7 @@ def test_the_blocks_about_configuration_answers_and_runs(
     config = names["config"]
     assert isinstance(config, Config) and config.optimizer.lr == 1e-5
     assert (config.reward.method, config.model.path) == ("majority_voting", "models/toy")
+    assert config.run.steps == 1
 
 
 def test_configurations_are_checked() -> None:
