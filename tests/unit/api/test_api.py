@@ -1,6 +1,8 @@
 """The Python interface: what it imports, reads and refuses. Programs that it starts are in tests/e2e."""
 
 import math
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +118,30 @@ def test_exit_codes_are_exceptions_with_the_sentence(
     assert type(error.value) is kind
     assert not isinstance(error.value, RunError) or error.value.code == code
     assert capsys.readouterr().out == "working train run.yaml\nerror: it is so\nsomebody else\n"
+
+
+def test_ctrl_c_lets_the_program_save_first(tmp_path: Path) -> None:
+    """A terminal sends it to script and program alike."""
+    (tmp_path / "stand_in.py").write_text(
+        "import signal, sys, time\n"
+        "def save(*_):\n    time.sleep(0.5)\n    print('error: saved', flush=True)\n    sys.exit(3)\n"
+        "signal.signal(signal.SIGINT, save)\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    (tmp_path / "script.py").write_text(
+        "from megatron_coreward.api import Stopped, programs\nprograms._MODULE = 'stand_in'\n"
+        "try:\n    programs._run('train')\nexcept Stopped as error:\n    print('stopped:', error, error.code)\n"
+    )
+    script = subprocess.Popen(
+        [sys.executable, "-u", str(tmp_path / "script.py")],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert script.stdout is not None and script.stdout.readline() == "ready\n"
+    os.killpg(script.pid, signal.SIGINT)
+    assert script.communicate(timeout=60)[0].splitlines() == ["error: saved", "stopped: saved 3"]
+    assert script.returncode == 0
 
 
 def test_flags() -> None:
