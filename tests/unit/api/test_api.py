@@ -129,7 +129,8 @@ def test_ctrl_c_lets_the_program_save_first(tmp_path: Path) -> None:
     )
     (tmp_path / "script.py").write_text(
         "from megatron_coreward.api import Stopped, programs\nprograms._MODULE = 'stand_in'\n"
-        "try:\n    programs._run('train')\nexcept Stopped as error:\n    print('stopped:', error, error.code)\n"
+        "try:\n    programs._run('train')\n"
+        "except Stopped as error:\n    print('stopped:', error, error.code)\n"
     )
     script = subprocess.Popen(
         [sys.executable, "-u", str(tmp_path / "script.py")],
