@@ -1,13 +1,12 @@
 """Is this machine fit for a run? A table with a remedy for every line that is not.
 
-    coreward doctor                                              one machine
-    torchrun --nproc-per-node 8 tools/doctor.py --folder /runs   with the network between the ranks
-    coreward doctor --json                                       for a cluster's own checks
+    coreward doctor --folder runs  # one machine
+    torchrun --nproc-per-node 8 tools/doctor.py  # and the network between ranks
+    coreward doctor --json  # for a cluster's own checks
 
 Exit code 1 if anything failed; warnings alone are 0. Only rank 0 prints.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -33,7 +32,7 @@ def table(seen: Sequence[Finding]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="coreward doctor", description=__doc__.splitlines()[0])
+    parser = Parser(prog="coreward doctor", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where runs will be written")
     parser.add_argument(
         "--skip-step", action="store_true", help="leave out the training step of a tiny model"
