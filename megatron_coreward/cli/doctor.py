@@ -4,9 +4,11 @@
     torchrun --nproc-per-node 8 tools/doctor.py  # and the network between ranks
     coreward doctor --json  # for a cluster's own checks
 
-Exit code 1 if anything failed; warnings alone are 0. Only rank 0 prints.
+Looks at Python, the packages, devices, disk and network, and trains one step of a tiny model. Exit code 1 if
+anything failed; warnings alone are 0. Only rank 0 prints.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -14,21 +16,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch.distributed as dist
-from rich.console import Console
-from rich.table import Table
-
-from megatron_coreward.doctor.checks import FAILED, OK, WARNING, Finding, findings
+from megatron_coreward.doctor.packages import FAILED, OK, WARNING, Finding, complete, packages, system
+from megatron_coreward.utils.arguments import Parser
 
 STYLES = {OK: "green", WARNING: "yellow", FAILED: "red"}
-
-
-def table(seen: Sequence[Finding]) -> Table:
-    shown = Table("check", "", "seen", "what to do", title="doctor", title_justify="left")
-    for finding in seen:
-        style = STYLES[finding.status]
-        shown.add_row(finding.name, f"[{style}]{finding.status}[/]", finding.seen, finding.remedy)
-    return shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,12 +31,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds that this step may take")
     parser.add_argument("--json", action="store_true", help="findings as JSON")
     options = parser.parse_args(arguments)
-    seen = list(findings(options.folder, not options.skip_step, options.timeout))
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    if int(os.environ.get("RANK", 0)) == 0:
-        if options.json:
-            sys.stdout.write(json.dumps([asdict(finding) for finding in seen], indent=2) + "\n")
-        else:
-            Console().print(table(seen))
+    is_first = int(os.environ.get("RANK", 0)) == 0
+    seen = [*system(), *packages()] if is_first else []
+    if complete():
+        seen += checked(options)
+    if is_first:
+        show(seen, options.json)
     return 1 if any(finding.status == FAILED for finding in seen) else 0
+
+
+def checked(options: argparse.Namespace) -> list[Finding]:
+    """What the checks find that need the packages. A collective of all ranks."""
+    from megatron_coreward.doctor.checks import findings
+    from megatron_coreward.utils.distributed import shutdown
+
+    seen = list(findings(options.folder, not options.skip_step, options.timeout))
+    shutdown()
+    return seen
+
+
+def show(seen: Sequence[Finding], as_json: bool) -> None:
+    """A table, or a line for each finding where the package for tables may be missing."""
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(finding) for finding in seen], indent=2) + "\n")
+    elif not complete():
+        for finding in seen:
+            remedy = f" -> {finding.remedy}" if finding.remedy else ""
+            sys.stdout.write(f"{finding.status:8} {finding.name}: {finding.seen}{remedy}\n")
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("check", "", "seen", "what to do", title="doctor", title_justify="left")
+        for finding in seen:
+            style = STYLES[finding.status]
+            table.add_row(finding.name, f"[{style}]{finding.status}[/]", finding.seen, finding.remedy)
+        Console().print(table)
