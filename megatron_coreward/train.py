@@ -22,6 +22,7 @@ from megatron_coreward.actor.checkpoint.folder import Retention, read_state, req
 from megatron_coreward.actor.checkpoint.inspect import check_start
 from megatron_coreward.actor.model.precision import this_machine
 from megatron_coreward.algorithm.objective import GrpoObjective
+from megatron_coreward.config.chat_template import template_text
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.precision import check_machine
@@ -76,7 +77,9 @@ UNUSABLE, INTERRUPTED, FAILED = 2, 3, 4
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="megatron_coreward.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, help="YAML file; see docs/config.md")
+    parser.add_argument(
+        "--config", type=Path, action="append", help="YAML file (docs/config.md); several: the later wins"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, show the plan, build nothing"
     )
@@ -85,14 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     try:
-        config = load_config(options.config, options.overrides)
+        config = load_config(options.config or [], options.overrides)
         setup_logging(rank)
         if options.dry_run:
             return _dry_run(config, rank, world_size)
         shape = validate(config, world_size)
         check_memory_settings(config.memory)
         check_machine(config, this_machine(), os.environ)
-        config = _at(shape.folder, config)  # a hub id's local copy
+        config = _at(shape.folder, config)
         data = read_inputs(config, shape, world_size)
         comm = join(config)
         lock = claim(Path(config.run.output_dir), comm)
@@ -134,7 +137,7 @@ def read_inputs(config: Config, shape: ModelShape, world_size: int, *, weights: 
     if config.model.checkpoint:
         check_start(Path(config.model.checkpoint), shape)
     check_transformers_reads(folder, trusted)
-    tokenizer = load_tokenizer(str(folder), trusted)
+    tokenizer = load_tokenizer(str(folder), trusted, config.model.chat_template)
     generation = load_generation_config(str(folder), trusted)
     check_stop_ids(shape, generation)
     data = RunData(
@@ -170,7 +173,9 @@ def _dry_run(config: Config, rank: int, world_size: int) -> int:
 
 
 def _at(folder: Path, config: Config) -> Config:
-    return replace(config, model=replace(config.model, path=str(folder)))
+    """With the model's folder for a hub id, and the chat template's text for its file."""
+    template = template_text(config.model.chat_template)
+    return replace(config, model=replace(config.model, path=str(folder), chat_template=template))
 
 
 def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator) -> int:
