@@ -75,7 +75,10 @@ def read_inputs(options: argparse.Namespace, world_size: int) -> EvaluationInput
         shape = read_shape(folder, config.model.trust_remote_code)
         require_tokenizer(folder, "--checkpoint")
     else:
-        shape = read_model_shape(config.model)
+        try:
+            shape = read_model_shape(config.model)
+        except ValueError as error:
+            raise ValueError(str(error).replace("model.path", "--model")) from error
         folder = shape.folder
         check_weights(shape, option="--model", exactly=False)
     check_engine(config, shape, world_size)
