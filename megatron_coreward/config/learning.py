@@ -116,13 +116,13 @@ class OptimizerConfig:
     """AdamW and learning rate."""
 
     lr: Positive = 3e-6
-    """Peak learning rate."""
+    """Peak learning rate. Methods without labels bear less than ground truth does: docs/paper_settings.md."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine (to `min_lr`) or constant."""
     min_lr: NotNegative = 0.0
     """Floor of the cosine schedule."""
     warmup_ratio: Share = 0.1
-    """Share of all optimizer steps that warm up linearly; step k of n has factor (k+1)/n."""
+    """Share of all optimizer steps that warm up linearly; the k-th of n such steps has k/n of `lr`."""
     weight_decay: NotNegative = 0.01
     """Decoupled weight decay; norms and biases are excluded."""
     beta1: Beta = 0.9
