@@ -113,10 +113,10 @@ class AlgorithmConfig:
 
 @dataclass(config=STRICT)
 class OptimizerConfig:
-    """AdamW and learning rate."""
+    """AdamW and learning rate; which rate to begin with: docs/paper_settings.md."""
 
     lr: Positive = 3e-6
-    """Peak learning rate. Methods without labels bear less than ground truth does: docs/paper_settings.md."""
+    """Peak learning rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine (to `min_lr`) or constant."""
     min_lr: NotNegative = 0.0

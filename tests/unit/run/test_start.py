@@ -9,7 +9,7 @@ from megatron_coreward.run.start import warn_of_changes
 
 
 def test_changed_keys_are_named_and_new_ones_are_not(caplog: pytest.LogCaptureFixture) -> None:
-    """A checkpoint of an older version lacks keys, which say nothing as long as they are at their defaults."""
+    """A checkpoint of an older version lacks keys: nothing to say while they are at their defaults."""
     config = Config()
     before = asdict(config)
     del before["logging"]["wandb_group"], before["weight_sync"]
