@@ -6,7 +6,7 @@
 
 Arithmetic only: nothing is built or fetched, and no GPU, data or weights are needed. Times are estimates from
 stated device numbers, which are printed. What was checked against measurements, and what was not:
-docs/planning.md.
+docs/gpu/planning.md.
 
 Exit codes: 0 the layout works, 1 it does not, 2 wrong input.
 """

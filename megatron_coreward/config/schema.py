@@ -68,7 +68,7 @@ class ModelConfig:
     """Allow a model folder to run its own Python code. Off: such a model is refused."""
     transformer_impl: Literal["auto", "transformer_engine", "local"] = "auto"
     """Modules of the actor's layers: transformer_engine (GPUs; the only one that computes in FP8), local
-    (torch) or auto (transformer_engine if it and a GPU are available, else local). See docs/fp8.md."""
+    (torch) or auto (transformer_engine if it and a GPU are available, else local). See docs/gpu/fp8.md."""
     deterministic: bool = False
     """The actor uses only algorithms that give the same bits every time. On GPUs it is slower and needs
     environment variables, which the error names; on a CPU a run is deterministic anyway."""
@@ -214,7 +214,7 @@ class MemoryConfig:
 
 @dataclass(config=STRICT)
 class Fp8Config:
-    """Matrix products of the actor's layers in FP8, on GPUs with Transformer Engine (docs/fp8.md).
+    """Matrix products of the actor's layers in FP8, on GPUs with Transformer Engine (docs/gpu/fp8.md).
 
     Not run yet. vLLM, the head, norms, attention scores and Adam stay as they are.
     """

@@ -1,6 +1,6 @@
 """The modules that compute the actor's layers and their precision, in Megatron's words.
 
-Nothing here has run on a GPU yet; docs/fp8.md says what is checked without one.
+Nothing here has run on a GPU yet; docs/gpu/fp8.md says what is checked without one.
 """
 
 import contextlib

@@ -175,7 +175,7 @@ def test_settings_of_the_paper(name: str, project: Path) -> None:
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB on a GPU of the fullest stage, computed as docs/launch.md says; `cache` in tokens per replica."""
+    """GiB on a GPU of the fullest stage, as docs/gpu/launch.md computes it; `cache` in tokens per replica."""
 
     weights: float
     update: float
@@ -212,7 +212,7 @@ def test_fits_into_80_gb(name: str, ranks: int, project: Path) -> None:
 
 
 def test_table_in_the_documentation(project: Path) -> None:
-    page = (ROOT / "docs/launch.md").read_text()
+    page = (ROOT / "docs/gpu/launch.md").read_text()
     for name, ranks in WORLDS:
         config = load(name, project)
         found = memory(config, validate(config, ranks), ranks)
