@@ -25,6 +25,7 @@ from megatron_coreward.actor.checkpoint.folder import Retention, read_state, req
 from megatron_coreward.actor.checkpoint.inspect import check_start
 from megatron_coreward.actor.model.precision import this_machine
 from megatron_coreward.algorithm.objective import GrpoObjective
+from megatron_coreward.config.chat_template import template_text
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.precision import check_machine
 from megatron_coreward.config.schema import Config
@@ -94,7 +95,7 @@ def prepare(options: TrainOptions) -> int | Callable[[], int]:
     shape = validate(config, world_size)
     check_memory_settings(config.memory)
     check_machine(config, this_machine(), os.environ)
-    config = _at(shape.folder, config)  # a hub id's local copy
+    config = _at(shape.folder, config)
     data = read_inputs(config, shape, world_size)
     try:
         comm = join(config)
@@ -141,7 +142,7 @@ def read_inputs(config: Config, shape: ModelShape, world_size: int, *, weights: 
     if config.model.checkpoint:
         check_start(Path(config.model.checkpoint), shape)
     check_transformers_reads(folder, trusted)
-    tokenizer = load_tokenizer(str(folder), trusted)
+    tokenizer = load_tokenizer(str(folder), trusted, config.model.chat_template)
     generation = load_generation_config(str(folder), trusted)
     check_stop_ids(shape, generation)
     data = RunData(
@@ -184,7 +185,9 @@ def dry_run(config: Config, rank: int, world_size: int) -> int:
 
 
 def _at(folder: Path, config: Config) -> Config:
-    return replace(config, model=replace(config.model, path=str(folder)))
+    """With the model's folder for a hub id, and the chat template's text for its file."""
+    template = template_text(config.model.chat_template)
+    return replace(config, model=replace(config.model, path=str(folder), chat_template=template))
 
 
 def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator) -> int:

@@ -44,7 +44,7 @@ def numbers_of(cls: type) -> list[Field[Any]]:
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="coreward plan", description=__doc__, instead=as_override)
-    parser.add_argument("--config", help="YAML file of a run")
+    parser.add_argument("--config", action="append", help="YAML file of a run; a later one wins")
     parser.add_argument("--model", help="folder with a config.json, or a model of the paper by its name")
     parser.add_argument("--gpus", type=int, required=True, help="devices of the run, or CPU ranks")
     parser.add_argument("--per-node", type=int, default=8, help="devices of a node (8)")
@@ -106,7 +106,7 @@ def lengths_of(options: argparse.Namespace, config: Config) -> Lengths:
 
 def run(options: argparse.Namespace) -> int:
     model = [f"model.path={options.model}"] if options.model else []
-    config = load_config(options.config, [*model, *options.overrides])
+    config = load_config(options.config or [], [*model, *options.overrides])
     cluster, lengths = cluster_of(options), lengths_of(options, config)
     shape = find_shape(config.model.path)
     plan = make_plan(config, shape, cluster, lengths)

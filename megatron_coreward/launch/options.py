@@ -37,7 +37,7 @@ class TrainOptions:
 
     def config(self) -> Config:
         """Raises ValueError as load_config does."""
-        return load_config(self.files[0] if self.files else None, self.overrides)
+        return load_config(self.files, self.overrides)
 
     def of_a_rank(self) -> list[str]:
         """The arguments of a single rank."""

@@ -64,10 +64,14 @@ def resume_point(config: Config, comm: Communicator) -> Path | None:
 
 
 def warn_of_changes(before: dict[str, Any], config: Config) -> None:
-    """Names the keys that differ from `before`, those of the run that saved the checkpoint."""
+    """Names the keys that differ from `before`, those of the run that saved the checkpoint.
+
+    A key that an older version did not have is at its default there.
+    """
+    defaults = asdict(Config())
     for section, keys in asdict(config).items():
         for key, value in keys.items():
-            old = before.get(section, {}).get(key)
+            old = before.get(section, {}).get(key, defaults[section][key])
             if old != value and (section, key) not in _OF_ONE_START:
                 logger.warning(
                     "%s.%s is now %r; it was %r when the checkpoint was saved", section, key, value, old
