@@ -22,4 +22,4 @@ class Config(schema.Config):
             ValueError: as `coreward train` refuses a file: an unknown key, a value that is not allowed, no
                 model.path.
         """
-        return cls(**vars(load_config(file, overrides or {})))
+        return cls(**vars(load_config([] if file is None else [file], overrides or {})))

@@ -1,8 +1,8 @@
 """Plans a run before a GPU is paid for: memory by phase, traffic, time, and whether the layout works.
 
-    coreward plan --config run.yaml --gpus 4 --device H100
-    coreward plan --model Qwen2.5-7B --gpus 4 --device H200 parallel.tensor=4 memory.recompute=full
-    coreward plan --model DIR --gpus 16 --device A100 --inter-gbs 12 --response-tokens 1200 --json
+    coreward plan --config examples/paper/qwen2.5_7b.yaml --gpus 4 --device H100
+    coreward plan --model Qwen2.5-7B --gpus 4 --device H200 parallel.tensor=4
+    coreward plan --model DIR --gpus 16 --device A100 --response-tokens 1200 --json
 
 Arithmetic only: nothing is built or fetched, and no GPU, data or weights are needed. Times are estimates from
 stated device numbers, which are printed. What was checked against measurements, and what was not:
@@ -21,12 +21,14 @@ from typing import Any
 from rich.console import Console
 
 from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.option_hints import as_override
 from megatron_coreward.config.schema import Config
 from megatron_coreward.planning.devices import DEVICES, Assumptions, Cluster, Device
 from megatron_coreward.planning.layouts import make_plan, search, search_larger
 from megatron_coreward.planning.models import find_shape
 from megatron_coreward.planning.report import as_dict, show
 from megatron_coreward.planning.timing import Lengths
+from megatron_coreward.utils.arguments import Parser
 from megatron_coreward.utils.logging import exit_code
 
 WORKS, DOES_NOT = 0, 1
@@ -41,10 +43,8 @@ def numbers_of(cls: type) -> list[Field[Any]]:
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="coreward plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", help="YAML file of a run")
+    parser = Parser(prog="coreward plan", description=__doc__, instead=as_override)
+    parser.add_argument("--config", action="append", help="YAML file of a run; a later one wins")
     parser.add_argument("--model", help="folder with a config.json, or a model of the paper by its name")
     parser.add_argument("--gpus", type=int, required=True, help="devices of the run, or CPU ranks")
     parser.add_argument("--per-node", type=int, default=8, help="devices of a node (8)")
@@ -106,7 +106,7 @@ def lengths_of(options: argparse.Namespace, config: Config) -> Lengths:
 
 def run(options: argparse.Namespace) -> int:
     model = [f"model.path={options.model}"] if options.model else []
-    config = load_config(options.config, [*model, *options.overrides])
+    config = load_config(options.config or [], [*model, *options.overrides])
     cluster, lengths = cluster_of(options), lengths_of(options, config)
     shape = find_shape(config.model.path)
     plan = make_plan(config, shape, cluster, lengths)

@@ -122,7 +122,7 @@ class AlgorithmConfig:
 
 @dataclass(config=STRICT)
 class OptimizerConfig:
-    """AdamW and learning rate."""
+    """AdamW and learning rate; which rate to begin with: docs/paper_settings.md."""
 
     lr: Positive = 3e-6
     """Peak learning rate."""
@@ -131,7 +131,7 @@ class OptimizerConfig:
     min_lr: NotNegative = 0.0
     """Floor of the cosine schedule."""
     warmup_ratio: Share = 0.1
-    """Share of all optimizer steps that warm up linearly; step k of n has factor (k+1)/n."""
+    """Share of all optimizer steps that warm up linearly; the k-th of n such steps has k/n of `lr`."""
     weight_decay: NotNegative = 0.01
     """Decoupled weight decay; norms and biases are excluded."""
     beta1: Beta = 0.9

@@ -8,6 +8,7 @@ may have to be fetched, is read last. Imports no torch, and so asks nothing abou
 import tempfile
 from pathlib import Path
 
+from megatron_coreward.config.chat_template import template_text
 from megatron_coreward.config.hf_files import some
 from megatron_coreward.config.model_shape import ModelShape, read_model_shape, read_planned_shape
 from megatron_coreward.config.precision import check_fp8_sizes, check_installed, check_precision
@@ -49,6 +50,7 @@ def validate_plan(config: Config, world_size: int) -> tuple[ModelShape | None, s
 def _check_before_model(config: Config, world_size: int) -> None:
     _check_settings(config, world_size)
     check_installed(config)
+    template_text(config.model.chat_template)
     _check_data(config)
     _check_run_folder(config)
 

@@ -26,6 +26,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "families": (),
     "requests": ("types",),
     "config": ("utils", "families"),
+    "launch": ("utils", "config"),
+    "evaluate": ("utils",),
+    "show": ("utils",),
     "algorithm": GROUND,
     "roles": ("types", "utils", "algorithm"),
     "phases": (*GROUND, "roles"),
@@ -61,9 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(*GROUND, "roles", "grading", "coreward", "preflight", "data", "requests", "rollout"),
         *("actor.parallel", "actor.checkpoint", "actor.convert"),
     ),
-    "evaluate": ("evaluation",),
     "run": (*GROUND, "roles", "actor.checkpoint", "evaluation"),
-    "show": ("run",),
     "weight_sync": ("types", "utils", "roles", "requests"),
     "trainer": (
         *(*GROUND, "roles", "algorithm", "phases", "data", "coreward"),
@@ -75,10 +76,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "train": (
         *(*GROUND, "roles", "grading", "algorithm", "phases", "data", "coreward", "preflight", "rollout"),
         *("actor.parallel", "actor.model", "actor.checkpoint", "actor", "evaluation", "run", "trainer"),
+        *("launch",),
     ),
     "cli": (
-        *("utils", "config", "data", "rephrasing", "data.preparation", "planning"),
-        *("actor.parallel", "actor.checkpoint", "actor.convert", "reporting", "doctor"),
+        *("utils", "config", "launch", "data", "rephrasing", "data.preparation", "preflight", "planning"),
+        *("actor.parallel", "actor.checkpoint", "actor.convert", "reporting", "doctor", "train"),
     ),
 }
 """Room -> the rooms that it may import beside itself; they stand above it. A folder is a room, and so is

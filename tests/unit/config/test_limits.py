@@ -13,7 +13,7 @@ LIMITS = {key.name: key.limits for key in all_keys().values() if key.limits}
 
 
 def load(override: str) -> Config:
-    return load_config(None, ["model.path=models/toy", override])
+    return load_config([], ["model.path=models/toy", override])
 
 
 def refused(override: str, message: str) -> None:
@@ -29,6 +29,7 @@ def test_every_field_has_limits() -> None:
     texts = {name for name, kind in types.items() if kind is str}
     free = {"run.output_dir", "model.path", "data.original", "data.rephrased", "data.system_prompt"}
     free |= {"model.checkpoint", "evaluation.file", "logging.wandb_project"}
+    free |= {"model.chat_template", "logging.wandb_name", "logging.wandb_entity", "logging.wandb_group"}
     assert set(CHOICES) == texts - free
 
 

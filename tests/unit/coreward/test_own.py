@@ -49,7 +49,7 @@ def write(tmp_path, monkeypatch):
 
 
 def configured(method, *overrides):
-    return load_config(None, ["model.path=m", f"reward.method={method}", *overrides])
+    return load_config([], ["model.path=m", f"reward.method={method}", *overrides])
 
 
 def response(view, sample, answer, tokens=10, logp=-0.5, text=""):
@@ -140,12 +140,12 @@ def test_options_have_the_types_of_their_defaults(write, tmp_path):
     file.write_text(
         f"model: {{path: m}}\nreward:\n  method: {write(OPTIONS)}:own\n  options: {{weight: 1e-5, tag: 7}}\n"
     )
-    config = with_options(load_config(file, ["reward.options.strict=true", "reward.options.weight=1"]))
+    config = with_options(load_config([file], ["reward.options.strict=true", "reward.options.weight=1"]))
     assert config.reward.options == {"weight": 1.0, "steps": 3, "tag": "7", "strict": True}
     assert type(config.reward.options["weight"]) is float
     again = tmp_path / "config.yaml"
     again.write_text(to_yaml(config))
-    assert load_config(again) == config == with_options(config)
+    assert load_config([again]) == config == with_options(config)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_changed_file_is_said_on_resume(write, caplog):
         re.fullmatch(rf"[0-9a-f]{{{FINGERPRINT}}}", now)
         and now != load(f"{write(PENALTY)}:short").fingerprint
     )
-    unchanged = load_config(None, ["model.path=m"])
+    unchanged = load_config([], ["model.path=m"])
     with caplog.at_level(logging.WARNING):
         for trainer in ({"reward_file": now}, {"reward_file": ""}, {}):
             warn_of_changes({"config": {"model": {"path": "m"}}, "trainer": trainer}, unchanged, now)
