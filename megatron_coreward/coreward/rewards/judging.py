@@ -134,13 +134,13 @@ def judged(method: Method, groups: Groups, config: RewardConfig) -> Mapping[View
     """
     judgements = method.judge(groups, config)
     if set(judgements) != set(groups):
-        raise ValueError(f"it judged {_views(judgements)}, but was given {_views(groups)}")
+        raise ValueError(f"the method judged {_views(judgements)}, but was given {_views(groups)}")
     for view, group in groups.items():
         rewards, responses = judgements[view].rewards, len(group.answers.classes)
         if len(rewards) != responses:
-            raise ValueError(f"it gave {len(rewards)} rewards to {responses} responses")
+            raise ValueError(f"the method gave {len(rewards)} rewards to {responses} responses")
         if not all(map(math.isfinite, rewards)):
-            raise ValueError(f"it gave the rewards {rewards}, which are not all finite numbers")
+            raise ValueError(f"the method gave the rewards {rewards}, which are not all finite numbers")
     return judgements
 
 

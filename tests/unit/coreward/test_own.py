@@ -213,7 +213,7 @@ def test_built_in_methods_have_no_options(method):
         ),
         (
             JUDGE.replace("[1.0]", "[1.0, 2.0]") + "own = Method(judge)",
-            "ValueError: it gave 8 rewards to 4 responses",
+            "ValueError: the method gave 8 rewards to 4 responses",
         ),
         (
             JUDGE.replace("[1.0]", "[float('nan')]") + "own = Method(judge)",
@@ -221,7 +221,7 @@ def test_built_in_methods_have_no_options(method):
         ),
         (
             JUDGE.replace("{view:", "{view.other:") + "own = Method(judge)",
-            "it judged rephrased, but was given original",
+            "the method judged rephrased, but was given original",
         ),
         (
             JUDGE + "own = Method(judge, signal=lambda r, c: r.confidence.entropy)",
