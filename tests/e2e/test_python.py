@@ -103,3 +103,20 @@ def test_a_reward_of_ones_own_is_trained_resumed_and_shown(folder: Path) -> None
     assert broken.returncode == 2, broken.stdout
     assert "my_rewards cannot be imported: ImportError: cannot import name 'METHODZ'" in broken.stdout
     assert load_run(folder / "run").metrics["step"][-1] == 2, "nothing was begun"
+
+
+def test_ranks_with_different_files_are_refused(folder: Path) -> None:
+    """As on two nodes, of which one has an older copy: each rank finds the module in a folder of its own."""
+    source = blocks("reward_methods.md", "First example: a vote in which sure responses weigh more")[0]
+    for rank, line in enumerate(("", "# an older copy\n")):
+        (folder / f"node{rank}").mkdir()
+        (folder / f"node{rank}" / "votes.py").write_text(line + source)
+    (folder / "packages").mkdir()
+    (folder / "packages" / "sitecustomize.py").write_text(
+        "import os, sys\nsys.path.append(os.path.abspath(f\"node{os.environ.get('RANK', 0)}\"))\n"
+    )
+    given = ("reward.method=votes:sure_vote", "run.output_dir=run")
+    result = python(folder, *TRAIN, "--config", "run.yaml", *given, ranks=2)
+    assert result.returncode != 0
+    assert "the file of reward.method=votes:sure_vote is '" in result.stdout, result.stdout
+    assert "give all nodes the same one" in result.stdout and not (folder / "run").exists()
