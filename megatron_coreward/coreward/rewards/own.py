@@ -32,6 +32,7 @@ _MISTAKES = (
     *(RuntimeError, SyntaxError, TypeError, ValueError),
 )
 """What somebody else's code may raise."""
+_PACKAGE = Path(__file__).parents[2]
 _OPTION_TYPES = (bool, int, float, str)
 
 
@@ -142,9 +143,10 @@ def _signal(method: Method, config: Config, view: View, sample: int, form: str) 
 
 
 def _described(error: BaseException) -> str:
-    """The error in one line, with the file and line where it was raised."""
+    """The error in one line, with the last line of a file outside of this package on its way."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    ours = ("<", str(_PACKAGE))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
     if isinstance(error, SyntaxError) or not frames:  # says where by itself
         return text
     return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})"

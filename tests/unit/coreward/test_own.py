@@ -213,7 +213,7 @@ def test_built_in_methods_have_no_options(method):
         ),
         (
             JUDGE.replace("[1.0]", "[1.0, 2.0]") + "own = Method(judge)",
-            "ValueError: the method gave 8 rewards to 4 responses",
+            "ValueError: the method gave 8 rewards to 4 responses. Mend it.",
         ),
         (
             JUDGE.replace("[1.0]", "[float('nan')]") + "own = Method(judge)",
