@@ -18,7 +18,8 @@ export RDZV_ENDPOINT
 export GPUS_PER_NODE=${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-gpu}}
 export LOG_DIR=runs/logs/$SLURM_JOB_NAME-$SLURM_JOB_ID
 export TORCH_FR_DUMP_TEMP_FILE=$PWD/$LOG_DIR/nccl_trace_rank_ # and the rank's number
-rm -f "$LOG_DIR/node_0/"{exit_code,pid} # of the same job before it was requeued
+export REASON_SAID_BY=job.sh
+rm -f "$LOG_DIR/node_0/"{exit_code,pid} "$LOG_DIR"/node_*/reason # of the same job before it was requeued
 
 "${launch[@]}" bash examples/launch/node.sh "$@" &
 step=$!
@@ -40,10 +41,14 @@ while kill -0 "$step" 2> /dev/null; do wait "$step" || true; done
 code=0
 wait "$step" || code=$?
 if [[ -s $LOG_DIR/node_0/exit_code ]]; then code=$(< "$LOG_DIR/node_0/exit_code"); fi
+sentence=""
+if ((code)) && read -r _ first_code sentence < <(cat "$LOG_DIR"/node_*/reason 2> /dev/null | sort -n); then
+  code=$first_code
+fi
 
 case $code in
   0) echo "job.sh: done" ;;
-  2) echo "job.sh: wrong input, nothing was started; the message is above" ;;
+  2) echo "job.sh: wrong input, nothing was started" ;;
   3)
     if [[ $asked == USR1 ]]; then
       echo "job.sh: saved and stopped; requeueing job $SLURM_JOB_ID"
@@ -52,8 +57,8 @@ case $code in
     fi
     echo "job.sh: saved and stopped; submit the job again to go on"
     ;;
-  4) echo "job.sh: a loss or gradient was not finite; the message is above" ;;
-  5) echo "job.sh: a rank stalled; the message is above or in $LOG_DIR" ;;
+  4) echo "job.sh: a loss or gradient was not finite" ;;
+  5) echo "job.sh: a rank stalled; the ranks' messages are in $LOG_DIR" ;;
   *)
     echo "job.sh: the run failed (exit code $code); the ranks' messages are in $LOG_DIR"
     if [[ -n $asked ]]; then
@@ -61,4 +66,5 @@ case $code in
     fi
     ;;
 esac
+if [[ -n $sentence ]]; then echo "error: $sentence"; fi
 exit "$code"

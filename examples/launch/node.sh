@@ -9,7 +9,8 @@
 #   GPUS_PER_NODE=gpu      ranks on this node; gpu is all GPUs it has
 #   MAX_RESTARTS=1         how often all ranks are started again after a crash, from the last checkpoint
 #   SHUTDOWN_TIMEOUT=1080  seconds that a step, its evaluation and a checkpoint may take after SIGTERM or Ctrl-C
-#   LOG_DIR                node_N/ with stdout and stderr of every rank and the exit code; default runs/logs/NAME
+#   LOG_DIR                node_N/ with stdout and stderr of every rank, exit code and reason; default runs/logs/NAME
+#   REASON_SAID_BY         what has started this script and says why the run ended; otherwise the last line here does
 # Exit code: that of megatron_coreward.train (0 done, 2 wrong input, 3 saved and stopped, 4 not finite, 5 stalled).
 set -euo pipefail
 config=${1:?CONFIG is missing}
@@ -21,7 +22,7 @@ export LOG_DIR=${LOG_DIR:-runs/logs/$name}
 
 logs=$LOG_DIR/node_$NODE_RANK
 mkdir -p "$logs"
-rm -f "$logs/exit_code"
+rm -f "$logs/exit_code" "$logs/reason"
 
 if [[ $NODES == 1 ]]; then
   rendezvous=(--standalone)
@@ -47,9 +48,18 @@ while kill -0 "$torchrun" 2> /dev/null; do wait "$torchrun" || true; done
 code=0
 wait "$torchrun" || code=$?
 # torchrun makes the folder of an attempt as it starts the ranks.
-if ((code)) && [[ $NODES != 1 && -z $(find "$logs" -name "attempt_*" -newer "$logs/pid") ]]; then
+attempt=$(find "$logs" -type d -name "attempt_*" -newer "$logs/pid" | sort -V | tail -n 1)
+if ((code)) && [[ $NODES != 1 && -z $attempt ]]; then
   echo "node.sh: node $NODE_RANK ended without having started a rank. Unless it was stopped, it did not meet the" \
     "others: this script has to run on all $NODES nodes, and $RDZV_ENDPOINT must lead to node 0 from each" >&2
 fi
 if [[ -s $logs/exit_code ]]; then code=$(< "$logs/exit_code"); fi
+# The rank that was first says why, and decides on the exit code: torchrun has ended the others.
+if ((code)) && [[ -n $attempt ]]; then
+  python -m megatron_coreward.launch.first_reason "$attempt" > "$logs/reason" || true
+  if read -r _ first_code sentence < "$logs/reason"; then
+    code=$first_code
+    if [[ -z ${REASON_SAID_BY:-} ]]; then echo "error: $sentence" >&2; fi
+  fi
+fi
 exit "$code"

@@ -6,6 +6,8 @@ set -euo pipefail
 config=$1
 shift
 
+# A rank leaves its reason in torchrun's folder of logs, and node.sh or job.sh says it once, last.
+export COREWARD_STARTER=node.sh
 # torchrun signals the process group. Python decides what that means; this shell must live until it has ended.
 trap : INT TERM
 code=0

@@ -2,7 +2,7 @@
 
 Weights are streamed to disk: rank 0 holds at most a bucket of them. Everything else (config, generation
 config, tokenizer, chat template) is copied from the model the run started from; only the dtype in
-config.json changes.
+config.json changes, and the template is that of model.chat_template if there is one.
 """
 
 import shutil
@@ -53,7 +53,7 @@ def export_hf(
                         raise error
                     writer.finish()
                     write_index(new, shards)
-                    carry_hf_files(source_folder, new, specs[0].dtype)
+                    carry_hf_files(source_folder, new, specs[0].dtype, policy.config.model.chat_template)
                     publish(new, output)
                 except OSError as raised:
                     shutil.rmtree(new, ignore_errors=True)

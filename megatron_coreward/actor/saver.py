@@ -210,7 +210,8 @@ def describe(step: int, policy: MegatronPolicy, contents: list[str]) -> dict[str
 def _complete(save: _Save, files: dict[str, dict[str, int]]) -> None:
     """Rank 0's end of a save: the small files, state.json, and the name."""
     try:
-        copy_hf_files(Path(save.state["config"]["model"]["path"]), save.new / HF_FILES)
+        model = save.state["config"]["model"]
+        copy_hf_files(Path(model["path"]), save.new / HF_FILES, model["chat_template"])
         write_state(save.new, save.state, files)
         problem = find_problem(save.new)
         if problem:

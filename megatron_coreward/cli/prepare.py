@@ -1,11 +1,11 @@
 """Turns public math data, or your own, into the Parquet files that training, evaluation and rephrasing read.
 
-    coreward prepare math  MATH/ --output data/math                # train/ and test/ of JSON files
-    coreward prepare math  train-00000-of-00001.parquet --output data/math
+    coreward prepare math MATH/ --output data/math  # train/, test/ of JSON files
+    coreward prepare math train-00000-of-00001.parquet --output data/math
     coreward prepare gsm8k gsm8k/main --output data/gsm8k
-    coreward prepare dapo  dapo-math-17k.parquet --latin --holdout 500 --output data/dapo
-    coreward prepare own   mine.jsonl --holdout 50 --output data/mine
-    coreward prepare own   mine.csv --question-column text --answer-column key --output data/mine
+    coreward prepare dapo dapo-math-17k.parquet --latin --output data/dapo
+    coreward prepare own mine.jsonl --holdout 50 --output data/mine
+    coreward prepare own my.csv --question-column q --answer-column a --output mine
 
 INPUT is a file or a folder of Parquet, JSON, JSONL or CSV files on this machine; nothing is downloaded. Names
 of folders and files that begin with train, test or validation tell the split. OUTPUT gets one file per split
@@ -34,6 +34,7 @@ from megatron_coreward.data.preparation.splits import (
     separate,
     write,
 )
+from megatron_coreward.utils.arguments import Parser
 from megatron_coreward.utils.logging import exit_code
 
 DONE = 0
@@ -44,9 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="coreward prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="coreward prepare", description=__doc__)
     formats = parser.add_subparsers(dest="format", required=True, metavar="FORMAT")
     for name, description in {
         "math": "Hendrycks MATH: its folder, or tables with problem, solution or answer, level, type",
@@ -54,7 +53,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         "dapo": "DAPO-Math-17k, as released or processed",
         "own": "any file with a column of questions, and of answers and rephrasings where there are some",
     }.items():
-        command = formats.add_parser(name, help=description, description=description)
+        command = formats.add_parser(name, help=description, description=__doc__)
         command.add_argument("input", type=Path, metavar="INPUT", help="file or folder")
         command.add_argument("--output", type=Path, required=True, metavar="DIR")
         command.add_argument("--overwrite", action="store_true", help="replace an earlier output")

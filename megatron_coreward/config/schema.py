@@ -58,6 +58,10 @@ class ModelConfig:
     checkpoint: str = ""
     """Take the weights from this checkpoint (a run's, or one of `coreward convert`) instead of those
     in `path`; config and tokenizer still come from `path`."""
+    chat_template: str = ""
+    """Chat template in place of the folder's, for base models that have none: a Jinja file, or plain (one
+    that ships: the system turn, "Question: ...", "Answer:"). Checkpoints and the final export hold it.
+    Empty = the folder's own."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type of actor and rollout; auto: float32 on CPU, bfloat16 on GPU."""
     trust_remote_code: bool = False
@@ -249,6 +253,12 @@ class LoggingConfig:
     """Log to Weights & Biases; offline unless logged in."""
     wandb_project: str = "megatron_coreward"
     """W&B project."""
+    wandb_name: str = ""
+    """The run's name in W&B; empty = that of `output_dir`."""
+    wandb_entity: str = ""
+    """User or team in W&B; empty = the default of the account."""
+    wandb_group: str = ""
+    """Group of runs in W&B, such as the seeds of one setting; empty = none."""
     rollouts: bool = True
     """Write every step's rollouts to `output_dir`/rollouts/step_*.parquet."""
 

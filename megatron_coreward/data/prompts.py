@@ -20,7 +20,13 @@ from megatron_coreward.data.pairs import (
     load_pairs,
     load_questions,
 )
-from megatron_coreward.data.templates import apply_template, check_prompts, require_template, turns_of
+from megatron_coreward.data.templates import (
+    apply_template,
+    check_prompts,
+    require_template,
+    set_template,
+    turns_of,
+)
 from megatron_coreward.types import QuestionPair
 from megatron_coreward.utils.logging import warn
 
@@ -48,8 +54,13 @@ class _BareErrors:
             raise ValueError(f"tokenizer.json: {error}") from error
 
 
-def load_tokenizer(path: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
-    """The tokenizer of model.path. Raises ValueError if it cannot be loaded or has no chat template."""
+def load_tokenizer(
+    path: str, trust_remote_code: bool = False, chat_template: str = ""
+) -> "PreTrainedTokenizerBase":
+    """The tokenizer of model.path, with model.chat_template if that is set.
+
+    Raises ValueError if it cannot be loaded or has no chat template.
+    """
     from transformers import AutoTokenizer  # slow to import, and not needed to check a configuration
 
     try:
@@ -63,6 +74,8 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> "PreTrainedTok
             f"model.path={path}: no tokenizer could be loaded ({reason}); set model.path to a Hugging Face "
             "folder or hub id with tokenizer files"
         ) from error
+    if chat_template:
+        set_template(tokenizer, chat_template)
     require_template(tokenizer)
     return tokenizer
 

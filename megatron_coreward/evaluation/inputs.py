@@ -75,14 +75,17 @@ def read_inputs(options: argparse.Namespace, world_size: int) -> EvaluationInput
         shape = read_shape(folder, config.model.trust_remote_code)
         require_tokenizer(folder, "--checkpoint")
     else:
-        shape = read_model_shape(config.model)
+        try:
+            shape = read_model_shape(config.model)
+        except ValueError as error:
+            raise ValueError(str(error).replace("model.path", "--model")) from error
         folder = shape.folder
         check_weights(shape, option="--model", exactly=False)
     check_engine(config, shape, world_size)
     check_kv_cache(config, on_gpu=torch.cuda.is_available())
     check_transformers_reads(folder, config.model.trust_remote_code)
     ks, seeds = _ks_and_seeds(options, config)
-    tokenizer = load_tokenizer(str(folder), config.model.trust_remote_code)
+    tokenizer = load_tokenizer(str(folder), config.model.trust_remote_code, config.model.chat_template)
     generation = load_generation_config(str(folder), config.model.trust_remote_code)
     check_stop_ids(shape, generation)
     benchmarks = _benchmarks(options, config, tokenizer)
@@ -114,7 +117,7 @@ def _config(options: argparse.Namespace) -> Config:
         "rollout.max_response_tokens": options.max_response_tokens,
         "run.seed": options.seed,
     }
-    return load_config(None, [f"{key}={value}" for key, value in settings.items()] + options.overrides)
+    return load_config([], [f"{key}={value}" for key, value in settings.items()] + options.overrides)
 
 
 def _ks_and_seeds(options: argparse.Namespace, config: Config) -> tuple[list[int], list[int]]:

@@ -1,8 +1,8 @@
 """Evaluates a Hugging Face folder or a checkpoint on questions with answers, through the rollout engine.
 
-    python -m megatron_coreward.evaluate --model DIR --file math500.json --file gsm8k_test.jsonl --output DIR
-    python -m megatron_coreward.evaluate --checkpoint RUN/checkpoints/step_000040 --file FILE [key.sub=value]
-    torchrun --nproc-per-node 2 -m megatron_coreward.evaluate ...        one vLLM replica per rank
+    coreward evaluate --model runs/quickstart/hf --file math500.json --output out
+    coreward evaluate --checkpoint RUN/checkpoints/step_000040 --file q.jsonl
+    torchrun --nproc-per-node 2 -m megatron_coreward.evaluate ...  # a replica per rank
 
 Greedy and sampled pass@1, avg@k, pass@k and maj@k with 95% intervals, per level and per subject, for several
 files in one run: docs/evaluation.md. Exit codes: 0 done, 2 wrong input (one line says what).
@@ -11,10 +11,12 @@ files in one run: docs/evaluation.md. Exit codes: 0 done, 2 wrong input (one lin
 import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+from megatron_coreward.config.option_hints import as_override
 from megatron_coreward.evaluation.inputs import EvaluationInputs, read_inputs
 from megatron_coreward.evaluation.model_folder import exported
 from megatron_coreward.evaluation.outcomes import measure
@@ -27,30 +29,26 @@ from megatron_coreward.evaluation.report import (
 )
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.roles import Communicator, RolloutEngine
-from megatron_coreward.utils.logging import print_error, setup_logging
+from megatron_coreward.utils.arguments import Parser
+from megatron_coreward.utils.failures import REFUSED, Failure
+from megatron_coreward.utils.logging import exit_code, setup_logging
 
-logger = logging.getLogger("megatron_coreward.evaluate")  # __name__ is __main__ when it is run
-
-UNUSABLE = 2
+logger = logging.getLogger("megatron_coreward.evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_intermixed_args(arguments)
+    return exit_code(prepare, _parser().parse_intermixed_args(arguments))
+
+
+def prepare(options: argparse.Namespace) -> Callable[[], int]:
+    """Makes all checks that need no engine; returns the work that is left. Raises ValueError."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     setup_logging(rank)
-    try:
-        inputs = read_inputs(options, world_size)
-    except ValueError as error:
-        if rank == 0:
-            print_error(error)
-        return UNUSABLE
-    return run(inputs)
+    return partial(run, read_inputs(options, world_size))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m megatron_coreward.evaluate", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Parser(prog="coreward evaluate", description=__doc__, instead=as_override)
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", default="", help="Hugging Face folder or hub id")
@@ -92,10 +90,8 @@ def run(inputs: EvaluationInputs) -> int:
             try:
                 folder = stack.enter_context(exported(inputs.checkpoint, inputs.scratch, comm))
             except (ValueError, OSError) as error:
-                if comm.rank == 0:
-                    print_error(error)
                 shutdown()
-                return UNUSABLE
+                raise Failure(str(error), REFUSED) from error
         engine = VllmEngine(config, str(folder), inputs.stop_ids, config.run.seed)
     with Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers) as grader:
         measure_all(inputs, engine, comm, grader)

@@ -8,6 +8,7 @@ may have to be fetched, is read last. Imports no torch, and so asks nothing abou
 import tempfile
 from pathlib import Path
 
+from megatron_coreward.config.chat_template import template_text
 from megatron_coreward.config.fields import DATA_SUFFIXES
 from megatron_coreward.config.hf_datasets import is_data_set, parse
 from megatron_coreward.config.hf_files import some
@@ -49,6 +50,7 @@ def validate_plan(config: Config, world_size: int) -> tuple[ModelShape | None, s
 def _check_before_model(config: Config, world_size: int) -> None:
     _check_settings(config, world_size)
     check_installed(config)
+    template_text(config.model.chat_template)
     _check_data(config)
     _check_run_folder(config)
 

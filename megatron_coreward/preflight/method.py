@@ -1,4 +1,4 @@
-"""Checks that the options fit the reward method.
+"""Checks that the options fit the reward method, and that a method of one's own can be used at all.
 
 An option that the chosen method would ignore is an error: it would make an experiment look like another one.
 """
@@ -8,12 +8,15 @@ from dataclasses import fields
 
 from megatron_coreward.config.learning import RewardConfig, TeacherConfig
 from megatron_coreward.config.schema import Config
-from megatron_coreward.coreward.rewards.registry import METHODS, Method, method_of, views_of
+from megatron_coreward.coreward.rewards.judging import Method
+from megatron_coreward.coreward.rewards.own import rehearse
+from megatron_coreward.coreward.rewards.registry import METHODS, method_of, views_of, with_options
 
 
 def check_method(config: Config) -> None:
     """Raises ValueError for the first option that does not go with `reward.method`."""
     name, method = config.reward.method, method_of(config)
+    config = with_options(config)
     if method.both_views and len(views_of(config)) != 2:
         raise ValueError(
             f"rollout.views is {config.rollout.views}, but reward.method={name} judges one wording by the "
@@ -35,6 +38,8 @@ def check_method(config: Config) -> None:
             f"agreement of the two views, and this run answers {views_of(config)[0].value} questions only. "
             f"Set it to 0, or rollout.views to both."
         )
+    if method.source is not None:
+        rehearse(config, method, views_of(config))
 
 
 def _check_no_vote_options(config: Config) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from megatron_coreward.config.loading import to_yaml
-from megatron_coreward.config.schema import Config
+from megatron_coreward.config.schema import Config, LoggingConfig
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.roles import Communicator
 from megatron_coreward.run.progress import RunProgress
@@ -37,6 +37,13 @@ class Saver(Protocol):
 
     def poll(self) -> None:
         """Completes the checkpoint under way if it is written. A collective."""
+
+
+def _wandb_settings(logging: LoggingConfig) -> dict[str, str] | None:
+    """What is said to W&B about the run; None where it is off."""
+    given = {"name": logging.wandb_name, "entity": logging.wandb_entity, "group": logging.wandb_group}
+    chosen = {"project": logging.wandb_project} | {key: value for key, value in given.items() if value}
+    return chosen if logging.wandb and logging.wandb_project else None
 
 
 class RunFolder:
@@ -78,7 +85,7 @@ class RunFolder:
             self._writer = MetricsWriter(
                 self.folder,
                 tensorboard=config.logging.tensorboard,
-                wandb_project=config.logging.wandb_project if config.logging.wandb else "",
+                wandb=_wandb_settings(config.logging),
                 config=asdict(config),
                 resumed_step=resumed_step,
                 saved=resumed["metrics"] if resumed else None,

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_coreward.config.chat_template import CHAT_TEMPLATE_FILE
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.roles import Communicator
 from megatron_coreward.utils import run_names
@@ -98,13 +99,18 @@ def _crc32(file: Path) -> int:
     return checksum
 
 
-def copy_hf_files(source: Path, target: Path) -> None:
-    """Copies everything of a Hugging Face folder but its weights: configs, tokenizer, chat template."""
+def copy_hf_files(source: Path, target: Path, chat_template: str = "") -> None:
+    """Copies everything of a Hugging Face folder but its weights: configs, tokenizer, chat template.
+
+    The text `chat_template` takes the place of the folder's own.
+    """
     target.mkdir(exist_ok=True)
     for pattern in _CARRIED:
         for file in source.glob(pattern):
             if not file.name.endswith(".index.json"):
                 shutil.copyfile(file, target / file.name)
+    if chat_template:
+        (target / CHAT_TEMPLATE_FILE).write_text(chat_template, encoding="utf-8")
 
 
 def find_problem(path: Path) -> str | None:

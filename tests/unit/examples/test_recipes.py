@@ -136,7 +136,7 @@ def load(name: str, project: Path, *overrides: str) -> Config:
     (model / "config.json").write_text(json.dumps(MODELS[name][0]))
     (model / "model.safetensors").touch()
     (model / "tokenizer.json").touch()
-    return load_config(RECIPES / f"{name}.yaml", [f"model.path={model}", *overrides])
+    return load_config([RECIPES / f"{name}.yaml"], [f"model.path={model}", *overrides])
 
 
 def test_every_recipe_is_known() -> None:
@@ -213,7 +213,7 @@ def test_shellcheck() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_table_of_recipes(name: str) -> None:
     """The row of a recipe names its model and the numbers of GPUs that are checked here."""
-    model = load_config(RECIPES / f"{name}.yaml", []).model.path.partition("/")[2]
+    model = load_config([RECIPES / f"{name}.yaml"], []).model.path.partition("/")[2]
     *ranks, most = LARGE.get(name, (4, 8, 32))
     row = f"| [`{name}.yaml`]({name}.yaml) | {model} | {', '.join(map(str, ranks))} or {most} |"
     assert row in (RECIPES / "README.md").read_text(), row

@@ -33,7 +33,8 @@ exit "$highest"
 """
 
 PYTHON = """#!/bin/bash
-# rank.sh's python -m megatron_coreward.train
+# rank.sh's python -m megatron_coreward.train; node.sh's other modules are the real ones
+if [[ $2 != megatron_coreward.train ]]; then exec {python} "$@"; fi
 shift 2
 exec {python} trainer.py "$@"
 """

@@ -44,7 +44,7 @@ def load(tmp_path: Path) -> Callable[..., Config]:
     """A valid configuration on a small Llama, with overrides."""
     model = write_model(tmp_path / "model", LLAMA)
     base = [f"model.path={model}", f"run.output_dir={tmp_path / 'run'}", "data.source=synthetic"]
-    return lambda *overrides: load_config(None, [*base, *overrides])
+    return lambda *overrides: load_config([], [*base, *overrides])
 
 
 def refused(config: Config, message: str, world_size: int = 1) -> None:
@@ -344,7 +344,7 @@ from megatron_coreward.config.loading import load_config
 
 names = ["model.path=owner/name", f"run.output_dir={sys.argv[1]}", "data.source=synthetic"]
 try:
-    validate(load_config(None, names), 1)
+    validate(load_config([], names), 1)
 except ValueError as error:
     sys.stdout.write(str(error))
 """

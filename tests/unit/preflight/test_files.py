@@ -5,7 +5,10 @@ Models are real (tiny) folders, each spoiled in one way. Run and dry run read th
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -152,6 +155,32 @@ def test_what_a_folder_is_instead_of_a_model(tmp_path: Path, model: Path, progra
     programs.refused("GGUF is not read: take the folder", gguf / "model.Q4_K_M.gguf")
     shutil.copytree(model, tmp_path / "models" / "toy")
     programs.refused(f"Set model.path to one: {tmp_path / 'models' / 'toy'}.", tmp_path / "models")
+    cached = shutil.copytree(model, tmp_path / "models--owner--toy" / "snapshots" / "0a1b")
+    programs.refused(f"Set model.path to one: {cached}.", cached.parents[1])
+    programs.refused(f"holds config.json, {model}.", model / "model.safetensors")
+    data = tmp_path / "data"
+    data.mkdir()
+    programs.refused(f"{data} is empty. Put a model there: hf download", data)
+    (data / "train.parquet").touch()
+    programs.refused("holds data (train.parquet), which data.original", data)
+    code, text = programs.evaluate(run)
+    assert code == 2 and f"{run} is a run's folder. Set --model to its model, {run / 'hf'}." in text
+
+
+def test_half_a_download(model: Path, programs: Programs) -> None:
+    """With and without config.json, as the hub's client leaves a --local-dir that it was stopped at."""
+    unfinished = model / ".cache" / "huggingface" / "download" / "model.safetensors.0a1b.incomplete"
+    unfinished.parent.mkdir(parents=True)
+    unfinished.touch()
+    assert programs.train(model)[0] == 0, "all is there"
+    message = f"A download to {model} has not ended (1 files *.incomplete)."
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    programs.refused(message, model)
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    write("model.safetensors.index.json", json.dumps({"weight_map": shards}))(model)
+    programs.refused(f"are missing: {shards['b']}. {message}", model)
+    (model / "config.json").unlink()
+    programs.refused(message, model)
 
 
 def test_data_is_read_as_by_the_run(tmp_path: Path, model: Path, programs: Programs) -> None:
@@ -364,3 +393,15 @@ def test_pickled_weights_and_none(model: Path, programs: Programs) -> None:
     (model / WEIGHTS).rename(model / "pytorch_model.bin")
     programs.refused("pickled weights (*.bin, *.pt) can run code and are not read", model)
     assert re.search("tokenizer", programs.evaluate(model)[1]) is None
+
+
+def test_the_command_for_pickled_weights(model: Path, programs: Programs) -> None:
+    """The way out that the error names, as it stands there."""
+    torch.save(load_file(model / WEIGHTS), model / "pytorch_model.bin")
+    (model / WEIGHTS).unlink()
+    code, text = programs.train(model)
+    assert code == 2
+    command = shlex.split(text.partition("If you trust them: ")[2])
+    assert command[0] == "python"
+    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    assert programs.train(model)[0] == 0

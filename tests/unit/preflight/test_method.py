@@ -10,7 +10,7 @@ from megatron_coreward.types import View
 
 
 def configured(*overrides):
-    return load_config(None, ["model.path=m", *overrides])
+    return load_config([], ["model.path=m", *overrides])
 
 
 def test_the_methods_are_the_choices():
