@@ -1,6 +1,6 @@
 """Plans a run before a GPU is paid for: memory by phase, traffic, time, and whether the layout works.
 
-    coreward plan --config examples/paper/qwen2.5_7b.yaml --gpus 4 --device H100
+    coreward plan --config examples/gpu/qwen2.5_7b.yaml --gpus 4 --device H100
     coreward plan --model Qwen2.5-7B --gpus 4 --device H200 parallel.tensor=4
     coreward plan --model DIR --gpus 16 --device A100 --response-tokens 1200 --json
 
