@@ -54,10 +54,14 @@ def num_bytes(text: str) -> int:
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="coreward convert", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    to_megatron = commands.add_parser("hf-to-megatron", help="Hugging Face folder -> checkpoint")
-    to_hf = commands.add_parser("megatron-to-hf", help="checkpoint -> Hugging Face folder")
-    verify = commands.add_parser("verify", help="compare the two, tensor by tensor")
-    inspect = commands.add_parser("inspect", help="what a checkpoint holds")
+    to_megatron = commands.add_parser(
+        "hf-to-megatron", help="Hugging Face folder -> checkpoint", description=__doc__
+    )
+    to_hf = commands.add_parser(
+        "megatron-to-hf", help="checkpoint -> Hugging Face folder", description=__doc__
+    )
+    verify = commands.add_parser("verify", help="compare the two, tensor by tensor", description=__doc__)
+    inspect = commands.add_parser("inspect", help="what a checkpoint holds", description=__doc__)
     for command in (to_megatron, verify):
         command.add_argument("--hf", required=True, metavar="DIR", help="Hugging Face folder or hub id")
         command.add_argument(

@@ -51,7 +51,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         "dapo": "DAPO-Math-17k, as released or processed",
         "own": "any file with a column of questions and one of answers",
     }.items():
-        command = formats.add_parser(name, help=description, description=description)
+        command = formats.add_parser(name, help=description, description=__doc__)
         command.add_argument("input", type=Path, metavar="INPUT", help="file or folder")
         command.add_argument("--output", type=Path, required=True, metavar="DIR")
         command.add_argument("--overwrite", action="store_true", help="replace an earlier output")

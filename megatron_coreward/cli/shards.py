@@ -26,12 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="coreward shards", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
-    cutting = actions.add_parser("cut", help="one shard of a file")
+    cutting = actions.add_parser("cut", help="one shard of a file", description=__doc__)
     cutting.add_argument("questions", metavar="QUESTIONS")
     cutting.add_argument("--part", type=int, required=True, help="which one, from 0")
     cutting.add_argument("--of", type=int, required=True, help="how many there are")
     cutting.add_argument("--output", type=Path, required=True, metavar="FILE")
-    joining = actions.add_parser("join", help="the pairs of all shards")
+    joining = actions.add_parser("join", help="the pairs of all shards", description=__doc__)
     joining.add_argument(
         "folders", type=Path, nargs="+", metavar="FOLDER", help="outputs of coreward rephrase"
     )

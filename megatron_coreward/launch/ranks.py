@@ -30,7 +30,7 @@ def start_ranks(ranks: int, module: str, arguments: Sequence[str], max_restarts:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it is all said at the end
+    logging.disable(logging.ERROR)  # the agent's: it is all said at the end
     os.environ[STARTER] = RANKS
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     failures: list[ProcessFailure] = []

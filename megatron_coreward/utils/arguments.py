@@ -71,9 +71,10 @@ class Parser(argparse.ArgumentParser):
         return [*(own or examples), "", *(line for lines in wrapped if lines for line in [*lines, ""])]
 
     def _rows(self) -> list[tuple[str, list[str]]]:
-        """Every argument with its lines: positional ones and commands first."""
+        """Every argument with its lines: positional ones and commands first, then what is required."""
         rows = []
-        for action in sorted(self._actions, key=lambda action: bool(action.option_strings)):
+        order = sorted(self._actions, key=lambda action: (bool(action.option_strings), not action.required))
+        for action in order:
             if isinstance(action, argparse._SubParsersAction):
                 for choice in action._choices_actions:
                     rows.append((choice.dest, _row(choice.dest, choice.help or "")))
