@@ -1,8 +1,8 @@
 """Plans a run before a GPU is paid for: whether a layout works, and the memory of a rank by phase.
 
-    coreward plan --model Qwen2.5-7B                        the smallest number of GPUs that works
-    coreward plan --model Qwen2.5-7B --gpus 4 --device H200 parallel.tensor=4 memory.recompute=full
-    coreward plan --config run.yaml --gpus 8 --device L40S --memory-gib 44 --json
+    coreward plan --model Qwen2.5-7B          # the smallest number of GPUs
+    coreward plan --model Qwen2.5-7B --gpus 4 --device H200 parallel.tensor=4
+    coreward plan --config run.yaml --gpus 8 --device L40S --memory-gib 44
 
 Arithmetic only: nothing is built or fetched, and no GPU, data or weights are needed. Without --config the
 settings are those of the repository's recipe for the model, where it has one. What was checked against

@@ -3,7 +3,7 @@
     coreward shards cut questions.parquet --part 0 --of 8 --output 0.parquet
     coreward shards join pairs/shard_* --output pairs
 
-For job arrays (examples/launch/rephrase.sbatch). A shard is a run of rows; sizes differ by one row at most.
+For job arrays (examples/gpu/rephrase.sbatch). A shard is a run of rows; sizes differ by one row at most.
 The joined original.parquet, rephrased.parquet and rejects.parquet are in the order of the folders given, the
 first two still aligned row by row; the column `row` of rejects.parquet counts within its shard.
 

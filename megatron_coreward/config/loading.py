@@ -20,7 +20,7 @@ from megatron_coreward.config.schema import Config
 _MISSING = "???"
 """Stands for a value that a later layer must give."""
 _INTERPOLATION = re.compile(r"\$\{(?![{%])")  # a chat template may have a dollar before its braces
-_RECIPES = "paper"
+_RECIPES = "gpu"
 
 
 def load_config(paths: Sequence[str | Path], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:

@@ -1,4 +1,4 @@
-"""For examples/launch/node.sh: why the ranks of a node ended, from one attempt in torchrun's folder of logs.
+"""For examples/gpu/run.sh: why the ranks of a node ended, from one attempt in torchrun's folder of logs.
 
     python -m megatron_coreward.launch.first_reason runs/logs/NAME/node_0/ID/attempt_0
 

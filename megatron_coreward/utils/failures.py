@@ -1,7 +1,7 @@
 """How a program ends that cannot go on: one sentence and an exit code, once, whichever rank is first.
 
 Each rank leaves its sentence in a file of its own, where torchrun looks for its "root cause". Who has started
-the ranks (launch/ranks.py, examples/launch) reads the files, and says the first one last. Without such a
+the ranks (launch/ranks.py, examples/gpu) reads the files, and says the first one last. Without such a
 starter a program says it itself. Imports the standard library only, since a missing package ends here too.
 """
 

@@ -1,4 +1,4 @@
-"""Every recipe of examples/paper/ at its full size, on worlds of up to 4,096 ranks that are not there."""
+"""Every recipe of examples/gpu/ at its full size, on worlds of up to 4,096 ranks that are not there."""
 
 import json
 import multiprocessing

@@ -226,7 +226,7 @@ def test_wrong_arguments_are_one_clear_error(
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["--model", "missing"], "model.path is 'missing'"),
+        (["--model", "missing"], "--model is 'missing'"),
         (["--checkpoint", "{folder}"], "state.json is missing"),
         (["--checkpoint", "{model}"], "is no complete checkpoint: it is a Hugging Face folder"),
         (["--model", "{model}"], "no questions: give --file"),

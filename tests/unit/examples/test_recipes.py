@@ -1,4 +1,4 @@
-"""The recipes in examples/paper/: the paper's settings, valid layouts, memory at the start, scripts."""
+"""The recipes in examples/gpu/: the paper's settings, valid layouts, memory at the start, scripts."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from megatron_coreward.preflight.costs import GIB, count_parameters
 from tests.support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
-RECIPES = EXAMPLES / "paper"
+RECIPES = EXAMPLES / "gpu"
 SCRIPTS = sorted([*EXAMPLES.rglob("*.sh"), *EXAMPLES.rglob("*.sbatch")])
 DATA = ("train_original.parquet", "train_rewrite_Qwen3-32B.parquet", "test.parquet")
 
@@ -222,14 +222,14 @@ def test_table_of_recipes(name: str) -> None:
 @pytest.mark.parametrize("name", LARGE)
 def test_command_for_several_nodes(name: str) -> None:
     nodes = LARGE[name][0] // 8
-    script = f"examples/launch/train.sbatch examples/paper/{name}.yaml"
+    script = f"examples/gpu/run.sbatch examples/gpu/{name}.yaml"
     assert f"sbatch --nodes {nodes} --gpus-per-node 8 {script}" in (RECIPES / "README.md").read_text()
 
 
 def test_job_has_time_to_save() -> None:
     """SLURM warns early enough for torchrun's patience, and may requeue without truncating the log."""
-    job = (EXAMPLES / "launch/train.sbatch").read_text()
-    patience = re.search(r"SHUTDOWN_TIMEOUT:-(\d+)", (EXAMPLES / "launch/node.sh").read_text())
+    job = (RECIPES / "run.sbatch").read_text()
+    patience = re.search(r"SHUTDOWN_TIMEOUT:-(\d+)", (RECIPES / "run.sh").read_text())
     warning = re.search(r"--signal=B:USR1@(\d+)", job)
     assert patience and warning
     assert int(warning[1]) >= int(patience[1]) + 60

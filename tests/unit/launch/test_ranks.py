@@ -66,6 +66,12 @@ def test_the_reason_of_the_first_rank_is_the_last_line_and_its_code_the_exit_cod
     assert code != 4 or {path.name for path in tmp_path.glob("closed_*")} == {"closed_0", "closed_1"}
 
 
+@pytest.mark.parametrize(("ranks", "late"), [(2, 1), (4, 0), (4, 2)])
+def test_a_reason_that_all_ranks_have_is_said_once_whichever_is_late(ranks, late, tmp_path):
+    code, lines = ended(start(tmp_path, f"time.sleep(2 * (rank == {late})); return end('wrong', 2)", ranks))
+    assert (code, lines) == (2, ["error: wrong"])
+
+
 def test_a_crash_is_said_when_it_happens_and_a_restart_mends_it(tmp_path):
     body = "if rank + attempt == 0: raise RuntimeError('a crash')\n    return time.sleep(attempt == 0)"
     code, lines = ended(start(tmp_path, body, restarts=1))

@@ -89,7 +89,7 @@ def test_the_first_of_several_reasons(tmp_path):
 def test_where_the_starter_says_it_a_rank_says_only_what_a_restart_follows(
     code, restarts, attempt, is_said, monkeypatch, capsys
 ):
-    monkeypatch.setenv(STARTER, "node.sh")
+    monkeypatch.setenv(STARTER, "run.sh")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", str(restarts))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
     assert end("a reason", code) == code
@@ -99,7 +99,7 @@ def test_where_the_starter_says_it_a_rank_says_only_what_a_restart_follows(
 def test_ranks_that_end_alike_do_not_seem_to_fail_to_what_ends_all_when_one_fails(monkeypatch):
     monkeypatch.setenv(STARTER, RANKS)
     assert [end("a reason", code) for code in (REFUSED, STOPPED, NOT_FINITE, STALLED)] == [2, 0, 0, 5]
-    monkeypatch.setenv(STARTER, "node.sh")
+    monkeypatch.setenv(STARTER, "run.sh")
     assert [end("a reason", code) for code in (STOPPED, NOT_FINITE)] == [3, 4]
 
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# One rank of a training run. torchrun starts it on every GPU (node.sh), and all of them again after a crash.
+# One rank of a training run. torchrun starts it on every GPU (run.sh), and all of them again after a crash.
 #   rank.sh CONFIG [key.sub=value ...]
-# Environment: LOCAL_RANK from torchrun; LOG_DIR, NODES and NODE_RANK from node.sh.
+# Environment: LOCAL_RANK from torchrun; LOG_DIR, NODES and NODE_RANK from run.sh.
 set -euo pipefail
 config=$1
 shift
 
-# A rank leaves its reason in torchrun's folder of logs, and node.sh or job.sh says it once, last.
-export COREWARD_STARTER=node.sh
+# A rank leaves its reason in torchrun's folder of logs, and run.sh or run.sbatch says it once, last.
+export COREWARD_STARTER=run.sh
 # torchrun signals the process group. Python decides what that means; this shell must live until it has ended.
 trap : INT TERM
 code=0

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One node's part of a training run: torchrun with one rank per GPU.
-#   node.sh CONFIG [key.sub=value ...]                      from the project's root; the paths are relative to it
+#   bash examples/gpu/run.sh CONFIG [key.sub=value ...]     from the project's root; the paths are relative to it
 # Environment; the defaults are those of a single node:
 #   NODES=1                number of nodes; start this script on each of them
 #   NODE_RANK=0            which one this is
@@ -38,7 +38,7 @@ fi
 # ranks in alphabetical order of host names: rank 0 may be on any.
 torchrun "${rendezvous[@]}" --nproc-per-node "$GPUS_PER_NODE" --max-restarts "${MAX_RESTARTS:-1}" \
   --shutdown-timeout "${SHUTDOWN_TIMEOUT:-1080}" --log-dir "$logs" --redirects 3 --tee 0:3 \
-  --no-python bash examples/launch/rank.sh "$@" &
+  --no-python bash examples/gpu/rank.sh "$@" &
 torchrun=$!
 # torchrun must get one signal only: a second one makes it leave its ranks behind. Ctrl-C reaches it by itself.
 trap : INT
@@ -50,7 +50,7 @@ wait "$torchrun" || code=$?
 # torchrun makes the folder of an attempt as it starts the ranks.
 attempt=$(find "$logs" -type d -name "attempt_*" -newer "$logs/pid" | sort -V | tail -n 1)
 if ((code)) && [[ $NODES != 1 && -z $attempt ]]; then
-  echo "node.sh: node $NODE_RANK ended without having started a rank. Unless it was stopped, it did not meet the" \
+  echo "run.sh: node $NODE_RANK ended without having started a rank. Unless it was stopped, it did not meet the" \
     "others: this script has to run on all $NODES nodes, and $RDZV_ENDPOINT must lead to node 0 from each" >&2
 fi
 if [[ -s $logs/exit_code ]]; then code=$(< "$logs/exit_code"); fi
