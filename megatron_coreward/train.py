@@ -187,9 +187,14 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     total_steps = config.run.steps or config.run.epochs * sampler.steps_per_epoch
     policy, teacher, reference = _build_actors(config, comm, total_steps)
-    keep = Retention(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
+    kept = config.checkpoint
     saver = CheckpointSaver(
-        output / CHECKPOINTS, policy, keep, teacher=teacher, in_background=config.checkpoint.async_save
+        output / CHECKPOINTS,
+        policy,
+        Retention(kept.keep_last, kept.keep_every, kept.keep_best, kept.keep_best_by),
+        teacher=teacher,
+        in_background=kept.async_save,
+        stop_ids=data.stop_ids,
     )
     state = load_checkpoint(resumed, policy, teacher) if resumed else None
     make_room(config.memory, policy, teacher or reference, PHASES["rollout"])
@@ -225,7 +230,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
         folder.on_phase("export")
         watchdog.enter(trainer.step, "export")
         if code == 0 and config.run.export_hf:
-            export_hf(policy, Path(config.model.path), output / HF_EXPORT)
+            export_hf(policy, Path(config.model.path), output / HF_EXPORT, stop_ids=data.stop_ids)
     if code == 0:
         logger.info("done: %s", folder.summary())
     grader.close()

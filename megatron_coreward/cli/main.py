@@ -15,6 +15,7 @@ from megatron_coreward.utils.logging import REFUSED
 COMMANDS = {
     "train": ("megatron_coreward.train", "Co-Reward and its baselines, from one YAML file"),
     "evaluate": ("megatron_coreward.evaluation.program", "pass@1, pass@k and maj@k of a model on questions"),
+    "ask": ("megatron_coreward.cli.ask", "a question of your own to a model: answers and their vote"),
     "show": ("megatron_coreward.run.show", "a run's questions, answers, votes and figures"),
     "summarize": ("megatron_coreward.cli.summarize", "a run's evaluations before and after"),
     "report": ("megatron_coreward.cli.report", "one HTML page about runs, or their curves"),

@@ -77,7 +77,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "cli": (
         *("utils", "config", "data", "rephrasing", "data.preparation", "planning"),
-        *("actor.parallel", "actor.checkpoint", "actor.convert", "reporting", "doctor"),
+        *("actor.parallel", "actor.checkpoint", "actor.convert", "evaluation", "reporting", "doctor"),
     ),
 }
 """Room -> the rooms that it may import beside itself; they stand above it. A folder is a room, and so is
