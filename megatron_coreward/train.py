@@ -187,13 +187,9 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     total_steps = config.run.steps or config.run.epochs * sampler.steps_per_epoch
     policy, teacher, reference = _build_actors(config, comm, total_steps)
-    kept = config.checkpoint
     saver = CheckpointSaver(
-        output / CHECKPOINTS,
-        policy,
-        Retention(kept.keep_last, kept.keep_every, kept.keep_best, kept.keep_best_by),
-        teacher=teacher,
-        in_background=kept.async_save,
+        *(output / CHECKPOINTS, policy, _retention(config), teacher),
+        in_background=config.checkpoint.async_save,
         stop_ids=data.stop_ids,
     )
     state = load_checkpoint(resumed, policy, teacher) if resumed else None
@@ -237,6 +233,11 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     engine.close()
     shutdown()
     return code
+
+
+def _retention(config: Config) -> Retention:
+    kept = config.checkpoint
+    return Retention(kept.keep_last, kept.keep_every, kept.keep_best, kept.keep_best_by)
 
 
 def _build_actors(

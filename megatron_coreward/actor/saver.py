@@ -82,8 +82,8 @@ class CheckpointSaver:
         folder: Path,
         policy: MegatronPolicy,
         retention: Retention,
-        *,
         teacher: MegatronTeacher | None = None,
+        *,
         in_background: bool = False,
         stop_ids: Sequence[int] = (),
     ) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,6 @@ from megatron_coreward.utils.logging import exit_code, setup_logging
 
 if TYPE_CHECKING:
     from megatron_coreward.evaluation.asking import Asked
-    from megatron_coreward.grading.grader import Grader
-    from megatron_coreward.roles import Communicator, RolloutEngine
 
 TAIL_CHARACTERS = 160
 """How much of a response's end is shown; with --full all of it."""
@@ -66,8 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Reads, asks, prints. Raises ValueError for wrong input."""
-    from megatron_coreward.evaluation.asking import ask, read_asked  # these import torch
-    from megatron_coreward.evaluation.model import run_with_engine
+    from megatron_coreward.evaluation.asking import ask_model, read_asked  # imports torch
 
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     sections = "|".join(section_meanings())
@@ -80,12 +78,10 @@ def run(options: argparse.Namespace) -> int:
     model, prompted = read_asked(
         questions, options.model, options.checkpoint, options.scratch, given, world_size
     )
-
-    def work(engine: "RolloutEngine", comm: "Communicator", grader: "Grader") -> None:
-        for asked in ask(engine, comm, prompted, model.config, grader, greedy=options.greedy):
-            show(asked, Console(), full=options.full)
-
-    return run_with_engine(model, work)
+    console = Console()
+    return ask_model(
+        model, prompted, partial(show, console=console, full=options.full), greedy=options.greedy
+    )
 
 
 def _questions(given: Sequence[str], world_size: int) -> list[str]:
@@ -100,7 +96,8 @@ def _questions(given: Sequence[str], world_size: int) -> list[str]:
 
 def show(asked: "Asked", console: Console, *, full: bool) -> None:
     """A row for each response, and the vote below."""
-    table = Table(title=Text(asked.question), title_justify="left", title_style="bold")
+    console.print(Text(asked.question, style="bold"))
+    table = Table()
     table.add_column("sample", justify="right")
     table.add_column("answer")
     table.add_column("response" if full else "end of the response", overflow="fold")

@@ -15,7 +15,6 @@ from megatron_coreward.utils.logging import REFUSED
 COMMANDS = {
     "train": ("megatron_coreward.train", "Co-Reward and its baselines, from one YAML file"),
     "evaluate": ("megatron_coreward.evaluation.program", "pass@1, pass@k and maj@k of a model on questions"),
-    "ask": ("megatron_coreward.cli.ask", "a question of your own to a model: answers and their vote"),
     "show": ("megatron_coreward.run.show", "a run's questions, answers, votes and figures"),
     "summarize": ("megatron_coreward.cli.summarize", "a run's evaluations before and after"),
     "report": ("megatron_coreward.cli.report", "one HTML page about runs, or their curves"),
@@ -26,6 +25,7 @@ COMMANDS = {
     "convert": ("megatron_coreward.cli.convert", "Hugging Face folders <-> checkpoints"),
     "plan": ("megatron_coreward.cli.plan", "memory, traffic and time of a layout"),
     "doctor": ("megatron_coreward.cli.doctor", "whether this machine is fit for a run"),
+    "ask": ("megatron_coreward.cli.ask", "your own question to a model: answers and vote"),
 }
 """Command -> the module whose `main` it runs, and what it is for."""
 

@@ -4,7 +4,7 @@ Drawn and read as in an evaluation, without a ground truth.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from megatron_coreward.coreward.voting import Vote, vote
 from megatron_coreward.data.pairs import Question
 from megatron_coreward.data.prompts import EvaluationQuestion, with_prompts
 from megatron_coreward.evaluation.measures import GREEDY, SAMPLED, Row
-from megatron_coreward.evaluation.model import EvaluatedModel, read_model
+from megatron_coreward.evaluation.model import EvaluatedModel, read_model, run_with_engine
 from megatron_coreward.evaluation.outcomes import draw
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.preflight.files import check_token_ids
@@ -69,6 +69,22 @@ def read_asked(
         )
     check_token_ids(read.shape, read.stop_ids, (question.prompt_ids for question in prompted))
     return read, prompted
+
+
+def ask_model(
+    model: EvaluatedModel,
+    questions: Sequence[EvaluationQuestion],
+    show: Callable[[Asked], None],
+    *,
+    greedy: bool,
+) -> int:
+    """Builds the engine and shows what `ask` returns; the program's exit code. A collective."""
+
+    def work(engine: RolloutEngine, comm: Communicator, grader: Grader) -> None:
+        for asked in ask(engine, comm, questions, model.config, grader, greedy=greedy):
+            show(asked)
+
+    return run_with_engine(model, work)
 
 
 def ask(

@@ -104,9 +104,7 @@ def _default_lengths(chosen: Sequence[str], context: int) -> list[str]:
     fitting = room // max(len(free), 1)
     if not free or fitting >= DEFAULT_LENGTH or fitting < 1:  # below 1 the error about the context says so
         return [f"{key}={DEFAULT_LENGTH}" for key in free]
-    logger.info(
-        "%s = %d: what fits into the model's context of %d tokens", " = ".join(free), fitting, context
-    )
+    logger.info("%s=%d: what fits the model's context of %d tokens", "=".join(free), fitting, context)
     return [f"{key}={fitting}" for key in free]
 
 
@@ -120,7 +118,7 @@ def _stop_ids(settings: RunSettings | None, own: tuple[int, ...]) -> tuple[int, 
 
 def _say_prompt(config: Config, settings: RunSettings | None) -> None:
     differences = settings.differences(config) if settings else []
-    origin = "not a run's: these are the defaults and the command line's"
+    origin = "of no run: the defaults, or as given"
     if settings:
         origin = "from the run's config" + (" and the command line" if differences else "")
     system = config.data.system_prompt

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="coreward evaluate",
         usage="coreward evaluate --model RUN/hf --file questions.jsonl [key=value ...]",
-        description="Accuracy on questions with answers, greedy and sampled. The model is asked as in its run.",
+        description="Accuracy on questions with answers, greedy and sampled. A model is asked as in its run.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=23),
     )
     add = parser.add_argument
