@@ -104,8 +104,9 @@ def _default_lengths(chosen: Sequence[str], context: int) -> list[str]:
     fitting = room // max(len(free), 1)
     if not free or fitting >= DEFAULT_LENGTH or fitting < 1:  # below 1 the error about the context says so
         return [f"{key}={DEFAULT_LENGTH}" for key in free]
-    logger.info("%s=%d: what fits the model's context of %d tokens", "=".join(free), fitting, context)
-    return [f"{key}={fitting}" for key in free]
+    fitted = [f"{key}={fitting}" for key in free]
+    logger.info("%s: what fits the model's context of %d tokens", ", ".join(fitted), context)
+    return fitted
 
 
 def _stop_ids(settings: RunSettings | None, own: tuple[int, ...]) -> tuple[int, ...]:

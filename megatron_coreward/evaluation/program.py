@@ -104,6 +104,7 @@ def measure_all(inputs: EvaluationInputs, engine: RolloutEngine, comm: Communica
         "ks": inputs.ks,
         "seeds": inputs.seeds,
         "temperature": evaluation.temperature,
+        "max_prompt_tokens": config.data.max_prompt_tokens,
         "max_response_tokens": config.rollout.max_response_tokens,
         "system_prompt": config.data.system_prompt,
         "benchmarks": {},

@@ -78,7 +78,7 @@ def test_stop_tokens_are_the_runs(trained: Path, said: pytest.LogCaptureFixture)
 @pytest.mark.parametrize(
     ("given", "lengths", "line"),
     [
-        ([], (128, 128), "data.max_prompt_tokens=rollout.max_response_tokens=128: what fits"),
+        ([], (128, 128), "data.max_prompt_tokens=128, rollout.max_response_tokens=128: what fits"),
         (["data.max_prompt_tokens=200"], (200, 56), "rollout.max_response_tokens=56: what fits"),
         (["rollout.max_response_tokens=16"], (240, 16), "data.max_prompt_tokens=240: what fits"),
     ],
