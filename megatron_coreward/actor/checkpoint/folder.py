@@ -193,8 +193,9 @@ class Retention:
     every: int = 0
     """Those whose step is a multiple; 0 = none for this reason."""
     best: int = 0
-    """This many of those that have a rating by `best_by`: the highest, and of equal ones the newer."""
+    """This many of those with the highest rating `best_by`; of equal ones the newer."""
     best_by: str = "agreement"
+    """The name of a rating, as in `ratings` of state.json."""
 
 
 def prune(folder: Path, retention: Retention, comm: Communicator) -> None:
