@@ -223,9 +223,10 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
         sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     total_steps = config.run.steps or config.run.epochs * sampler.steps_per_epoch
     policy, teacher, reference = _build_actors(config, comm, total_steps)
-    keep = Retention(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
     saver = CheckpointSaver(
-        output / CHECKPOINTS, policy, keep, teacher=teacher, in_background=config.checkpoint.async_save
+        *(output / CHECKPOINTS, policy, _retention(config), teacher),
+        in_background=config.checkpoint.async_save,
+        stop_ids=data.stop_ids,
     )
     state = load_checkpoint(resumed, policy, teacher) if resumed else None
     make_room(config.memory, policy, teacher or reference, PHASES["rollout"])
@@ -261,7 +262,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
         folder.on_phase("export")
         watchdog.enter(trainer.step, "export")
         if ended is None and config.run.export_hf:
-            export_hf(policy, Path(config.model.path), output / HF_EXPORT)
+            export_hf(policy, Path(config.model.path), output / HF_EXPORT, stop_ids=data.stop_ids)
     grader.close()
     engine.close()
     shutdown()
@@ -279,6 +280,11 @@ def _announced(config: Config) -> Method:
     if method.truth:
         logger.info("reward.method %s reads the ground truth: this run is not label-free", name)
     return method
+
+
+def _retention(config: Config) -> Retention:
+    kept = config.checkpoint
+    return Retention(kept.keep_last, kept.keep_every, kept.keep_best, kept.keep_best_by)
 
 
 def _build_actors(

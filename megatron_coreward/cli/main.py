@@ -27,6 +27,7 @@ COMMANDS = {
     "convert": ("megatron_coreward.cli.convert", "Hugging Face folders <-> checkpoints"),
     "plan": ("megatron_coreward.cli.plan", "which layouts fit, and how many GPUs a model needs"),
     "doctor": ("megatron_coreward.cli.doctor", "whether this machine is fit for a run"),
+    "ask": ("megatron_coreward.cli.ask", "your own question to a model: answers and vote"),
 }
 """Command -> the module whose `main` it runs, and what it is for."""
 SLOW = ("train", "evaluate", "convert", "doctor")

@@ -186,8 +186,12 @@ class CheckpointConfig:
     keep_every: AtLeastZero = 0
     """Keep those whose step is a multiple of this as well; 0 = none for this reason."""
     keep_best: AtLeastZero = 0
-    """Keep this many of the highest agreement between the two views as well (mean since the checkpoint
-    before); needs no labels, but both views."""
+    """Keep this many of the best as well, by `keep_best_by`."""
+    keep_best_by: Literal["agreement", "evaluation"] = "agreement"
+    """agreement: of the votes of the two views, mean since the checkpoint before. It needs both views and no
+    labels, and cannot see a collapse: a model that gives one answer to everything agrees with itself.
+    evaluation: greedy pass@1 on the held-out questions after the same step (evaluation.every), which uses
+    their labels. See docs/checkpoints.md."""
     async_save: bool = True
     """Write in the background while the next step runs; false = wait until it is written."""
 

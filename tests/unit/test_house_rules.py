@@ -80,7 +80,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "cli": (
         *("utils", "config", "launch", "data", "rephrasing", "data.preparation", "preflight", "planning"),
-        *("actor.parallel", "actor.checkpoint", "actor.convert", "reporting", "doctor", "train"),
+        *(
+            "actor.parallel",
+            "actor.checkpoint",
+            "actor.convert",
+            "evaluation",
+            "reporting",
+            "doctor",
+            "train",
+        ),
     ),
 }
 """Room -> the rooms that it may import beside itself; they stand above it. A folder is a room, and so is

@@ -125,7 +125,7 @@ def test_settings_are_refused_by_training_and_evaluation(
 
 def test_the_largest_seed(model: Path, programs: Programs) -> None:
     assert programs.train(model, "run.seed=4294967295", "rollout.temperature=2")[0] == 0
-    code, text = programs.evaluate(model, "--seed", "4294967295", "--seeds", "2")
+    code, text = programs.evaluate(model, "run.seed=4294967295", "--seeds", "2")
     assert code == 2 and "no seed may be above 4294967295" in text
 
 
