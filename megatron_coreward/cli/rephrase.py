@@ -1,14 +1,24 @@
-"""Rephrases questions with any model that vLLM loads, checks every rephrasing, and writes aligned pair files.
+"""  coreward rephrase data/math/train.parquet --model Qwen/Qwen3-4B --output pairs
+  coreward rephrase data/math/train.parquet --output pairs \\
+      --api http://localhost:8000/v1 --api-model Qwen/Qwen3-4B
 
-    coreward rephrase data/math/train.parquet --model Qwen/Qwen3-32B --output data/math/pairs
-    torchrun --nproc-per-node 8 tools/rephrase_questions.py ... rollout.tensor_parallel_size=4
-    coreward rephrase ... --check-answers        the model must give both wordings one answer
+Puts each question into other words, checks them, and draws again what fails.
+Batch by batch is on disk: the same command goes on after a kill.
 
-QUESTIONS is a file of `coreward prepare`, or any Parquet file with prompt and extra_info.index. What fails
-a check (docs/data.md) is drawn again with another seed. Work is done in batches, each on disk before the next
-begins; the same command goes on after a kill. Under torchrun the ranks share the work.
-
-Exit codes: 0 done, 1 no question could be rephrased, 2 wrong input.
+  --model MODEL          folder or hub id that vLLM loads here
+  --api URL              or an OpenAI-compatible endpoint, with --api-model NAME
+  --api-key-env NAME     variable that holds its key (OPENAI_API_KEY)
+  --api-concurrency N    requests at once (16)
+  --api-timeout S        seconds for each (600)
+  --api-extra JSON       more fields of each request
+  --limit N, --batch N   first N questions (all); per batch (256)
+  --attempts N, --seed N draws per question before it is rejected (3); seed (1)
+  --keep REASON          what a wording is not rejected for; may be repeated
+  --check-answers        both wordings must get one answer, by the majority of
+  --answer-samples N     this many (4)
+  --temperature X, --top-p X, --top-k N   of the wordings (0.7, 0.8, off)
+  --max-prompt-tokens N, --max-response-tokens N     (2048, 2048)
+  --thinking             lets a model think that can (with --model)
 """
 
 import argparse
@@ -22,63 +32,54 @@ from rich.table import Table
 
 from megatron_coreward.rephrasing.attempts import GENERATION_REASONS
 from megatron_coreward.rephrasing.checks import REASONS
+from megatron_coreward.rephrasing.endpoint import KEY_VARIABLE
 from megatron_coreward.rephrasing.program import prepare, run
 from megatron_coreward.utils.logging import exit_code, setup_logging
 
 DONE, NOTHING = 0, 1
 MEANINGS = REASONS | GENERATION_REASONS
+DEFAULTS: dict[str, str | int | float | None] = {
+    **{"model": None, "api": None, "api-model": None, "api-key-env": KEY_VARIABLE, "api-extra": None},
+    **{"api-concurrency": 16, "api-timeout": 600.0},
+    **{"limit": 0, "batch": 256, "attempts": 3, "seed": 1, "answer-samples": 4},
+    **{"temperature": 0.7, "top-p": 0.8, "top-k": 0},
+    **{"max-prompt-tokens": 2048, "max-response-tokens": 2048},
+}
+USAGE = "coreward rephrase QUESTIONS --output DIR --model MODEL ... [key=value]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 no question could be rephrased, 2 wrong input."""
     return exit_code(rephrase, parse_args(arguments))
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="coreward rephrase", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        usage=USAGE, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
     )
-    add = parser.add_argument
-    add("questions", metavar="QUESTIONS", help="Parquet file with prompt and extra_info.index")
-    add("--model", required=True, help="folder or hub id")
-    add("--output", type=Path, required=True, metavar="DIR")
-    add("--limit", type=int, default=0, metavar="N", help="only the first N questions; 0 = all")
-    add("--batch", type=int, default=256, metavar="N", help="questions per batch (256)")
-    add("--attempts", type=int, default=3, metavar="N", help="draws per question before it is rejected (3)")
-    add("--keep", action="append", default=[], choices=MEANINGS, metavar="REASON",
-        help=f"no fault; may be repeated: {', '.join(MEANINGS)}")  # fmt: skip
-    add(
-        "--check-answers", action="store_true", help="reject where the model answers the wordings differently"
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    parser.add_argument("questions", help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--keep", action="append", default=[], choices=MEANINGS, metavar="REASON", help=argparse.SUPPRESS
     )
-    add(
-        "--answer-samples",
-        type=int,
-        default=4,
-        metavar="N",
-        help="answers per wording, which vote; 1 = greedy",
-    )
-    add("--temperature", type=float, default=0.7, help="of the rephrasings (0.7)")
-    add("--top-p", type=float, default=0.8, help="of the rephrasings (0.8)")
-    add("--top-k", type=int, default=0, help="of the rephrasings; 0 = off")
-    add("--thinking", action="store_true", help="let a model think that can (Qwen3)")
-    add(
-        "--max-prompt-tokens",
-        type=int,
-        default=2048,
-        help="a question with a longer prompt is rejected (2048)",
-    )
-    add("--max-response-tokens", type=int, default=2048, help="of a rephrasing or an answer (2048)")
-    add("--seed", type=int, default=1)
-    add("overrides", nargs="*", metavar="key.sub=value", help="keys of the config: rollout, model, reward")
+    for name in ("--check-answers", "--thinking"):
+        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
+    for name, default in DEFAULTS.items():
+        kind = type(default) if default is not None else str
+        parser.add_argument(f"--{name}", default=default, type=kind, help=argparse.SUPPRESS)
     return parser.parse_intermixed_args(arguments)
 
 
 def rephrase(options: argparse.Namespace) -> int:
-    from megatron_coreward.utils.distributed import TorchCommunicator, initialize
-
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     console = setup_logging(rank)
     job = prepare(options, world_size)
-    initialize()
+    from megatron_coreward.utils.distributed import TorchCommunicator, initialize  # slow to import
+
+    if options.model:
+        initialize()
     report = run(job, TorchCommunicator(), console)
     if rank == 0:
         Console().print(report_table(report, options.output))
