@@ -24,17 +24,15 @@ _TASKS = (
 _SURE_TASKS = "find|compute|determine|evaluate|calculate|simplify|solve|identify|ascertain|deduce"
 _ASKS = re.compile(
     rf"[{_MARKS}]|_{{2,}}|\\(?:underline|rule)\b|\\square\b|[=:]\W*\Z|\([A-E]\)|\b[A-E]\)"
-    r"|\bwhat\b|\bhow (?:many|much|long|far|old|tall|often|large|big|fast|high|deep|wide|likely|quickly"
-    r"|soon|far|are|is|do|does|can)\b"
-    r"|(?:\A|[.,;:!]\s+|\n\s*)(?:and |then )?(?:which|who|whose|where|when|why|is|are|does|do|did|can"
-    r"|could|will)\b"
-    r"|\b(?:want(?:s|ed)?|ask(?:s|ed)?|need(?:s|ed)?|wish(?:es)?|like|task|job|goal|aim|try|tries|trying"
-    r"|is|are|you|please|and|then|must"
-    rf"|should|let's)\s+(?:is )?(?:to |us |you |now |next |also |first )*(?:{_TASKS})\b"
-    rf"|(?:\A|[.,;:!)\]}}$\n\\])\W{{0,8}}(?:(?:then|and|now|next|so|also|first|finally"
-    rf"|use [^.\n]{{0,40}}? to|help \w+(?: to)?|\w+ly)\s+)?(?:{_TASKS})\b"
-    rf"|\b(?:{_SURE_TASKS})\b|\b(?:wonders?|(?:needs?|wants?|likes?|wish(?:es)?) to (?:know|learn|see)"
-    rf"|is (?:sought|unknown|required|needed|wanted)|to be (?:found|determined))\b",
+    r"|\bwhat\b|\bhow (?:many|much|long|far|old|tall|often|large|big|fast|high|deep|wide|likely|quickly|soon"
+    r"|far|are|is|do|does|can)\b|(?:\A|[.,;:!]\s+|\n\s*)(?:and |then )?(?:which|who|whose|where|when|why|is"
+    r"|are|does|do|did|can|could|will)\b|\b(?:want(?:s|ed)?|ask(?:s|ed)?|need(?:s|ed)?|wish(?:es)?|like|task"
+    r"|job|goal|aim|try|tries|trying|is|are|you|please|and|then|must"
+    rf"|should|let's)\s+(?:is )?(?:to |us |you |now |next |also |first )*(?:{_TASKS})\b|(?:\A"
+    rf"|[.,;:!)\]}}$\n\\])\W{{0,8}}(?:(?:then|and|now|next|so|also|first|finally|use [^.\n]{{0,40}}? to"
+    rf"|help \w+(?: to)?|\w+ly)\s+)?(?:{_TASKS})\b|\b(?:{_SURE_TASKS})\b|\b(?:wonders?|(?:needs?|wants?"
+    rf"|likes?|wish(?:es)?) to (?:know|learn|see)|is (?:sought|unknown|required|needed|wanted)|to be (?:found"
+    rf"|determined))\b",
     re.IGNORECASE,
 )
 
@@ -55,12 +53,11 @@ _COMPUTED = re.compile(
     rf"\s*(?:=|\\approx|≈)\s*(?P<value>{_NUMBER})(?![\w({{\\^]|\s*[-+*/^=×·]|\s*[a-zA-Z]\b|\.\d)"
 )
 _VALUE = (
-    r"(?:(?:about|exactly|approximately|simply|just|therefore|thus|then|hence|clearly|equal to|now)\s+)*"
-    r"[\s*$\\({\[]*(?:[a-z]\s*=\s*)?[\s$\\({-]*(?P<value>\d|\.\d|[dt]?frac|sqrt|pi\b|boxed"
-    r"|[A-E]\)?[\s.*)}]*(?:\Z|[.,;])"
-    r"|(?:minus |negative )?(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
-    r"|\w+teen|twenty|thirty|forty|fifty"
-    r"|sixty|seventy|eighty|ninety|hundred|thousand|half)\b(?! (?:of|or|decimal|digit|form)))"
+    r"(?:(?:about|exactly|approximately|simply|just|therefore|thus|then|hence|clearly|equal to"
+    r"|now)\s+)*[\s*$\\({\[]*(?:[a-z]\s*=\s*)?[\s$\\({-]*(?P<value>\d|\.\d|[dt]?frac|sqrt|pi\b|boxed"
+    r"|[A-E]\)?[\s.*)}]*(?:\Z|[.,;])|(?:minus |negative )?(?:zero|one|two|three|four|five|six|seven|eight"
+    r"|nine|ten|eleven|twelve|\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand"
+    r"|half)\b(?! (?:of|or|decimal|digit|form)))"
 )
 _IS = r"(?:is|are|equals?|comes (?:out )?to|turns out to be|will be|would be|works out to)\b\s*:?"
 _CLAIM = re.compile(
@@ -73,9 +70,8 @@ _SOLUTION = re.compile(
     re.IGNORECASE,
 )
 _CONDITION = re.compile(
-    r"\b(?:if|suppose|supposing|when|whenever|whose|assum\w+|given|such that|so that|where|let|provided"
-    r"|until|unless|because|says?|said"
-    r"|claims?|thinks?|got|gets|should|must|may|need)\b",
+    r"\b(?:if|suppose|supposing|when|whenever|whose|assum\w+|given|such that|so that|where|let|provided|until"
+    r"|unless|because|says?|said|claims?|thinks?|got|gets|should|must|may|need)\b",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(

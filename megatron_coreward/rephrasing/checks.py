@@ -82,8 +82,7 @@ def _letters(text: str) -> str:
 
 _TASK = re.compile(
     r"\b(?:rephrased|rewritten|reworded|rephrase|rewrite|reword|original)\s+(?:question|problem|version"
-    r"|text)\b"
-    r"|\bRESULT_(?:START|END)\b|\b(?:ORIGINAL|REWRITE|REPHRASED|REWRITTEN)\s*:|<\|\w+\|>|</?think\w*>"
+    r"|text)\b|\bRESULT_(?:START|END)\b|\b(?:ORIGINAL|REWRITE|REPHRASED|REWRITTEN)\s*:|<\|\w+\|>|</?think\w*>"
     r"|</?rephrased>",
     re.IGNORECASE,
 )
@@ -193,8 +192,7 @@ def _prose(text: str) -> str:
 _LABEL = re.compile(r'"([^"]*)"')
 _POINTS_TO_FIGURE = re.compile(
     r"\b(?:diagrams?|drawings?|pictures?|pictured|charts?|images?|illustrat\w+|depict\w+|displayed|shown"
-    r"|below"
-    r"|(?<!-sided )(?<!-dimensional )figure|graphs?|sketch\w*|shaded)\b",
+    r"|below|(?<!-sided )(?<!-dimensional )figure|graphs?|sketch\w*|shaded)\b",
     re.IGNORECASE,
 )
 

@@ -67,12 +67,11 @@ _INDEX = re.compile(r"(?<![A-Za-z])[A-Za-z]_\{?$")
 _INTEGER = r"\d{1,40}"  # a longer one is read in pieces
 _NUMBER = rf"\d{{1,3}}(?:,\d{{3}})+(?!\d)(?:\.{_INTEGER})?|{_INTEGER}(?:\.{_INTEGER})?|(?<![\d.])\.{_INTEGER}"
 _MENTION = re.compile(
-    rf"(?:(?P<whole>{_INTEGER})\s*)?\\[dtc]?frac\s*"
-    rf"(?:\{{\s*(?P<over>{_INTEGER})?\s*(?P<pi>\\pi)?\s*\}}|(?P<over1>\d))"
-    rf"\s*(?:\{{\s*(?P<under>{_INTEGER})\s*\}}|(?P<under1>\d))"
+    rf"(?:(?P<whole>{_INTEGER})\s*)?\\[dtc]?frac\s*(?:\{{\s*(?P<over>{_INTEGER})?\s*(?P<pi>\\pi)?\s*\}}"
+    rf"|(?P<over1>\d))\s*(?:\{{\s*(?P<under>{_INTEGER})\s*\}}|(?P<under1>\d))"
     rf"|(?:(?P<whole2>{_INTEGER})\s+)?(?P<over2>{_INTEGER})\s*/\s*(?P<under2>{_INTEGER})"
-    rf"|(?P<number>{_NUMBER})"
-    rf"(?:(?P<factorial>!)|\s*(?P<percent>\\?%|percent\b)|\s*\^\s*(?:\{{\s*(?P<power>\d{{1,2}})\s*\}}|(?P<power1>\d)))?"
+    rf"|(?P<number>{_NUMBER})(?:(?P<factorial>!)|\s*(?P<percent>\\?%|percent\b)"
+    rf"|\s*\^\s*(?:\{{\s*(?P<power>\d{{1,2}})\s*\}}|(?P<power1>\d)))?"
 )
 _DOTS = r"\\(?:ldots|cdots|dots|dotsb|dotsc|dotsm)(?![a-z])|\.{2,}|…"
 _SEPARATOR = r"(?:[\s,+\-*$(){}]|\\(?:cdot|times|left|right|quad|[,;! ()\[\]])(?![a-z])|\band\b|\bor\b)+"

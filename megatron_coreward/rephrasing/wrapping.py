@@ -162,18 +162,15 @@ def _without_markup(text: str) -> str:
 
 _KIND = (
     r"(?:question|problem|version|wording|rephrasing|rewording|paraphrase|rewrite|rephrase|task|prompt"
-    r"|exercise"
-    r"|query|text|statement|formulation)"
+    r"|exercise|query|text|statement|formulation)"
 )
 _DONE = (
     r"(?:rephrased|rewritten|reworded|paraphrased|restated|reformulated|revised|modified|updated|reformatted)"
 )
 _NAME = (
     rf"(?:(?:the|your|my|a|new|math|mathematics|mathematical|word|final|alternative|other|different"
-    rf"|{_DONE})[ \t]+)*"
-    rf"(?:{_KIND}|{_DONE}|output|response|translation|(?:answer|result)(?!\W*\d)|Q)(?:[ \t]+(?:\d{{1,2}}"
-    rf"|statement|text"
-    rf"|in[ \t]+(?:other|different|new)[ \t]+words|\({_DONE}\)))?"
+    rf"|{_DONE})[ \t]+)*(?:{_KIND}|{_DONE}|output|response|translation|(?:answer|result)(?!\W*\d)"
+    rf"|Q)(?:[ \t]+(?:\d{{1,2}}|statement|text|in[ \t]+(?:other|different|new)[ \t]+words|\({_DONE}\)))?"
 )
 _MARK = r"[*_#>\s]*"
 _LABEL = re.compile(
@@ -187,25 +184,21 @@ _LATER_LABEL = re.compile(
 _ITEM = re.compile(r"(?:[-•*]|1[.)])[ \t]+(?!.*\n\s*(?:[-•*]|2[.)])\s)", re.DOTALL)
 _ASKING_NOTE = re.compile(r"[*_]*note[*_]*:[*_]*\s*(?=[^\n]*\?\W*\Z)", re.IGNORECASE)
 _COURTESY = re.compile(
-    r"(?:sure(?:[ \t]+thing)?|certainly|of course|absolutely|okay|ok|alright|all right|great|yes"
-    r"|no problem|got it|gladly)"
-    r"[ \t]*(?:[!.:]|,(?=[ \t]*(?:here|I|let|below)\b|\s*(?-i:[A-Z])))\s*",
+    r"(?:sure(?:[ \t]+thing)?|certainly|of course|absolutely|okay|ok|alright|all right|great|yes|no problem"
+    r"|got it|gladly)[ \t]*(?:[!.:]|,(?=[ \t]*(?:here|I|let|below)\b|\s*(?-i:[A-Z])))\s*",
     re.IGNORECASE,
 )
 _LEAD_IN = re.compile(
-    r"(?![^\n:]*(?:\bnot\b|cannot|n['’]t\b|\bunable|\bsorry))(?:(?:sure|certainly|of course|okay|ok)\W+)?"
-    r"(?:(?:(?:so|now|well|and)\W+)?(?:here(?:['’]s| is| are| you go| it is| goes)?|below(?: is| you)?"
-    r"|this is|the following"
-    r"|(?:one|another) (?:way|possib)|I(?:['’](?:ve|ll|d|m)| have| will| would| am| can| re\w+| put"
-    r"| wrote)?|my\b|let me|let['’]s"
+    r"(?![^\n:]*(?:\bnot\b|cannot|n['’]t\b|\bunable|\bsorry))(?:(?:sure|certainly|of course|okay"
+    r"|ok)\W+)?(?:(?:(?:so|now|well|and)\W+)?(?:here(?:['’]s| is| are| you go| it is| goes)?|below(?: is"
+    r"| you)?|this is|the following|(?:one|another) (?:way|possib)|I(?:['’](?:ve|ll|d|m)| have| will| would"
+    r"| am| can| re\w+| put| wrote)?|my\b|let me|let['’]s"
     rf"|the (?:{_DONE}|new)|a (?:{_DONE}|new|possible)|{_DONE}|rephrasing|rewording|put)\b[^\n:?$\d]{{0,120}}"
     r"|[^\n:?$\d]{0,80}\b(?:rephras|reword|rewrit|paraphras|restat|wording|(?:other|different"
-    r"|another) (?:words?|ways?)\b"
-    r"|(?:ask|put|say|phrase) (?:this|it|that)\b|(?:question|problem)\b[^\n:?$\d]{0,60} as follows"
-    r"|(?:could|can|might|may) ask)[^\n:?$\d]{0,60}|(?:put |said |stated )?(?:in|using|with) (?:other"
-    r"|different|new) (?:words"
-    r"|wording)[ \t]*)"
-    r":[*_]*\s*|in (?:other|different) words[ \t]*,\s*",
+    r"|another) (?:words?|ways?)\b|(?:ask|put|say|phrase) (?:this|it|that)\b|(?:question"
+    r"|problem)\b[^\n:?$\d]{0,60} as follows|(?:could|can|might|may) ask)[^\n:?$\d]{0,60}|(?:put |said "
+    r"|stated )?(?:in|using|with) (?:other|different|new) (?:words|wording)[ \t]*):[*_]*\s*|in (?:other"
+    r"|different) words[ \t]*,\s*",
     re.IGNORECASE,
 )
 _SPEAKS_OF_TASK = (
@@ -237,23 +230,17 @@ _TELLS_OF_CHANGES = (
     r"|changed|kept|unchanged|preserved|retained|(?:stay|remain)s? the same|instructions?"
 )
 _COMMENT = re.compile(
-    r"[*_(\[#>\s-]*(?:"
-    r"(?:note|explanation|comment|remark|rationale|changes(?: made)?|reasoning|clarification|disclaimer"
-    r"|p\.\s?s\.)[*_]*[ \t]*[:–—-]"
+    r"[*_(\[#>\s-]*(?:(?:note|explanation|comment|remark|rationale|changes(?: made)?|reasoning|clarification"
+    r"|disclaimer|p\.\s?s\.)[*_]*[ \t]*[:–—-]"
     rf"(?=.*\b(?:{_TELLS_OF_CHANGES})\b)"
     r"|I(?:['’]ve| have)? (?:only |just |simply )?(?:changed|kept|replaced|preserved|rephrased|reworded"
-    r"|rewrote|rewritten|used|altered"
-    r"|hope this)\b"
-    rf"|this (?:new |{_DONE} )?(?:question|version|problem|rephrasing|wording|rewording) (?:keeps"
-    rf"|preserves|maintains|has the"
-    r"|retains|uses|asks|is)\b"
-    r"|(?:all |the )+(?:numbers|values|quantities|meaning|answer|logic|mathematics|math"
-    r"|calculation)\b[^.?]{0,40}"
-    r"\b(?:the same|unchanged|preserved|kept)\b"
-    r"|(?:here|below) (?:is|are) .*\b(?:question|problem|version|rephrasing)\b[^?]*\Z|hope (?:this"
-    r"|that) helps|let me know if|feel free to|(?:would|do) you (?:like|want|need) (?:me"
-    r"|another|any)"
-    r")",
+    r"|rewrote|rewritten|used|altered|hope this)\b"
+    rf"|this (?:new |{_DONE} )?(?:question|version|problem|rephrasing|wording|rewording) (?:keeps|preserves"
+    rf"|maintains|has the"
+    r"|retains|uses|asks|is)\b|(?:all |the )+(?:numbers|values|quantities|meaning|answer|logic|mathematics"
+    r"|math|calculation)\b[^.?]{0,40}\b(?:the same|unchanged|preserved|kept)\b|(?:here|below) (?:is"
+    r"|are) .*\b(?:question|problem|version|rephrasing)\b[^?]*\Z|hope (?:this|that) helps|let me know if"
+    r"|feel free to|(?:would|do) you (?:like|want|need) (?:me|another|any))",
     re.IGNORECASE,
 )
 
