@@ -23,16 +23,15 @@ _TASKS = (
 """Verbs that begin what is to be done."""
 _SURE_TASKS = "find|compute|determine|evaluate|calculate|simplify|solve|identify|ascertain|deduce"
 _ASKS = re.compile(
-    rf"[{_MARKS}]|_{{2,}}|\\(?:underline|rule)\b|\\square\b|[=:]\W*\Z|\([A-E]\)|\b[A-E]\)"
-    r"|\bwhat\b|\bhow (?:many|much|long|far|old|tall|often|large|big|fast|high|deep|wide|likely|quickly|soon"
-    r"|far|are|is|do|does|can)\b|(?:\A|[.,;:!]\s+|\n\s*)(?:and |then )?(?:which|who|whose|where|when|why|is"
-    r"|are|does|do|did|can|could|will)\b|\b(?:want(?:s|ed)?|ask(?:s|ed)?|need(?:s|ed)?|wish(?:es)?|like|task"
-    r"|job|goal|aim|try|tries|trying|is|are|you|please|and|then|must"
-    rf"|should|let's)\s+(?:is )?(?:to |us |you |now |next |also |first )*(?:{_TASKS})\b|(?:\A"
-    rf"|[.,;:!)\]}}$\n\\])\W{{0,8}}(?:(?:then|and|now|next|so|also|first|finally|use [^.\n]{{0,40}}? to"
-    rf"|help \w+(?: to)?|\w+ly)\s+)?(?:{_TASKS})\b|\b(?:{_SURE_TASKS})\b|\b(?:wonders?|(?:needs?|wants?"
-    rf"|likes?|wish(?:es)?) to (?:know|learn|see)|is (?:sought|unknown|required|needed|wanted)|to be (?:found"
-    rf"|determined))\b",
+    rf"[{_MARKS}]|_{{2,}}|\\(?:underline|rule)\b|\\square\b|[=:]\W*\Z|\([A-E]\)|\b[A-E]\)|\bwhat\b"
+    rf"|\bhow (?:many|much|long|far|old|tall|often|large|big|fast|high|deep|wide|likely|quickly|soon|far|are"
+    rf"|is|do|does|can)\b|(?:\A|[.,;:!]\s+|\n\s*)(?:and |then )?(?:which|who|whose|where|when|why|is|are|does"
+    rf"|do|did|can|could|will)\b|\b(?:want(?:s|ed)?|ask(?:s|ed)?|need(?:s|ed)?|wish(?:es)?|like|task|job|goal"
+    rf"|aim|try|tries|trying|is|are|you|please|and|then|must|should|let's)\s+(?:is )?(?:to |us |you |now "
+    rf"|next |also |first )*(?:{_TASKS})\b|(?:\A|[.,;:!)\]}}$\n\\])\W{{0,8}}(?:(?:then|and|now|next|so|also"
+    rf"|first|finally|use [^.\n]{{0,40}}? to|help \w+(?: to)?|\w+ly)\s+)?(?:{_TASKS})\b|\b(?:{_SURE_TASKS})\b"
+    rf"|\b(?:wonders?|(?:needs?|wants?|likes?|wish(?:es)?) to (?:know|learn|see)|is (?:sought|unknown"
+    rf"|required|needed|wanted)|to be (?:found|determined))\b",
     re.IGNORECASE,
 )
 
@@ -80,15 +79,13 @@ _CONCLUDES = re.compile(
     re.IGNORECASE,
 )
 _FORM = re.compile(
-    r"\W*(?:please|note|recall|remember|assume|consider|here|where|for|with|in|as|by|on|this|these|you"
-    r"|your|each|every|all|any|both"
-    rf"|no|there|also|since|an?|options?|choices?|\(?[A-E]\)|{_TASKS})\b",
+    rf"\W*(?:please|note|recall|remember|assume|consider|here|where|for|with|in|as|by|on|this|these|you|your"
+    rf"|each|every|all|any|both|no|there|also|since|an?|options?|choices?|\(?[A-E]\)|{_TASKS})\b",
     re.IGNORECASE,
 )
 _SHORT = re.compile(
-    r"[\s*_(\[=$\\]*(?:(?:it|they|that|this|he|she|we|you|a|answer|ans|result|total)\b[\s:]*)?(?:(?:is|are"
-    r"|equals?|=|'s|costs?|has|have|gets?|makes|gives)\s*)?"
-    rf"(?:{_NUMBER})[^\w&]*(?:[a-z]+[^\w&]*)?",
+    rf"[\s*_(\[=$\\]*(?:(?:it|they|that|this|he|she|we|you|a|answer|ans|result|total)\b[\s:]*)?(?:(?:is|are"
+    rf"|equals?|=|'s|costs?|has|have|gets?|makes|gives)\s*)?(?:{_NUMBER})[^\w&]*(?:[a-z]+[^\w&]*)?",
     re.IGNORECASE,
 )
 _OPTION = re.compile(r"(?<![A-Za-z])[A-F][.)]")

@@ -50,18 +50,22 @@ class EndpointDrawer:
 
     def __init__(self, options: Namespace, config: Config, world_size: int) -> None:
         _check(options, world_size)
-        self.options = options
-        self.key = os.environ.get(options.api_key_env, "").strip()
-        if not (self.key.isascii() and self.key.isprintable()):
-            raise ValueError(f"the key in {options.api_key_env} has characters that no key has; set it anew")
-        self.extra = _json_object(options.api_extra or "{}")
-        self.identity: dict[str, Any] = {}
+        self.options, self.identity = options, dict[str, Any]()
+        self.key, self.extra = _key(options.api_key_env), _json_object(options.api_extra or "{}")
         self.has_answered = False
 
     def start(self, comm: Communicator) -> None:
         """Asks for one response, to find out whether address, key, model and settings are right."""
-        asyncio.run(self._try_out())
-        self.responses = StoredResponses(self.options.output / RESPONSES)
+        from openai import AsyncOpenAI, Timeout
+
+        options, key = self.options, self.key or "none"
+        timeout = Timeout(options.api_timeout, connect=_CONNECT_S)
+        self.loop = asyncio.Runner()
+        self.client = AsyncOpenAI(api_key=key, base_url=options.api, timeout=timeout, max_retries=RETRIES)
+        sampling = Sampling(options.temperature, options.max_response_tokens, options.top_p, options.top_k)
+        hasty = self.client.with_options(max_retries=1)
+        self.loop.run(self._ask(hasty, Purpose("", REPHRASING, sampling), "Say yes.", options.seed))
+        self.responses = StoredResponses(options.output / RESPONSES)
 
     def draw(self, purpose: Purpose, chats: Chats, samples: Sequence[int], step: int = 0) -> Responses:
         seeds = {
@@ -70,39 +74,27 @@ class EndpointDrawer:
             for sample in samples
         }
         known = self.responses.known
-        asyncio.run(self._fill(purpose, {s: chats[key[:2]] for key, s in seeds.items() if s not in known}))
+        self.loop.run(self._fill(purpose, {s: chats[key[:2]] for key, s in seeds.items() if s not in known}))
         return {key: known[seed] for key, seed in seeds.items()}
 
     def close(self) -> None:
+        self.loop.run(self.client.close())
+        self.loop.close()
         self.responses.close()
-
-    def _client(self, retries: int) -> "AsyncOpenAI":
-        from openai import AsyncOpenAI, Timeout
-
-        timeout = Timeout(self.options.api_timeout, connect=_CONNECT_S)
-        key, url = self.key or "none", self.options.api
-        return AsyncOpenAI(api_key=key, base_url=url, timeout=timeout, max_retries=retries)
-
-    async def _try_out(self) -> None:
-        options = self.options
-        sampling = Sampling(options.temperature, options.max_response_tokens, options.top_p, options.top_k)
-        async with self._client(1) as client:
-            await self._ask(client, Purpose("", REPHRASING, sampling), "Say yes.", options.seed)
 
     async def _fill(self, purpose: Purpose, texts: Mapping[int, str]) -> None:
         """Stores a response to each of `texts`, by seed. After an error those under way still come in."""
         gate, errors = asyncio.Semaphore(self.options.api_concurrency), list[ValueError]()
 
-        async def store(client: "AsyncOpenAI", seed: int, text: str) -> None:
+        async def store(seed: int, text: str) -> None:
             async with gate:
                 if not errors:
                     try:
-                        self.responses.add(seed, await self._ask(client, purpose, text, seed))
+                        self.responses.add(seed, await self._ask(self.client, purpose, text, seed))
                     except ValueError as error:
                         errors.append(error)
 
-        async with self._client(RETRIES) as client:
-            await asyncio.gather(*(store(client, *item) for item in texts.items()))
+        await asyncio.gather(*(store(*item) for item in texts.items()))
         if errors:
             raise errors[0]
 
@@ -144,12 +136,9 @@ class EndpointDrawer:
             with suppress(APIError, json.JSONDecodeError):
                 there = [model.id for model in (await client.models.list()).data][:_NAMED]
                 models = f"it has no model {self.options.api_model!r}; there are {', '.join(there)}"
-        return _FAULTS.get(type(error).__name__, "it says: {said}").format(
-            said=self._said(error),
-            timeout=self.options.api_timeout,
-            key=f"the key in {name}" if self.key else f"requests without a key, and {name} is not set",
-            models=models,
-        )
+        key = f"the key in {name}" if self.key else f"requests without a key, and {name} is not set"
+        words = {"said": self._said(error), "timeout": self.options.api_timeout, "key": key, "models": models}
+        return _FAULTS.get(type(error).__name__, "it says: {said}").format(**words)
 
     def _said(self, error: "APIError") -> str:
         """The endpoint's words in one line, without the key."""
@@ -184,34 +173,40 @@ class StoredResponses:
 
 def _check(options: Namespace, world_size: int) -> None:
     """No error shows what may be the key."""
-    parts, name = urlsplit(options.api), options.api_key_env
+    parts = urlsplit(options.api)
     foreign = [key.partition("=")[0] for key in options.overrides if not key.startswith("reward.")]
     foreign += ["--thinking"] * options.thinking
-    if not re.fullmatch("[A-Z_][A-Z0-9_]*", name) or name not in (*os.environ, KEY_VARIABLE):
-        raise ValueError("--api-key-env must name a variable (in capitals) that is set and holds the key")
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
         raise ValueError(
             "--api must be an address like https://HOST/v1, without a user, a password or a query; the key "
-            f"is read from {name}"
+            "is read from the variable that --api-key-env names"
         )
     if not options.api_model:
         raise ValueError("--api needs --api-model, the model's name there")
     if world_size > 1:
         raise ValueError(
-            f"--api is for one process, not {world_size}; --api-concurrency sets how many requests are under "
-            "way at once"
+            f"--api is for one process, not {world_size}; --api-concurrency N asks for N at once"
         )
     if foreign:
         raise ValueError(
-            f"{foreign[0]} says nothing to an endpoint; give fields of its requests with --api-extra"
+            f"{foreign[0]} says nothing to an endpoint; --api-extra gives fields of its requests"
         )
 
 
+def _key(variable: str) -> str:
+    """The key in `variable`. The usual one may be unset: a server of one's own needs no key."""
+    if not re.fullmatch("[A-Z_][A-Z0-9_]*", variable) or variable not in (*os.environ, KEY_VARIABLE):
+        raise ValueError("--api-key-env must name a variable (in capitals) that is set and holds the key")
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"the key in {variable} has characters that no key has; set it anew")
+    return key
+
+
 def _json_object(text: str) -> dict[str, Any]:
-    try:
+    value = None
+    with suppress(json.JSONDecodeError):
         value = json.loads(text)
-    except json.JSONDecodeError:
-        value = None
     if not isinstance(value, dict):
         raise ValueError(f"--api-extra is {text!r}, but must be a JSON object of fields for every request")
     return value

@@ -16,18 +16,17 @@ _TO_SERVE = (
 _OF_THE_TASK = re.compile(
     rf"(?:\b(?:I|we)\b[^.?!\n]{{0,40}}?|\A\W*)(?:\b{_CANNOT}|\b{_UNABLE} to|\bdecline to"
     rf"|\brefuse to)(?: \w+ly)? (?:be able to )?{_TO_SERVE}\b|\b(?:your|this|that|such a) request\b"
-    rf"|\bas an? (?:AI\b|(?:large )?language model)"
-    r"|\bI(?:'m| am) (?:just |only )?an? (?:AI\b|(?:large )?language model|assistant)|\b(?:no|any|an actual"
-    r"|a) (?:question|problem|text) (?:was|is|has been|were) (?:given|provided|included|supplied)"
-    r"|\bplease (?:provide|share|give me|send|supply|clarify)(?: me)?(?: with)?(?: \w+){0,3}? (?:question"
-    r"|problem|text|context|details|information|clarification)\b|\bthere (?:is|was"
-    r"|seems to be) no (?:question|problem|text)\b|\b(?:against|violates?"
-    r"|violating) \w+ (?:\w+ )?(?:guidelines|polic)|\bI(?:'d| would) rather not\b|\b(?:must|have to"
-    r"|need to) (?:respectfully |politely )?(?:decline|refuse)\b|(?:not "
-    r"|im)possible(?: for me)? to (?:rephrase|reword|rewrite)|\bthe (?:question|problem|text|prompt)\b(?: is"
-    r"|[^.?!]{0,40} (?:seems|appears|looks))(?: to be)? (?:incomplete|inappropriate|unclear|cut off|missing"
-    r"|truncated)\b|\b(?:doesn't|does not|didn't|did not) (?:contain|include|provide) (?:an?"
-    r"|any) (?:\w+ )?(?:question|problem)\b",
+    rf"|\bas an? (?:AI\b|(?:large )?language model)|\bI(?:'m| am) (?:just |only )?an? (?:AI\b"
+    rf"|(?:large )?language model|assistant)|\b(?:no|any|an actual|a) (?:question|problem|text) (?:was|is"
+    rf"|has been|were) (?:given|provided|included|supplied)|\bplease (?:provide|share|give me|send|supply"
+    rf"|clarify)(?: me)?(?: with)?(?: \w+){{0,3}}? (?:question|problem|text|context|details|information"
+    rf"|clarification)\b|\bthere (?:is|was|seems to be) no (?:question|problem|text)\b|\b(?:against|violates?"
+    rf"|violating) \w+ (?:\w+ )?(?:guidelines|polic)|\bI(?:'d| would) rather not\b|\b(?:must|have to"
+    rf"|need to) (?:respectfully |politely )?(?:decline|refuse)\b|(?:not "
+    rf"|im)possible(?: for me)? to (?:rephrase|reword|rewrite)|\bthe (?:question|problem|text|prompt)\b(?: is"
+    rf"|[^.?!]{{0,40}} (?:seems|appears|looks))(?: to be)? (?:incomplete|inappropriate|unclear|cut off"
+    rf"|missing|truncated)\b|\b(?:doesn't|does not|didn't|did not) (?:contain|include|provide) (?:an?"
+    rf"|any) (?:\w+ )?(?:question|problem)\b",
     re.IGNORECASE,
 )
 _OF_A_PERSON = re.compile(
