@@ -1,20 +1,27 @@
-"""Checks existing question pairs and writes them without the faulty ones.
+"""coreward audit original.parquet rephrased.parquet
+coreward audit pairs.parquet --write-clean data/clean --keep length
 
-    coreward audit train_original.parquet train_rewrite.parquet
-    coreward audit pairs.parquet --output rejects.parquet --write-clean data/clean --keep length
+What is wrong with question pairs, in two aligned files or one of pairs.
+--write-clean writes the same files without the rejected rows.
 
-Reads both layouts that training reads: two aligned files, or one file with original_question and
-rephrased_question. --write-clean writes files of the same names and columns without the rejected rows. How
-often each reason is wrong: docs/evidence/rephrasing_checks.md.
+  --keep REASON       what a pair is not rejected for; may be repeated:
+                      {reasons}
+  --output FILE       writes the rejects to this Parquet file
+  --write-clean DIR   writes the pairs without the rejects
+  --examples N        examples shown per reason (2)
+  --json              counts as JSON in place of the table
 
-Exit codes: 0 nothing rejected, or the clean files are written; 1 rejects; 2 wrong input.
+Exit codes: 0 nothing is rejected, or the clean files are written; 1 rejects;
+2 wrong input.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from textwrap import wrap
 
 from rich.console import Console
 from rich.table import Table
@@ -42,23 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    reasons = f"\n{' ' * 22}".join(wrap(", ".join(REASONS), 56))
     parser = argparse.ArgumentParser(
-        prog="coreward audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        usage="coreward audit ORIGINAL [REPHRASED] [options]",
+        description=(__doc__ or "").format(reasons=reasons),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
-    parser.add_argument("original", type=Path, help="original questions, or both wordings (Parquet)")
-    parser.add_argument("rephrased", type=Path, nargs="?", help="rephrased questions (Parquet)")
-    parser.add_argument(
-        "--keep",
-        action="append",
-        default=[],
-        choices=REASONS,
-        metavar="REASON",
-        help=f"do not reject for this reason; may be repeated: {', '.join(REASONS)}",
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the rejects to this Parquet file")
-    parser.add_argument("--write-clean", type=Path, metavar="DIR", help="write the pairs without the rejects")
-    parser.add_argument("--examples", type=int, default=2, metavar="N", help="examples per reason (2)")
-    parser.add_argument("--json", action="store_true", help="counts as JSON in place of the table")
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    add = partial(parser.add_argument, help=argparse.SUPPRESS)
+    add("original", type=Path)
+    add("rephrased", type=Path, nargs="?")
+    add("--keep", action="append", default=[], choices=REASONS, metavar="REASON")
+    add("--output", type=Path)
+    add("--write-clean", type=Path)
+    add("--examples", type=int, default=2)
+    add("--json", action="store_true")
     return parser.parse_args(arguments)
 
 
@@ -78,7 +84,10 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(counts, indent=1) + "\n")
     else:
         output = Console()
-        output.print(counts_table(pairs, rejects))
+        if rejects:
+            output.print(counts_table(pairs, rejects))
+        else:
+            output.print(f"None of {len(pairs):,} pairs has a fault.", highlight=False)
         for line in example_lines(rejects, options.examples):
             output.print(line, markup=False, highlight=False, soft_wrap=True)
     for file in written:

@@ -1,6 +1,6 @@
-"""  coreward rephrase data/math/train.parquet --model Qwen/Qwen3-4B --output pairs
-  coreward rephrase data/math/train.parquet --output pairs \\
-      --api http://localhost:8000/v1 --api-model Qwen/Qwen3-4B
+"""coreward rephrase data/math/train.parquet --model Qwen/Qwen3-4B --output pairs
+coreward rephrase data/math/train.parquet --output pairs \\
+    --api http://localhost:8000/v1 --api-model Qwen/Qwen3-4B
 
 Puts each question into other words, checks them, and draws again what fails.
 Batch by batch is on disk: the same command goes on after a kill.
@@ -24,6 +24,7 @@ Batch by batch is on disk: the same command goes on after a kill.
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +59,15 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         usage=USAGE, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
     )
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
-    parser.add_argument("questions", help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--keep", action="append", default=[], choices=MEANINGS, metavar="REASON", help=argparse.SUPPRESS
-    )
+    add = partial(parser.add_argument, help=argparse.SUPPRESS)
+    add("questions")
+    add("overrides", nargs="*")
+    add("--output", type=Path, required=True)
+    add("--keep", action="append", default=[], choices=MEANINGS, metavar="REASON")
     for name in ("--check-answers", "--thinking"):
-        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
+        add(name, action="store_true")
     for name, default in DEFAULTS.items():
-        kind = type(default) if default is not None else str
-        parser.add_argument(f"--{name}", default=default, type=kind, help=argparse.SUPPRESS)
+        add(f"--{name}", default=default, type=str if default is None else type(default))
     return parser.parse_intermixed_args(arguments)
 
 
@@ -82,16 +81,19 @@ def rephrase(options: argparse.Namespace) -> int:
         initialize()
     report = run(job, TorchCommunicator(), console)
     if rank == 0:
-        Console().print(report_table(report, options.output))
+        Console().print(report_table(report, options.output), highlight=False, soft_wrap=True)
     return DONE if report["accepted"] else NOTHING
 
 
-def report_table(report: dict[str, Any], folder: Path) -> Table:
+def report_table(report: dict[str, Any], folder: Path) -> Table | str:
+    """Why questions were rejected; one sentence if none was."""
     title = f"{report['accepted']:,} of {report['questions']:,} questions rephrased, in {folder}"
+    drawn = ", ".join(f"{count:,} at attempt {n}" for n, count in report["accepted_at_attempt"].items())
+    if not report["reasons"]:
+        return f"{title}: {drawn}."
     table = Table("rejected for", "questions", "meaning", title=title, title_justify="left")
     table.columns[1].justify = "right"
     for reason, count in report["reasons"].items():
         table.add_row(reason, f"{count:,}", MEANINGS[reason])
-    drawn = ", ".join(f"{count:,} at attempt {n}" for n, count in report["accepted_at_attempt"].items())
     table.caption = f"accepted: {drawn or 'none'}"
     return table

@@ -118,14 +118,17 @@ def rephrase(
     for attempt in range(attempts):
         drawn = draw(attempt, pending)
         judged = {row: _judge(question, drawn.get(row)) for row, question in pending.items()}
-        faults = {row: [one for one in found if one.reason not in keep] for row, (_, found) in judged.items()}
+        faults = {
+            row: [finding for finding in findings if finding.reason not in keep]
+            for row, (_, findings) in judged.items()
+        }
         if compare is not None:
-            passed = {row: (pending[row], judged[row][0]) for row, found in faults.items() if not found}
+            passed = {row: (pending[row], judged[row][0]) for row in pending if not faults[row]}
             faults |= {row: [fault] for row, fault in compare(attempt, passed).items()}
-        for row, found in faults.items():
-            reasons, details = [one.reason for one in found], [one.detail for one in found]
+        for row, findings in faults.items():
+            reasons, details = [fault.reason for fault in findings], [fault.detail for fault in findings]
             results[row] = Rephrasing(row, pending[row], judged[row][0], attempt + 1, reasons, details)
-        pending = {row: questions[row] for row, found in faults.items() if found and row in drawn}
+        pending = {row: questions[row] for row in pending if faults[row] and row in drawn}
         if not pending:
             break
     return [results[row] for row in sorted(results)]

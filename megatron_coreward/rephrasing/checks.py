@@ -49,12 +49,14 @@ def check(original: str, rephrased: str, instruction: str = "") -> list[Finding]
     Args:
         instruction: what the model was told to do; repeating eight of its words in a row is an echo.
     """
-    useless = find_empty(rephrased) or find_placeholder(rephrased) or find_identical(original, rephrased)
-    if useless:
+    if not any(char.isalnum() for char in rephrased):
+        return [Finding("empty")]
+    if useless := find_placeholder(rephrased) or find_identical(original, rephrased):
         return [useless]
+    told = told_result(_prose(original), _prose(rephrased))
     findings = [
         find_echo(original, rephrased, instruction) or find_wrapping(original, rephrased),
-        find_told_answer(original, rephrased),
+        Finding("answer_told", told) if told else None,
         find_no_question(original, rephrased),
         find_language(original, rephrased),
         find_lost_figure(original, rephrased),
@@ -62,10 +64,6 @@ def check(original: str, rephrased: str, instruction: str = "") -> list[Finding]
         find_length(original, rephrased),
     ]
     return [finding for finding in findings if finding is not None]
-
-
-def find_empty(rephrased: str) -> Finding | None:
-    return None if any(char.isalnum() for char in rephrased) else Finding("empty")
 
 
 def find_placeholder(rephrased: str) -> Finding | None:
@@ -118,11 +116,6 @@ def find_wrapping(original: str, rephrased: str) -> Finding | None:
         return Finding("wrapping", rest) if rest and not left_over(original) else None
     before, _, after = text.partition(inner)
     return Finding("wrapping", " ... ".join(part.strip()[:40] for part in (before, after) if part.strip()))
-
-
-def find_told_answer(original: str, rephrased: str) -> Finding | None:
-    told = told_result(_prose(original), _prose(rephrased))
-    return Finding("answer_told", told) if told else None
 
 
 def find_no_question(original: str, rephrased: str) -> Finding | None:

@@ -68,8 +68,8 @@ class LocalDrawer:
         ]
         requests = requests_for(prompts, samples, self.options.seed, purpose.stream, step)
         responses = self.engine.generate(requests, purpose.sampling)
-        drawn = {(one.pair_id, one.view, one.sample): self._drawn(one) for one in responses}
-        return {key: one for share in self.comm.all_gather(drawn) for key, one in share.items()}
+        drawn = {(r.pair_id, r.view, r.sample): self._drawn(r) for r in responses}
+        return {key: text for share in self.comm.all_gather(drawn) for key, text in share.items()}
 
     def _drawn(self, response: Response) -> Drawn:
         """The response, with the tag that begins its thoughts where the chat template has put it already."""

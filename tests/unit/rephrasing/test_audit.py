@@ -10,6 +10,7 @@ import pytest
 from megatron_coreward.cli.audit import CLEAN, REJECTS, main
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.pairs import load_pairs
+from megatron_coreward.rephrasing.checks import REASONS
 from megatron_coreward.utils.logging import REFUSED
 
 PAIRS = [
@@ -49,6 +50,23 @@ def test_table(two_files: list[str], capsys: pytest.CaptureFixture[str]) -> None
     assert "numbers_changed, row 2: 4 -> 5" in shown and "> Take 5 away from 11." in shown
     assert main([*two_files, "--examples", "0"]) == REJECTS
     assert "Take 5 away" not in capsys.readouterr().out
+
+
+def test_no_fault_is_one_sentence(
+    two_files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*two_files, "--write-clean", str(tmp_path / "clean")]) == CLEAN
+    capsys.readouterr()
+    assert main([str(tmp_path / "clean" / Path(file).name) for file in two_files]) == CLEAN
+    assert capsys.readouterr().out == "None of 1 pairs has a fault.\n"
+
+
+def test_help_is_one_screen_with_all_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 24 and max(map(len, shown.splitlines())) <= 80
+    assert all(reason in shown for reason in REASONS)
 
 
 def test_rejects_and_clean_files(two_files: list[str], tmp_path: Path) -> None:

@@ -322,6 +322,14 @@ def test_going_on_with_other_settings_is_refused(
     assert "holds something else (thesis.tex" in capsys.readouterr().err
 
 
+def test_no_reject_is_one_sentence(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("a", "--limit", "2") == DONE
+    expected = f"2 of 2 questions rephrased, in {tmp_path / 'a'}: 2 at attempt 1.\n"
+    assert capsys.readouterr().out == expected
+
+
 def test_nothing_accepted(run: Callable[..., int], tmp_path: Path) -> None:
     write_view([ViewRow(4, "What is 7 plus 8?", None)], tmp_path / "questions.parquet", "test", "train")
     assert run("a", "--attempts", "1") == NOTHING
