@@ -23,7 +23,7 @@ _TASKS = (
 """Verbs that begin what is to be done."""
 _SURE_TASKS = "find|compute|determine|evaluate|calculate|simplify|solve|identify|ascertain|deduce"
 _ASKS = re.compile(
-    rf"[{_MARKS}]|_{{2,}}|\\(?:underline|rule)\b|\\square\b|[=:]\W*\Z|\([A-E]\)|\b[A-E]\)|\bwhat\b"
+    rf"(?i)[{_MARKS}]|_{{2,}}|\\(?:underline|rule)\b|\\square\b|[=:]\W*\Z|\([A-E]\)|\b[A-E]\)|\bwhat\b"
     rf"|\bhow (?:many|much|long|far|old|tall|often|large|big|fast|high|deep|wide|likely|quickly|soon|far|are"
     rf"|is|do|does|can)\b|(?:\A|[.,;:!]\s+|\n\s*)(?:and |then )?(?:which|who|whose|where|when|why|is|are|does"
     rf"|do|did|can|could|will)\b|\b(?:want(?:s|ed)?|ask(?:s|ed)?|need(?:s|ed)?|wish(?:es)?|like|task|job|goal"
@@ -31,8 +31,7 @@ _ASKS = re.compile(
     rf"|next |also |first )*(?:{_TASKS})\b|(?:\A|[.,;:!)\]}}$\n\\])\W{{0,8}}(?:(?:then|and|now|next|so|also"
     rf"|first|finally|use [^.\n]{{0,40}}? to|help \w+(?: to)?|\w+ly)\s+)?(?:{_TASKS})\b|\b(?:{_SURE_TASKS})\b"
     rf"|\b(?:wonders?|(?:needs?|wants?|likes?|wish(?:es)?) to (?:know|learn|see)|is (?:sought|unknown"
-    rf"|required|needed|wanted)|to be (?:found|determined))\b",
-    re.IGNORECASE,
+    rf"|required|needed|wanted)|to be (?:found|determined))\b"
 )
 
 
@@ -60,33 +59,27 @@ _VALUE = (
 )
 _IS = r"(?:is|are|equals?|comes (?:out )?to|turns out to be|will be|would be|works out to)\b\s*:?"
 _CLAIM = re.compile(
-    r"\b(?:answers?|solutions?|results?)\b[*_]*"
-    rf"(?:(?:\s+(?:to|of|for|here)\b[^.?!:=$]{{0,60}}?)?\s+{_IS}|\s*[:=]|['’]s\b)[*_]*\s*{_VALUE}",
-    re.IGNORECASE,
+    r"(?i)\b(?:answers?|solutions?|results?)\b[*_]*"
+    rf"(?:(?:\s+(?:to|of|for|here)\b[^.?!:=$]{{0,60}}?)?\s+{_IS}|\s*[:=]|['’]s\b)[*_]*\s*{_VALUE}"
 )
 _SOLUTION = re.compile(
-    r"(?:\A|\n|[.?!]\s+)[*_#\s(]*(?:solution|worked solution|final answer|working|step 1)[*_]*\s*:",
-    re.IGNORECASE,
+    r"(?i)(?:\A|\n|[.?!]\s+)[*_#\s(]*(?:solution|worked solution|final answer|working|step 1)[*_]*\s*:"
 )
 _CONDITION = re.compile(
-    r"\b(?:if|suppose|supposing|when|whenever|whose|assum\w+|given|such that|so that|where|let|provided|until"
-    r"|unless|because|says?|said|claims?|thinks?|got|gets|should|must|may|need)\b",
-    re.IGNORECASE,
+    r"(?i)\b(?:if|suppose|supposing|when|whenever|whose|assum\w+|given|such that|so that|where|let|provided"
+    r"|until|unless|because|says?|said|claims?|thinks?|got|gets|should|must|may|need)\b"
 )
 _CONCLUDES = re.compile(
-    r"(?:\A\W*(?:so|therefore|thus|hence|consequently)|[,;]\s+(?:therefore|thus|hence|consequently"
-    r"|which (?:means|gives|makes)))\b",
-    re.IGNORECASE,
+    r"(?i)(?:\A\W*(?:so|therefore|thus|hence|consequently)|[,;]\s+(?:therefore|thus|hence|consequently"
+    r"|which (?:means|gives|makes)))\b"
 )
 _FORM = re.compile(
-    rf"\W*(?:please|note|recall|remember|assume|consider|here|where|for|with|in|as|by|on|this|these|you|your"
-    rf"|each|every|all|any|both|no|there|also|since|an?|options?|choices?|\(?[A-E]\)|{_TASKS})\b",
-    re.IGNORECASE,
+    rf"(?i)\W*(?:please|note|recall|remember|assume|consider|here|where|for|with|in|as|by|on|this|these|you|your"
+    rf"|each|every|all|any|both|no|there|also|since|an?|options?|choices?|\(?[A-E]\)|{_TASKS})\b"
 )
 _SHORT = re.compile(
-    rf"[\s*_(\[=$\\]*(?:(?:it|they|that|this|he|she|we|you|a|answer|ans|result|total)\b[\s:]*)?(?:(?:is|are"
-    rf"|equals?|=|'s|costs?|has|have|gets?|makes|gives)\s*)?(?:{_NUMBER})[^\w&]*(?:[a-z]+[^\w&]*)?",
-    re.IGNORECASE,
+    rf"(?i)[\s*_(\[=$\\]*(?:(?:it|they|that|this|he|she|we|you|a|answer|ans|result|total)\b[\s:]*)?(?:(?:is|are"
+    rf"|equals?|=|'s|costs?|has|have|gets?|makes|gives)\s*)?(?:{_NUMBER})[^\w&]*(?:[a-z]+[^\w&]*)?"
 )
 _OPTION = re.compile(r"(?<![A-Za-z])[A-F][.)]")
 _HAS_EXAMPLE = re.compile(r"\b(?:for example|for instance|such as|e\.g\.)", re.IGNORECASE)

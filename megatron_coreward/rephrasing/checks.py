@@ -79,10 +79,9 @@ def _letters(text: str) -> str:
 
 
 _TASK = re.compile(
-    r"\b(?:rephrased|rewritten|reworded|rephrase|rewrite|reword|original)\s+(?:question|problem|version"
+    r"(?i)\b(?:rephrased|rewritten|reworded|rephrase|rewrite|reword|original)\s+(?:question|problem|version"
     r"|text)\b|\bRESULT_(?:START|END)\b|\b(?:ORIGINAL|REWRITE|REPHRASED|REWRITTEN)\s*:|<\|\w+\|>|</?think\w*>"
-    r"|</?rephrased>",
-    re.IGNORECASE,
+    r"|</?rephrased>"
 )
 _LEAD_IN = re.compile(
     r"\W*(?:sure|certainly|of course|here(?:'s| is) (?:a|the|one) (?:re|new|possible))\b", re.IGNORECASE
@@ -166,10 +165,9 @@ def _english_share(text: str) -> float | None:
 
 
 _FIGURE = re.compile(
-    r"(?:\\text\{)?\\?\[asy\\?\]\}?.*?(?:(?:\\text\{)?\\?\[/asy\\?\]\}?|$)|```(?:asy|tikz)\w*\n.*?(?:```"
+    r"(?s)(?:\\text\{)?\\?\[asy\\?\]\}?.*?(?:(?:\\text\{)?\\?\[/asy\\?\]\}?|$)|```(?:asy|tikz)\w*\n.*?(?:```"
     r"|$)|\\begin\{(?P<env>tikzpicture|asy|picture)\}.*?(?:\\end\{(?P=env)\}|$)"
-    r"|\\includegraphics\b(?:\[[^\]]*\])?\{[^}]*\}|!\[[^\]]*\]\([^)]*\)|<(?:img|svg)\b.*?>",
-    re.DOTALL,
+    r"|\\includegraphics\b(?:\[[^\]]*\])?\{[^}]*\}|!\[[^\]]*\]\([^)]*\)|<(?:img|svg)\b.*?>"
 )
 
 
@@ -184,9 +182,8 @@ def _prose(text: str) -> str:
 
 _LABEL = re.compile(r'"([^"]*)"')
 _POINTS_TO_FIGURE = re.compile(
-    r"\b(?:diagrams?|drawings?|pictures?|pictured|charts?|images?|illustrat\w+|depict\w+|displayed|shown"
-    r"|below|(?<!-sided )(?<!-dimensional )figure|graphs?|sketch\w*|shaded)\b",
-    re.IGNORECASE,
+    r"(?i)\b(?:diagrams?|drawings?|pictures?|pictured|charts?|images?|illustrat\w+|depict\w+|displayed|shown"
+    r"|below|(?<!-sided )(?<!-dimensional )figure|graphs?|sketch\w*|shaded)\b"
 )
 
 

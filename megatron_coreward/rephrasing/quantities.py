@@ -81,9 +81,8 @@ _TERM = (
 )
 _LISTING = re.compile(rf"{_TERM}(?:{_SEPARATOR}(?:{_TERM}|{_DOTS})){{2,}}")
 _EXAMPLE = re.compile(
-    r"(?:\b(?:for example|for instance|such as|like(?=\W*\d)|e\.g\.|note that|namely)|\((?=since|note))"
-    r"(?:[^.?!;]|\.(?=\d))*",
-    re.IGNORECASE,
+    r"(?i)(?:\b(?:for example|for instance|such as|like(?=\W*\d)|e\.g\.|note that|namely)|\((?=since|note))"
+    r"(?:[^.?!;]|\.(?=\d))*"
 )
 _MULTIPLE = re.compile(rf"[\s$\\-]*({'|'.join(MULTIPLES)})", re.IGNORECASE)
 _DIGITS = re.compile(r"[\s$-]*digit", re.IGNORECASE)

@@ -14,7 +14,7 @@ _TO_SERVE = (
     r"|engage|discuss|support|continue|proceed|put (?:this|that|it)|change (?:this|that)|reformulat\w*)"
 )
 _OF_THE_TASK = re.compile(
-    rf"(?:\b(?:I|we)\b[^.?!\n]{{0,40}}?|\A\W*)(?:\b{_CANNOT}|\b{_UNABLE} to|\bdecline to"
+    rf"(?i)(?:\b(?:I|we)\b[^.?!\n]{{0,40}}?|\A\W*)(?:\b{_CANNOT}|\b{_UNABLE} to|\bdecline to"
     rf"|\brefuse to)(?: \w+ly)? (?:be able to )?{_TO_SERVE}\b|\b(?:your|this|that|such a) request\b"
     rf"|\bas an? (?:AI\b|(?:large )?language model)|\bI(?:'m| am) (?:just |only )?an? (?:AI\b"
     rf"|(?:large )?language model|assistant)|\b(?:no|any|an actual|a) (?:question|problem|text) (?:was|is"
@@ -26,17 +26,15 @@ _OF_THE_TASK = re.compile(
     rf"|im)possible(?: for me)? to (?:rephrase|reword|rewrite)|\bthe (?:question|problem|text|prompt)\b(?: is"
     rf"|[^.?!]{{0,40}} (?:seems|appears|looks))(?: to be)? (?:incomplete|inappropriate|unclear|cut off"
     rf"|missing|truncated)\b|\b(?:doesn't|does not|didn't|did not) (?:contain|include|provide) (?:an?"
-    rf"|any) (?:\w+ )?(?:question|problem)\b",
-    re.IGNORECASE,
+    rf"|any) (?:\w+ )?(?:question|problem)\b"
 )
 _OF_A_PERSON = re.compile(
-    rf"\bI(?: am|'m)?(?: \w+ly)? (?:{_CANNOT}|{_UNABLE})(?=[\s.,:;!])"
+    rf"(?i)\bI(?: am|'m)?(?: \w+ly)? (?:{_CANNOT}|{_UNABLE})(?=[\s.,:;!])"
     r"|\bI(?:'m| am)(?: (?:so|very|really|truly|terribly|deeply))? (?:sorry|afraid)\b|\A\W*(?:so "
     r"|very )?sorry\b|\b(?:my|our) (?:\w+ )?apologies\b|\A\W*apologies\b|\bI (?:\w+ )?apologi[sz]e\b"
     r"|\A\W*(?:unfortunately|regrettably|regretfully)\W+(?:I|it|this|we|the (?:question|problem))\b"
     r"|\bI (?:don't|do not) (?:have (?:enough|access|the ability)|feel comfortable|understand|know how to re)"
-    r"|\bI(?:'m| am) (?:not|un)(?: )?comfortable\b|\A\W*(?:we|you) (?:cannot|can't)\b",
-    re.IGNORECASE,
+    r"|\bI(?:'m| am) (?:not|un)(?: )?comfortable\b|\A\W*(?:we|you) (?:cannot|can't)\b"
 )
 _QUOTED = re.compile(
     r"\"[^\"]*\"|“[^”]*”|«[^»]*»|„[^“”]*[“”]|``[^'`]*''|(?<!\w)'[^\n]{0,400}?[.,!?]'(?!\w)"

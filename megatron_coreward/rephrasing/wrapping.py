@@ -14,10 +14,9 @@ from contextlib import suppress
 from functools import partial
 
 _PLACEHOLDER = re.compile(
-    r"\W*(?:(?:the|your|a|insert|put|write|new|rephrased|rewritten|reworded|original|same)\s+)*"
+    r"(?i)\W*(?:(?:the|your|a|insert|put|write|new|rephrased|rewritten|reworded|original|same)\s+)*"
     r"(?:question|problem|text|version|wording|rephrasing|rewrite)(?:\s+(?:goes|comes|here|only))*\W*"
-    r"|<[^<>]{0,60}>|\[[a-z_ ]{0,60}\]|\{[a-z_ ]{0,60}\}|n/?a",
-    re.IGNORECASE,
+    r"|<[^<>]{0,60}>|\[[a-z_ ]{0,60}\]|\{[a-z_ ]{0,60}\}|n/?a"
 )
 
 
@@ -185,16 +184,15 @@ _TELLS_OF_CHANGES = (
     r"|changed|kept|unchanged|preserved|retained|(?:stay|remain)s? the same|instructions?"
 )
 _COMMENT = re.compile(
-    rf"[*_(\[#>\s-]*(?:(?:note|explanation|comment|remark|rationale|changes(?: made)?|reasoning|clarification"
-    rf"|disclaimer|p\.\s?s\.)[*_]*[ \t]*[:–—-](?=.*\b(?:{_TELLS_OF_CHANGES})\b)|I(?:['’]ve| have)? (?:only "
-    rf"|just |simply )?(?:changed|kept|replaced|preserved|rephrased|reworded|rewrote|rewritten|used|altered"
-    rf"|hope this)\b|this (?:new |{_DONE} )?(?:question|version|problem|rephrasing|wording"
-    rf"|rewording) (?:keeps|preserves|maintains|has the|retains|uses|asks|is)\b|(?:all |the )+(?:numbers"
-    rf"|values|quantities|meaning|answer|logic|mathematics|math|calculation)\b[^.?]{{0,40}}\b(?:the same"
-    rf"|unchanged|preserved|kept)\b|(?:here|below) (?:is|are) .*\b(?:question|problem|version"
+    rf"(?i)[*_(\[#>\s-]*(?:(?:note|explanation|comment|remark|rationale|changes(?: made)?|reasoning"
+    rf"|clarification|disclaimer|p\.\s?s\.)[*_]*[ \t]*[:–—-](?=.*\b(?:{_TELLS_OF_CHANGES})\b)"
+    r"|I(?:['’]ve| have)? (?:only |just |simply )?(?:changed|kept|replaced|preserved|rephrased|reworded"
+    rf"|rewrote|rewritten|used|altered|hope this)\b|this (?:new |{_DONE} )?(?:question|version"
+    rf"|problem|rephrasing|wording|rewording) (?:keeps|preserves|maintains|has the|retains|uses|asks|is)\b"
+    r"|(?:all |the )+(?:numbers|values|quantities|meaning|answer|logic|mathematics|math|calculation)\b"
+    rf"[^.?]{{0,40}}\b(?:the same|unchanged|preserved|kept)\b|(?:here|below) (?:is|are) .*\b(?:question|problem|version"
     rf"|rephrasing)\b[^?]*\Z|hope (?:this|that) helps|let me know if|feel free to|(?:would|do) you (?:like"
-    rf"|want|need) (?:me|another|any))",
-    re.IGNORECASE,
+    rf"|want|need) (?:me|another|any))"
 )
 
 _EMPTY_ANSWER = re.compile(r"\s[*_#]*(?:answer|solution|ans|A)[*_]*:[*_\s.]*\Z", re.IGNORECASE)
