@@ -190,9 +190,10 @@ _COMMENT = re.compile(
     rf"|rewrote|rewritten|used|altered|hope this)\b|this (?:new |{_DONE} )?(?:question|version"
     rf"|problem|rephrasing|wording|rewording) (?:keeps|preserves|maintains|has the|retains|uses|asks|is)\b"
     r"|(?:all |the )+(?:numbers|values|quantities|meaning|answer|logic|mathematics|math|calculation)\b"
-    rf"[^.?]{{0,40}}\b(?:the same|unchanged|preserved|kept)\b|(?:here|below) (?:is|are) .*\b(?:question|problem|version"
-    rf"|rephrasing)\b[^?]*\Z|hope (?:this|that) helps|let me know if|feel free to|(?:would|do) you (?:like"
-    rf"|want|need) (?:me|another|any))"
+    r"[^.?]{0,40}\b(?:the same|unchanged|preserved|kept)\b"
+    r"|(?:here|below) (?:is|are) .*\b(?:question|problem|version|rephrasing)\b[^?]*\Z"
+    r"|hope (?:this|that) helps|let me know if|feel free to"
+    r"|(?:would|do) you (?:like|want|need) (?:me|another|any))"
 )
 
 _EMPTY_ANSWER = re.compile(r"\s[*_#]*(?:answer|solution|ans|A)[*_]*:[*_\s.]*\Z", re.IGNORECASE)
