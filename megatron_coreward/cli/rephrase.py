@@ -1,8 +1,7 @@
 """Puts questions into other words, checks each wording, and draws again what fails a check.
 
     coreward rephrase data/math/train.parquet --model Qwen/Qwen3-4B --output pairs
-    coreward rephrase data/math/train.parquet --output pairs \\
-        --api http://localhost:8000/v1 --api-model Qwen/Qwen3-4B
+    coreward rephrase train.parquet --output pairs --api URL --api-model NAME
 
 Batch by batch is on disk: the same command goes on after a kill. Exit codes: 0 done, 1 no question could be
 rephrased, 2 wrong input.
