@@ -5,9 +5,9 @@
     python -m benchmarks.actor --shape tiny --tokens 512        on a CPU: shows only that it runs
 
 The model has random weights in the shape of Qwen3-0.6B or 1.7B and the compute type of model.dtype=auto.
-FLOPs are those of planning/flops.py: they count the causal half of attention and no repeated forward pass
+FLOPs are those of flops.py: they count the causal half of attention and no repeated forward pass
 (recompute). They are compared with two limits: the best rate of a matrix product in this run, and the card's
-stated rate if planning/devices.py has it. Sequences have 1,024 tokens, a quarter of them prompt. The
+stated rate where STATED_TFLOPS has it. Sequences have 1,024 tokens, a quarter of them prompt. The
 benchmark uses one device and needs it for itself.
 """
 
@@ -28,6 +28,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.flops import training_flops
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.device import compute_device, compute_dtype
 from megatron_coreward.actor.policy import MegatronPolicy
@@ -37,8 +38,6 @@ from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import read_shape
 from megatron_coreward.config.schema import Config
-from megatron_coreward.planning.devices import DEVICES
-from megatron_coreward.planning.flops import training_flops
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize
 from tests.support.models import tiny_model
@@ -64,6 +63,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 6144,
     },
 }
+STATED_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250}
+"""Makers' data sheets: dense bfloat16 without sparsity, 1e12 operations a second."""
 RESPONSE, PROMPT = 768, 256
 WARM_UP, REPEATS = 2, 5
 PRODUCT = {"cuda": 8192, "cpu": 1024}
@@ -136,7 +137,7 @@ def measure(config: Config, shape: str, tokens: int, product: float) -> Measured
     sizes = read_shape(Path(config.model.path))
     rows = len(batch.rollout_logps_T)
     rate = training_flops(sizes, batch.lengths_R.tolist(), rows) / seconds
-    stated = next((d.tflops for name, d in DEVICES.items() if name in device_name() and d.is_gpu), None)
+    stated = next((rate for name, rate in STATED_TFLOPS.items() if name in device_name()), None)
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
     return Measured(
         shape=shape,

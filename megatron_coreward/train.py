@@ -90,12 +90,13 @@ def prepare(options: TrainOptions) -> int | Callable[[], int]:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     config = options.config()
     setup_logging(rank)
+    logger.info("checking the configuration, the data and the model's files")
     if options.dry_run:
         return dry_run(config, rank, world_size)
     shape = validate(config, world_size)
     check_memory_settings(config.memory)
     check_machine(config, this_machine(), os.environ)
-    config = _at(shape.folder, config)
+    config = _at(shape.folder, config)  # a hub id's local copy
     data = read_inputs(config, shape, world_size)
     try:
         comm = join(config)

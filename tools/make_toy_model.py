@@ -17,9 +17,6 @@ from pathlib import Path
 
 import torch
 
-from megatron_coreward.actor.export import export_hf
-from megatron_coreward.actor.parallel import initialize as initialize_parallel
-from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.algorithm.objective import nll_objective
 from megatron_coreward.config.schema import Config
@@ -28,7 +25,6 @@ from megatron_coreward.data.prompts import build_questions, encode_prompts
 from megatron_coreward.doctor.toy_model import make_tokenizer, write_random_model
 from megatron_coreward.evaluation.outcomes import evaluate
 from megatron_coreward.grading.grader import Grader
-from megatron_coreward.rollout.engine import VllmEngine
 from megatron_coreward.types import Response, View, WeightedResponse
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 from megatron_coreward.utils.logging import setup_logging
@@ -45,6 +41,11 @@ class SupervisedTrainer:
     """Supervised steps and sampled pass@1 for one toy model."""
 
     def __init__(self, config: Config, batch_size: int, warmup_updates: int) -> None:
+        # Imported here, after setup_logging has silenced what Megatron says of Apex and Transformer Engine.
+        from megatron_coreward.actor.parallel import initialize as initialize_parallel
+        from megatron_coreward.actor.policy import MegatronPolicy
+        from megatron_coreward.rollout.engine import VllmEngine
+
         self.config = config
         self.batch_size = batch_size
         self.comm = TorchCommunicator()
@@ -145,6 +146,8 @@ def main() -> int:
                 break
     good = options.low <= passed <= options.high
     if good:
+        from megatron_coreward.actor.export import export_hf
+
         export_hf(trainer.policy, start, options.output)
     else:
         logger.error(

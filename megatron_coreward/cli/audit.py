@@ -75,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         counts = {"pairs": len(pairs), "rejected": len(rejects), "reasons": counts_of(rejects)}
         sys.stdout.write(json.dumps(counts, indent=1) + "\n")
+    elif not rejects:
+        Console().print(f"no fault in {len(pairs):,} pairs", highlight=False)
     else:
         output = Console()
         output.print(counts_table(pairs, rejects))

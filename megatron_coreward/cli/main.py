@@ -25,7 +25,7 @@ COMMANDS = {
     "audit": ("megatron_coreward.cli.audit", "what is wrong with rephrasings"),
     "shards": ("megatron_coreward.cli.shards", "cut questions for a job array, join its pairs"),
     "convert": ("megatron_coreward.cli.convert", "Hugging Face folders <-> checkpoints"),
-    "plan": ("megatron_coreward.cli.plan", "memory, traffic and time of a layout"),
+    "plan": ("megatron_coreward.cli.plan", "which layouts fit, and how many GPUs a model needs"),
     "doctor": ("megatron_coreward.cli.doctor", "whether this machine is fit for a run"),
 }
 """Command -> the module whose `main` it runs, and what it is for."""
@@ -36,12 +36,16 @@ OTHER_NAMES = {
     **{"sft": "train", "grpo": "train", "rl": "train", "run": "train", "fit": "train"},
 }
 """What earlier versions and other libraries call a command."""
+SLOW = ("train", "evaluate", "convert", "doctor")
+"""Commands that take seconds before their first own word."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given[0] if given else ""
     if command in COMMANDS:
+        if command in SLOW and sys.stderr.isatty() and not {"-h", "--help", "--help-all"} & set(given):
+            sys.stderr.write(f"coreward {command}: loading PyTorch\n")
         return run_program(COMMANDS[command][0], given[1:])
     if command in ("", "-h", "--help", "help"):
         sys.stdout.write(usage())

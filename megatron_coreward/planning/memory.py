@@ -58,7 +58,7 @@ class MemoryPlan:
 
 def run_dtype(config: Config, cluster: Cluster) -> str:
     """The compute type of the planned run."""
-    return resolve_dtype(config.model.dtype, on_gpu=cluster.device.is_gpu)
+    return resolve_dtype(config.model.dtype, on_gpu=cluster.on_gpu)
 
 
 def full_length(config: Config) -> int:
@@ -94,10 +94,10 @@ def _engine_parts(config: Config, shape: ModelShape, cluster: Cluster, dtype: st
     """vLLM's part -> bytes. On a GPU its cache takes what is left of rollout.gpu_memory_utilization."""
     static = memory_per_rank(config, shape, dtype)
     weights, cache = static["vLLM weights"], static["KV cache"]
-    if not cluster.device.is_gpu:
+    if not cluster.on_gpu:
         return {"vLLM weights": weights, "KV cache": cache}
-    buffers = int(cluster.assumptions.engine_gib * GIB)
-    budget = int(config.rollout.gpu_memory_utilization * cluster.device.memory_gib * GIB)
+    buffers = int(cluster.engine_gib * GIB)
+    budget = int(config.rollout.gpu_memory_utilization * cluster.memory_gib * GIB)
     return {"vLLM weights": weights, "vLLM buffers": buffers, "KV cache": budget - weights - buffers}
 
 
@@ -122,7 +122,7 @@ def _parts(
     engine: dict[str, int],
     stage: int,
 ) -> dict[str, int]:
-    dtype, on_gpu = run_dtype(config, cluster), cluster.device.is_gpu
+    dtype, on_gpu = run_dtype(config, cluster), cluster.on_gpu
     data_parallel = cluster.gpus // (config.parallel.tensor * config.parallel.pipeline)
     static = memory_per_rank(config, shape, dtype, data_parallel=data_parallel, stage=stage)
     reference = "teacher" if method_of(config).teacher else "reference"
@@ -150,7 +150,7 @@ def packed_pass(config: Config, cluster: Cluster) -> Pass:
 def _work(config: Config, shape: ModelShape, cluster: Cluster, name: str, stage: int) -> dict[str, int]:
     """Memory that a phase computes with, beside what the table moves."""
     dtype = run_dtype(config, cluster)
-    kernels = Kernels(dtype, fused_norm=cluster.device.is_gpu)
+    kernels = Kernels(dtype, fused_norm=cluster.on_gpu)
     packed = packed_pass(config, cluster)
     if name in ("log_probs", "confidence"):
         return {"forward pass": forward_bytes(config, shape, kernels, stage, packed)}
@@ -158,7 +158,7 @@ def _work(config: Config, shape: ModelShape, cluster: Cluster, name: str, stage:
         in_flight = min(config.parallel.pipeline - stage, micro_batches(config, cluster))
         return {
             "activations": in_flight * kept_bytes(config, shape, kernels, stage, packed),
-            "logits and backward": work_bytes(config, shape, kernels, stage, packed),
+            "backward pass": work_bytes(config, shape, kernels, stage, packed),
         }
     if name in (FIRST_SYNC, "sync", "teacher"):
         # Bucket, whole tensor and the engine's copy of it: "extra memory" in docs/evidence/weight_sync.md.

@@ -6,6 +6,8 @@ From each model's published config.json; a folder's own config.json is read with
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from megatron_coreward.config.model_shape import ModelShape, read_shape
 
 QWEN2, QWEN3, LLAMA = "Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"
@@ -22,6 +24,9 @@ _SIZES: dict[str, tuple[Any, ...]] = {
     "Qwen3-30B-A3B-Base": (QWEN3_MOE, 48, 2048, 768, 32, 4, 128, 151936, False, 32768, 128, 8),
     "Llama-3.2-3B-Instruct": (LLAMA, 28, 3072, 8192, 24, 8, 128, 128256, True, 131072),
 }
+
+RECIPES = Path(__file__).parents[2] / "examples" / "paper"
+"""The configurations of the repository; an installed package has none."""
 
 KNOWN = {name: ModelShape(Path(name), *sizes) for name, sizes in _SIZES.items()}
 
@@ -42,3 +47,12 @@ def find_shape(path: str) -> ModelShape:
             f"Give a folder with a config.json, or one of {', '.join(KNOWN)}."
         )
     return KNOWN[name]
+
+
+def recipe_of(path: str) -> Path | None:
+    """The recipe for a model by its name, hub id or folder of that name; None where there is none."""
+    name = Path(path).name
+    for recipe in sorted(RECIPES.glob("*.yaml")):
+        if Path(yaml.safe_load(recipe.read_text())["model"]["path"]).name == name:
+            return recipe
+    return None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from megatron_coreward.evaluation.measures import Scores, compare
 from megatron_coreward.utils.bootstrap import Interval
+from megatron_coreward.utils.metrics import three_digits
 from megatron_coreward.utils.run_names import EVALUATIONS
 
 COLUMNS = ("measure", "before", "after", "change", "95% interval")
@@ -23,10 +24,13 @@ SEED = 1
 
 
 class Change(NamedTuple):
-    """A measure before and after, and the change with its paired 95% interval where there is one."""
+    """A measure before and after, and the change with its paired 95% interval where there is one.
+
+    `before` is None where a run is too short to have a before.
+    """
 
     measure: str
-    before: float
+    before: float | None
     after: float
     interval: Interval | None = None
 
@@ -54,21 +58,26 @@ def read_scores(file: Path) -> Scores:
 
 
 def training_changes(records: Sequence[dict[str, float]]) -> list[Change]:
-    """Means over the first and the last ten steps."""
+    """Means over the first and the last ten steps, in shorter runs over the first and the last half.
+
+    The two never overlap: of an odd number of steps the one in the middle is left out.
+    """
     changes = []
     for label, name in TRAINING_FIGURES.items():
         values = [record[name] for record in records if name in record]
         if values:
-            first, last = values[:AVERAGED_STEPS], values[-AVERAGED_STEPS:]
-            changes.append(Change(label, sum(first) / len(first), sum(last) / len(last)))
+            count = min(AVERAGED_STEPS, len(values) // 2)
+            last = values[-max(count, 1) :]
+            before = sum(values[:count]) / count if count else None
+            changes.append(Change(label, before, sum(last) / len(last)))
     return changes
 
 
 def table_row(change: Change) -> tuple[str, ...]:
     """The cells of COLUMNS."""
     measure, before, after, interval = change
-    if interval is None:
-        return (measure, f"{before:.3g}", f"{after:.3g}", "", "")
+    if interval is None or before is None:
+        return (measure, "" if before is None else three_digits(before), three_digits(after), "", "")
     return (
         *(measure, f"{before:.3f}", f"{after:.3f}", f"{interval.value:+.3f}"),
         f"{interval.low:+.3f} to {interval.high:+.3f}",

@@ -18,10 +18,12 @@ from megatron_coreward.reporting.figures import (
 )
 from megatron_coreward.reporting.runs import Json, Run
 from megatron_coreward.utils.folders import publish_file, temporary_name
+from megatron_coreward.utils.metrics import three_digits
 
 ASSETS = Path(__file__).parent / "assets"
-OWN_KEYS = ("run.output_dir",)
-"""Settings that every run has for itself: not shown as differences."""
+OWN_KEYS = ("run.output_dir", "run.resume", "run.auto_resume", "run.export_hf", "run.stall_timeout_s")
+OWN_SECTIONS = ("logging", "checkpoint")
+"""Settings that keep the books of a run and change nothing that it computes: no differences."""
 
 
 class MeasureRow(NamedTuple):
@@ -63,6 +65,8 @@ def page(runs: Sequence[Run]) -> str:
         settings=settings_table(runs),
         figures=figures,
         totals=phase_totals(all_series),
+        questions=questions_of(runs),
+        three_digits=three_digits,
         data=page_data(runs, all_series, figures),
         css=_asset("report.css"),
         scripts=[_asset("charts.js"), _asset("rollouts.js")],
@@ -115,9 +119,21 @@ def interval_scale(runs: Sequence[Run]) -> tuple[float, float]:
 
 def settings_table(runs: Sequence[Run]) -> SettingsTable:
     configured = [run.settings for run in runs if run.settings]
-    keys = dict.fromkeys(key for settings in configured for key in settings if key not in OWN_KEYS)
+    keys = dict.fromkeys(key for settings in configured for key in settings)
     differing = [key for key in keys if len({settings.get(key) for settings in configured}) > 1]
+    shown = [k for k in differing if k not in OWN_KEYS and k.partition(".")[0] not in OWN_SECTIONS]
     return SettingsTable(
-        differing={key: [run.settings.get(key) for run in runs] for key in differing},
+        differing={key: [run.settings.get(key) for run in runs] for key in shown},
         common={key: configured[0][key] for key in keys if key not in differing},
     )
+
+
+def questions_of(runs: Sequence[Run]) -> dict[str, str]:
+    """Run -> the questions that it is evaluated on, as its settings name them; {} where all have the same."""
+    named = {}
+    for run in runs:
+        synthetic = "synthetic problems" if run.settings.get("data.source") == "synthetic" else ""
+        if file := run.settings.get("evaluation.file") or synthetic:
+            limit = run.settings.get("evaluation.limit", "0")
+            named[run.name] = file if limit == "0" else f"the first {limit} of {file}"
+    return named if len(set(named.values())) > 1 else {}

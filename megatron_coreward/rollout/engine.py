@@ -237,7 +237,7 @@ def _build(config: Config, model_path: str, max_model_len: int, seed: int) -> "L
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(CPU_BATCH_TOKENS, max_model_len),
         }
-    with _quiet_start():
+    with _quiet_start(), _quiet_binding():
         from vllm import LLM
 
         return LLM(
@@ -256,6 +256,35 @@ def _build(config: Config, model_path: str, max_model_len: int, seed: int) -> "L
             use_tqdm_on_load=False,
             **settings,
         )
+
+
+@contextmanager
+def _quiet_binding() -> Iterator[None]:
+    """Hides that vLLM binds memory to a NUMA node: its C++ warns of it on stderr at every start on a CPU.
+
+    The binding is vLLM's usual one and no fault, but is read as one. No logger sees the message, and the
+    level of C++ messages would hide all others with it.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    from vllm.platforms import current_platform
+
+    current_platform.import_kernels()
+    bind = torch.ops._C.init_cpu_memory_env
+
+    def silently(nodes: list[int]) -> None:
+        stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            bind(nodes)  # its errors are exceptions
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            os.close(nowhere)
+
+    with replaced(torch.ops._C, init_cpu_memory_env=silently):
+        yield
 
 
 @contextmanager

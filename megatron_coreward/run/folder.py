@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from megatron_coreward.run.rollouts import write_rollouts
 from megatron_coreward.run.warnings import RunWarnings
 from megatron_coreward.types import QuestionPair, ScoredResponse, StepReport
 from megatron_coreward.utils.metrics import MetricsWriter, read_metrics
-from megatron_coreward.utils.run_names import CONFIG_FILE, EVALUATIONS, NONFINITE
+from megatron_coreward.utils.run_names import CHECKPOINTS, CONFIG_FILE, EVALUATIONS, HF_EXPORT, NONFINITE
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,11 @@ class RunFolder:
         resumed_step = resumed["step"] if resumed else None
         self.seed = config.run.seed
         self._rollouts = config.logging.rollouts
+        self._result = (
+            f"--model {quote(str(self.folder / HF_EXPORT))}"
+            if config.run.export_hf
+            else f"--checkpoint {quote(str(self.folder / CHECKPOINTS / f'step_{total_steps:06d}'))}"
+        )
         self._stack = ExitStack()
         self._writer: MetricsWriter | None = None
         self._progress: RunProgress | None = None
@@ -123,7 +129,7 @@ class RunFolder:
             return
         metrics = scores.metrics()
         logger.info(
-            "  ".join([f"evaluation after step {step}:", *(f"{k[5:]} {v:.3f}" for k, v in metrics.items())])
+            "  ".join([f"evaluation, step {step}:", *(f"{k[5:]} {v:.3f}" for k, v in metrics.items())])
         )
         self._writer.log(step, {**metrics, "time/evaluate": seconds})
         path = self.folder / EVALUATIONS / f"step_{step:06d}.json"
@@ -132,9 +138,16 @@ class RunFolder:
         self._warnings.on_evaluation(metrics)
 
     def summary(self) -> str:
-        """The last line of a finished run: where it lies, and the warnings that it had."""
+        """The last lines of a finished run: where it lies, the warnings that it had, and what to do next."""
         warnings = self._warnings.summary() if self._warnings is not None else ""
-        return f"{self.folder}, {warnings}" if warnings else f"{self.folder}"
+        return "\n  ".join(
+            [
+                f"{self.folder}, {warnings or 'without a warning'}. Next:",
+                f"coreward show {quote(str(self.folder))}",
+                f"coreward report {quote(str(self.folder))}",
+                f"coreward evaluate {self._result} --file QUESTIONS.jsonl",
+            ]
+        )
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         started = time.perf_counter()

@@ -1,16 +1,20 @@
 """The display of a run while it goes on: a line per step, and on a terminal a live bar below them.
 
 The line is an ordinary log message, so that it also stands in train.log and reads well in a batch
-system's output.
+system's output. On a terminal it is one line: figures that do not fit are left to `coreward show --metrics`,
+and the remaining time to the bar.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from megatron_coreward.utils.logging import TIME_WIDTH
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +24,9 @@ SHOWN = (
     ("tokens", "original/response_tokens", ".0f"),
     ("kl", "policy/kl", ".2e"),
     ("mismatch", "mismatch/mean_abs", ".1e"),
-    ("greedy", "eval/greedy_pass@1", ".3f"),
 )
-"""Label, metric and format of the figures on a step's line."""
+"""Label, metric and format of the figures on a step's line, the first to be shown first. docs/metrics.md has
+the labels."""
 
 
 class RunProgress:
@@ -68,10 +72,17 @@ class RunProgress:
         now = time.monotonic()
         per_step = (now - self._start) / max(step - self._first, 1)
         eta = f"ETA {format_seconds(per_step * (self.total - step))}"
-        shown = [f"{label} {metrics[name]:{spec}}" for label, name, spec in SHOWN if name in metrics]
-        took = format_seconds(now - self._step_start)
+        parts, ending = [f"step {step}/{self.total}"], [format_seconds(now - self._step_start)]
+        room = sys.maxsize
+        if self._bar.console.is_terminal:
+            room = self._bar.console.width - TIME_WIDTH
+        else:
+            ending.append(eta)
+        for figure in (f"{label} {metrics[name]:{spec}}" for label, name, spec in SHOWN if name in metrics):
+            if len("  ".join([*parts, figure, *ending])) <= room:
+                parts.append(figure)
         self._step_start = now
-        logger.info("  ".join([f"step {step}/{self.total}", *shown, took, eta]))
+        logger.info("  ".join([*parts, *ending]))
         self._bar.update(self._task, completed=step, eta=eta)
 
 

@@ -24,13 +24,16 @@ from rich.text import Text
 
 from megatron_coreward.run.rollouts import read_rollouts, rollout_steps
 from megatron_coreward.utils.arguments import Parser
+from megatron_coreward.utils.folders import is_held
 from megatron_coreward.utils.logging import exit_code
-from megatron_coreward.utils.metrics import read_metrics
+from megatron_coreward.utils.metrics import read_metrics, three_digits
 from megatron_coreward.utils.run_names import METRICS_FILE, ROLLOUTS
 
 TAIL_CHARACTERS = 160
 """How much of a response's end is shown next to its answer; with --pair all of it."""
 POLL_SECONDS = 1.0
+GAP = 2
+"""Spaces between the columns of --metrics."""
 
 Row = dict[str, Any]
 
@@ -43,9 +46,9 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     check_run_folder(options.run)
     if options.metrics:
-        console.print(metrics_table(read_metrics(options.run), columns=options.steps))
+        console.print(metrics_table(read_metrics(options.run), options.steps, console.width))
     elif options.follow:
-        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it before the run ends
             follow(console, options)
     else:
         show_step(console, options, _chosen_step(options))
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--step", type=int, help="this step")
     which.add_argument("--latest", action="store_true", help="the newest step (the default)")
-    which.add_argument("--follow", action="store_true", help="every step as it is written, until Ctrl-C")
+    which.add_argument("--follow", action="store_true", help="every step as it comes, until the run ends")
     which.add_argument("--metrics", action="store_true", help="a table of the figures instead of rollouts")
     parser.add_argument("--pair", type=int, help="only this pair, with its responses in full")
     parser.add_argument("--pairs", type=int, default=3, help="pairs to show per step (default 3, 0 = all)")
@@ -87,13 +90,17 @@ def _chosen_step(options: argparse.Namespace) -> int:
 
 
 def follow(console: Console, options: argparse.Namespace) -> None:
-    """Shows the newest step, then each new one. Never returns."""
+    """Shows the newest step, then each new one, until the run has ended."""
     shown = -1
     while True:
+        at_work = is_held(options.run)  # asked first: the last step is shown even if the run ends meanwhile
         new = [step for step in rollout_steps(options.run) if step > shown]
         for step in new[-1:] if shown < 0 else new:
             show_step(console, options, step)
             shown = step
+        if not at_work:
+            console.print(f"the run has ended: no process is at work in {options.run}", highlight=False)
+            return
         time.sleep(POLL_SECONDS)
 
 
@@ -167,15 +174,22 @@ def _responses_table(responses: Sequence[Row], in_full: bool) -> Table:
     return table
 
 
-def metrics_table(records: Sequence[dict[str, float]], columns: int) -> Table:
-    """Figures by row, the last `columns` steps by column."""
+def metrics_table(records: Sequence[dict[str, float]], columns: int, width: int) -> Table:
+    """Figures by row, by column at most `columns` of the last steps, as many as `width` characters hold."""
     if not records:
         raise ValueError(f"{METRICS_FILE} has no figures yet; the first step writes some")
-    recent = records[-columns:]
-    table = Table(title=f"step {int(records[-1]['step'])}")
-    table.add_column("metric", no_wrap=True)
-    for record in recent:
-        table.add_column(f"{int(record['step'])}", justify="right")
-    for name in sorted({name for record in recent for name in record} - {"step"}):
-        table.add_row(name, *(f"{record[name]:.4g}" if name in record else "" for record in recent))
+    names = sorted({name for record in records[-columns:] for name in record} - {"step"})
+    recent = [
+        [str(int(record["step"])), *(three_digits(record[name]) if name in record else "" for name in names)]
+        for record in records[-columns:]
+    ]
+    label = max(map(len, names), default=0)
+    column = max(len(cell) for cells in recent for cell in cells)
+    recent = recent[-max(1, (width - label) // (column + GAP)) :]
+    table = Table(box=None, padding=(0, 0, 0, GAP), pad_edge=False)
+    table.add_column("step", overflow="fold")
+    for cells in recent:
+        table.add_column(cells[0], justify="right", no_wrap=True, min_width=column)
+    for name, *cells in zip(names, *(cells[1:] for cells in recent), strict=True):
+        table.add_row(name, *cells)
     return table

@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,17 @@ class FolderLock:
 
     def release(self) -> None:
         self._file.close()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process holds the folder (FolderLock). Asks the system and takes no lock itself."""
+    path = folder / ".lock"
+    if not path.exists():
+        return False
+    with path.open() as file:
+        wanted = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock: the whole file
+        kind, *_ = struct.unpack("hhqqi", fcntl.fcntl(file, fcntl.F_GETLK, wanted))
+    return kind != fcntl.F_UNLCK
 
 
 def _to_disk(path: Path) -> None:

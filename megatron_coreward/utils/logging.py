@@ -20,8 +20,29 @@ if TYPE_CHECKING:
 PACKAGE = "megatron_coreward"
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 TIME_FORMAT = "%H:%M:%S"
+TIME_WIDTH = len("00:00:00 ")
+"""Characters before a message on a terminal."""
 
 Arguments = TypeVarTuple("Arguments")
+
+
+class TerminalHandler(logging.Handler):
+    """Messages on a console that a live display may share: the time, and from WARNING on the level.
+
+    Long ones are wrapped by the terminal itself, so that a command in them can be copied.
+    """
+
+    def __init__(self, console: "Console") -> None:
+        super().__init__()
+        self._console = console
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", TIME_FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text, style = self.format(record), ""
+        if record.levelno >= logging.WARNING:
+            text = f"{text[:TIME_WIDTH]}{record.levelname} {text[TIME_WIDTH:]}"
+            style = "red" if record.levelno >= logging.ERROR else "yellow"
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def setup_logging(rank: int = 0, output_dir: Path | None = None) -> "Console":
@@ -32,7 +53,6 @@ def setup_logging(rank: int = 0, output_dir: Path | None = None) -> "Console":
     transformers or vllm are imported: it quiets them.
     """
     from rich.console import Console
-    from rich.logging import RichHandler
 
     console = Console(stderr=True)
     _quiet_third_parties()
@@ -43,7 +63,7 @@ def setup_logging(rank: int = 0, output_dir: Path | None = None) -> "Console":
             handler.close()
     handlers: list[logging.Handler] = []
     if rank == 0 and console.is_terminal:
-        handlers.append(RichHandler(console=console, show_path=False, log_time_format=TIME_FORMAT))
+        handlers.append(TerminalHandler(console))
     else:
         handlers.append(logging.StreamHandler(sys.stderr))
         rank_tag = "" if rank == 0 else f"[rank {rank}] "
@@ -82,4 +102,6 @@ def _quiet_third_parties() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("megatron").setLevel(logging.ERROR)
+    # That there is no Triton without a GPU is no fault, but is read as one.
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(megatron|transformers|vllm)\b")

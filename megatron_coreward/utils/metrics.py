@@ -73,6 +73,15 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def three_digits(value: float) -> str:
+    """A figure for people: three significant digits, also where the last are 0; thousands whole."""
+    if not math.isfinite(value):
+        return f"{value:g}"
+    if 999.5 <= abs(value) < 999_999.5:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".")
+
+
 def _complete_lines(path: Path) -> list[str]:
     """Lines of a metrics file, without a last line that a killed run left unfinished."""
     if not path.exists():

@@ -48,7 +48,8 @@ def test_show_and_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert show.main([str(run), "--step", "3"]) == 0
     assert "step 3: 128 responses to 8 pairs" in capsys.readouterr().out
     assert summarize.main([str(run)]) == 0
-    assert (run / "summary.md").read_text() == (FIRST / "run" / "summary.md").read_text()
+    heads = [(folder / "summary.md").read_text().splitlines()[:5] for folder in (run, FIRST / "run")]
+    assert heads[0] == heads[1], "the held-out measures; the windows of the training figures overlapped then"
     assert report.main([str(run), "--output", str(run / "report.html")]) == 0
     assert "co_rewarding_3" in (run / "report.html").read_text()
 

@@ -107,6 +107,17 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"), [(["train"], True), (["train", "-h"], False), (["show"], False)]
+)
+def test_a_slow_command_says_at_once_that_it_loads(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr(import_module(COMMANDS[arguments[0]][0]), "main", lambda given: 0)
+    assert main(arguments) == 0 and capsys.readouterr().err == "", "not in the log of a batch system"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(arguments) == 0
+    assert ("coreward train: loading PyTorch\n" in capsys.readouterr().err) == said
+
+
+@pytest.mark.parametrize(
     ("word", "hint"),
     [
         ("trian", "did you mean coreward train?"),

@@ -4,17 +4,18 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megatron_coreward.config.loading import load_config
-from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.schema import Config
+from megatron_coreward.planning.devices import DEVICES, Cluster
+from megatron_coreward.planning.layouts import make_plan
+from megatron_coreward.planning.memory import FIRST_SYNC, MemoryPlan
 from megatron_coreward.preflight.checks import validate
-from megatron_coreward.preflight.costs import GIB, PRECISIONS, count_parameters, count_parameters_per_rank
+from megatron_coreward.preflight.costs import GIB, count_parameters
 from tests.support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -83,8 +84,6 @@ MODELS: dict[str, tuple[dict[str, Any], int]] = {
 }
 """Recipe -> the published config.json, as far as it is read here, and the published number of parameters."""
 
-CARD_GIB = 79.6
-"""Memory of an 80 GB card."""
 LARGE = {"llama3.3_70b_instruct": (64, 128), "qwen3_30b_a3b": (16, 32)}
 """Recipes for several nodes, and their numbers of GPUs."""
 WORLDS = [(name, ranks) for name in MODELS for ranks in LARGE.get(name, (4, 8, 32))]
@@ -173,56 +172,32 @@ def test_settings_of_the_paper(name: str, project: Path) -> None:
     assert config.run.output_dir == f"runs/{name}"
 
 
-@dataclass(frozen=True)
-class Memory:
-    """GiB on a GPU of the fullest stage, as docs/gpu/launch.md computes it; `cache` in tokens per replica."""
-
-    weights: float
-    update: float
-    checkpoint: float
-    vllm: float
-    cache: float
-
-
-def memory(config: Config, shape: ModelShape, ranks: int) -> Memory:
-    parallel, rollout_tp = config.parallel, config.rollout.tensor_parallel_size
-    assert config.optimizer.distributed, "Adam's state is divided below"
-    bf16 = PRECISIONS["bfloat16"]
-    own = count_parameters_per_rank(shape, parallel.tensor, parallel.pipeline, parallel.expert) / GIB
-    experts = shape.layers * 3 * shape.hidden * shape.intermediate * shape.experts / parallel.expert / GIB
-    stage = ranks // parallel.pipeline
-    adam = (own - experts) / (stage // parallel.tensor) + experts / (stage // parallel.expert)
-    update = own * (bf16.weight + bf16.gradient) + adam * bf16.optimizer
-    vllm = CARD_GIB * config.rollout.gpu_memory_utilization
-    weights = count_parameters(shape) * bf16.weight / rollout_tp / GIB
-    per_token = 2 * shape.layers * max(1, shape.kv_heads // rollout_tp) * shape.head_dim * bf16.weight
-    own_weights = own * bf16.weight
-    cache = (vllm - weights - 3) * GIB / per_token
-    return Memory(own_weights, update, update + own_weights, vllm, cache)
+def planned(name: str, ranks: int, project: Path) -> MemoryPlan:
+    config = load(name, project)
+    plan = make_plan(config, validate(config, ranks), Cluster("H100", DEVICES["H100"], ranks))
+    assert plan.works and plan.memory, plan.problems
+    return plan.memory
 
 
 @pytest.mark.parametrize(("name", "ranks"), WORLDS)
 def test_fits_into_80_gb(name: str, ranks: int, project: Path) -> None:
-    """4 GiB are left for CUDA, NCCL and what else is not counted."""
-    config = load(name, project)
-    computed = memory(config, validate(config, ranks), ranks)
-    assert max(computed.update, computed.checkpoint, computed.weights + computed.vllm) + 4 < CARD_GIB
-    tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-    assert computed.cache > 20 * tokens, "20 responses of full length at once"
+    assert planned(name, ranks, project).sequences > 20, "responses of full length at once"
+
+
+def row_of(name: str, ranks: int, project: Path) -> str:
+    """The row of docs/gpu/launch.md: what `coreward plan` says."""
+    memory, parallel = planned(name, ranks, project), load(name, project).parallel
+    data = ranks // (parallel.tensor * parallel.pipeline)
+    size = {phase.phase: f"{phase.total / GIB:.1f}" for phase in memory.phases}
+    figures = [size[FIRST_SYNC], size["update"], size["checkpoint"], f"{memory.sequences:,}"]
+    layout = f"{parallel.tensor} x {parallel.pipeline} x {data}"
+    return f"| {' | '.join([name, str(ranks), layout, *figures])} |"
 
 
 def test_table_in_the_documentation(project: Path) -> None:
     page = (ROOT / "docs/gpu/launch.md").read_text()
     for name, ranks in WORLDS:
-        config = load(name, project)
-        found = memory(config, validate(config, ranks), ranks)
-        tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
-        layout = f"{tensor} x {pipeline} x {ranks // (tensor * pipeline)}"
-        row = (
-            f"| {name} | {ranks} | {layout} | {found.update:.1f} | {found.checkpoint:.1f} | "
-            f"{found.weights:.1f} + {found.vllm:.1f} | {found.cache / 1000:.0f} |"
-        )
-        assert row in page, row
+        assert (row := row_of(name, ranks, project)) in page, row
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(EXAMPLES)))

@@ -1,4 +1,4 @@
-"""Layouts that work, messages for those that do not, seconds by hand, and tools/plan.py."""
+"""Layouts that work, messages for those that do not, and `coreward plan`."""
 
 import json
 from pathlib import Path
@@ -6,64 +6,66 @@ from pathlib import Path
 import pytest
 
 from megatron_coreward.cli import plan as tool
+from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape
-from megatron_coreward.planning import flops
-from megatron_coreward.planning.devices import DEVICES, Assumptions, Cluster
+from megatron_coreward.coreward.rewards.registry import METHODS
 from megatron_coreward.planning.layouts import (
     Plan,
     changes,
+    doubled,
+    first_that_works,
     make_plan,
-    search,
-    search_larger,
     validate_layout,
 )
-from megatron_coreward.planning.models import KNOWN
-from megatron_coreward.planning.timing import Lengths
-from megatron_coreward.preflight.costs import count_parameters
+from megatron_coreward.planning.models import KNOWN, recipe_of
+from megatron_coreward.planning.report import yaml_value
 from megatron_coreward.utils.logging import REFUSED
-from tests.unit.planning.test_plan import SHAPE, cluster, load
+from tests.unit.planning.test_plan import cluster, load
 
-LENGTHS = Lengths(512, 3072)
 MIXTURE = "Qwen3-30B-A3B-Base"
 
 
 def worked(plan: Plan) -> Plan:
     """Asserts that a plan holds by the checks of a run and by its own arithmetic."""
     validate_layout(plan.config, plan.shape, plan.cluster.gpus)
-    again = make_plan(plan.config, plan.shape, plan.cluster, plan.lengths)
+    again = make_plan(plan.config, plan.shape, plan.cluster)
     assert again.works and again.memory and again.memory.fullest.total <= plan.cluster.usable_bytes
     return plan
 
 
+def first(model: str, gpus: int, *overrides: str, device: str = "H100") -> Plan:
+    plan = first_that_works(load(*overrides), KNOWN[model], doubled(cluster(gpus, device)))
+    assert plan is not None
+    return worked(plan)
+
+
 def test_a_mixture_of_experts_gets_a_layout_on_more_devices() -> None:
-    config, where = load(), cluster(4, "H100")
-    assert search(config, KNOWN[MIXTURE], where, LENGTHS) is None
-    found = search_larger(config, KNOWN[MIXTURE], where, LENGTHS)
-    assert found is not None
-    for plan in (worked(found.nearest), worked(found.fastest)):
-        parallel = plan.config.parallel
-        assert plan.cluster.gpus == 8 and parallel.expert * parallel.pipeline >= 4
-        assert parallel.tensor == 1 or parallel.sequence
+    assert first_that_works(load(), KNOWN[MIXTURE], [cluster(4, "H100")]) is None
+    plan = first(MIXTURE, 4)
+    parallel = plan.config.parallel
+    assert plan.cluster.gpus == 8 and parallel.expert * parallel.pipeline >= 4
+    assert parallel.tensor == 1 or parallel.sequence
 
 
 @pytest.mark.parametrize("device", ["H100", "H200"])
 @pytest.mark.parametrize("model", [name for name in KNOWN if name != MIXTURE])
 def test_the_papers_models_have_a_layout_on_four_devices(model: str, device: str) -> None:
-    config, where = load(), cluster(4, device)
-    found = search(config, KNOWN[model], where, LENGTHS)
-    assert found is not None
-    nearest, fastest = worked(found.nearest), worked(found.fastest)
-    assert nearest.step and fastest.step and fastest.step.total <= nearest.step.total
-    assert len(changes(config, nearest.config)) <= len(changes(config, fastest.config))
+    plan = first(model, 4, device=device)
+    assert plan.cluster.gpus == 4
     allowed = {"parallel", "optimizer", "memory", "rollout"}
-    assert {key.split(".")[0] for key in changes(config, nearest.config)} <= allowed
+    assert {key.split(".")[0] for key in changes(load(), plan.config)} <= allowed
 
 
-def test_a_layout_that_works_is_its_own_nearest() -> None:
-    config = load("parallel.tensor=4", "rollout.gpu_memory_utilization=0.4")
-    assert make_plan(config, KNOWN["Qwen2.5-7B"], cluster(), LENGTHS).works
-    found = search(config, KNOWN["Qwen2.5-7B"], cluster(), LENGTHS)
-    assert found is not None and changes(config, found.nearest.config) == {}
+def test_layouts_are_tried_in_the_order_that_is_stated() -> None:
+    """Fewest devices; then least model parallelism; then fewest changed keys."""
+    one = first("Qwen3-1.7B-Base", 1, "parallel.tensor=4", "rollout.tensor_parallel_size=4")
+    assert one.cluster.gpus == 1 and one.config.parallel.tensor == 1
+    # A whole Qwen2.5-7B does not fit on four H100. Two halves do, with no other key changed.
+    halves = first("Qwen2.5-7B", 4, "parallel.pipeline=4", "optimizer.distributed=true")
+    assert (halves.config.parallel.tensor, halves.config.parallel.pipeline) == (2, 1)
+    assert set(changes(load("optimizer.distributed=true"), halves.config)) == {"parallel.tensor"}
+    assert changes(load(), first("Qwen2.5-3B", 4, device="H200").config) == {}
+    assert list(changes(load(), first("Qwen2.5-3B", 4).config)) == ["optimizer.distributed"]
 
 
 @pytest.mark.parametrize(
@@ -78,83 +80,100 @@ def test_a_layout_that_works_is_its_own_nearest() -> None:
     ],
 )
 def test_what_does_not_divide_names_its_key(overrides: list[str], key: str) -> None:
-    plan = make_plan(load(*overrides), KNOWN["Qwen2.5-3B"], cluster(), LENGTHS)
+    plan = make_plan(load(*overrides), KNOWN["Qwen2.5-3B"], cluster())
     assert not plan.works and plan.memory is None
     assert key in plan.problems[0]
 
 
 def test_what_does_not_fit_names_phase_and_key() -> None:
-    plan = make_plan(load(), KNOWN["Qwen2.5-7B"], cluster(), LENGTHS)
+    plan = make_plan(load(), KNOWN["Qwen2.5-7B"], cluster())
     assert any("phase update" in problem and "optimizer.distributed" in problem for problem in plan.problems)
     wide = load("rollout.gpu_memory_utilization=0.15", "parallel.tensor=4")
-    (problem,) = make_plan(wide, KNOWN["Qwen2.5-7B"], cluster(), LENGTHS).problems
+    (problem,) = make_plan(wide, KNOWN["Qwen2.5-7B"], cluster()).problems
     assert "rollout.gpu_memory_utilization is 0.15" in problem and "3,584 tokens" in problem
     long = load(
         "optimizer.micro_batch_tokens=65536", "parallel.tensor=4", "rollout.gpu_memory_utilization=0.4"
     )
-    problems = make_plan(long, KNOWN["Qwen2.5-7B"], cluster(), LENGTHS).problems
+    problems = make_plan(long, KNOWN["Qwen2.5-7B"], cluster()).problems
     assert any("optimizer.micro_batch_tokens" in p or "memory.recompute" in p for p in problems)
 
 
 def test_too_few_devices_name_the_smallest_number_that_works() -> None:
     shape, config = KNOWN["Qwen2.5-7B"], load()
-    assert search(config, shape, cluster(1), LENGTHS) is None
-    found = search_larger(config, shape, cluster(1), LENGTHS)
-    assert found is not None and found.nearest.cluster.gpus == 2
-    worked(found.nearest)
+    assert first_that_works(config, shape, [cluster(1)]) is None
+    assert first("Qwen2.5-7B", 1).cluster.gpus == 2
     # One head cannot be cut, and two layers make two stages at most.
     huge = ModelShape(Path("x"), "LlamaForCausalLM", 2, 65536, 262144, 1, 1, 1024, 32000, False, 8192)
-    assert search_larger(config, huge, cluster(1), LENGTHS) is None
+    assert first_that_works(config, huge, doubled(cluster(1))) is None
 
 
-def test_seconds_fall_with_faster_devices() -> None:
-    config = load("parallel.tensor=2", "optimizer.distributed=true")
-    shape = KNOWN["Qwen2.5-3B"]
-    steps = [make_plan(config, shape, cluster(4, name), LENGTHS).step for name in ("A100", "H100", "B200")]
-    totals = [step.total for step in steps if step]
-    assert totals == sorted(totals, reverse=True) and len(set(totals)) == 3
-    longer = make_plan(config, shape, cluster(), LENGTHS).step
-    shorter = make_plan(config, shape, cluster(), Lengths(512, 1000)).step
-    assert longer and shorter and shorter.total < longer.total
+FITS = ["--model", "Qwen2.5-7B", "--gpus", "4", "parallel.tensor=4", "rollout.gpu_memory_utilization=0.4"]
 
 
-def test_update_seconds_by_hand() -> None:
-    """One rank, nothing to send: operations over rate, and the optimizer's bytes over bandwidth."""
-    config = load("data.batch_pairs=2", "rollout.samples=2", "data.max_prompt_tokens=10")
-    config.rollout.max_response_tokens = 30
-    device = DEVICES["CPU"]
-    where = Cluster(device, 1, 1, Assumptions(training=0.5, bandwidth=0.5))
-    step = make_plan(config, SHAPE, where, Lengths(10, 30)).step
-    assert step is not None and set(step.sent.values()) == {0}
-    compute = flops.training_flops(SHAPE, [40] * 8, 8 * 30) / (0.08e12 * 0.5)
-    moved = 2 * (8 + 4 + 4) * count_parameters(SHAPE) / (10e9 * 0.5)
-    assert step.seconds["update"] == pytest.approx(compute + moved)
-    assert step.micro_batches == 1 and step.bubble == 0
-
-
-def test_the_tool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
-    fits = ["--model", "Qwen2.5-7B", "--gpus", "4", "parallel.tensor=4", "rollout.gpu_memory_utilization=0.4"]
-    assert tool.main(fits) == tool.WORKS
+def test_the_verdict_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(FITS) == tool.WORKS
     shown = capsys.readouterr().out
-    for expected in ("fullest is update", "sequences of 3,584", "Assumed, not measured", "This layout works"):
+    assert shown.startswith("works: Qwen2.5-7B on 4 x H100") and "works instead" not in shown
+    for expected in ("phase update", "sequences of 3,584", "assumed, not measured", "qwen2.5_7b.yaml par"):
         assert expected in shown
+    assert tool.main([*FITS, "--memory-gib", "24"]) == tool.DOES_NOT
+    first_line, _, rest = capsys.readouterr().out.partition("\n")
+    assert first_line.startswith("does not work: ") and "\nworks instead: --gpus 8 " in rest
+    assert tool.main([*FITS, "--per-node", "2"]) == tool.WORKS
+    assert "parallel.tensor is 4, more than the 2 devices" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_cut_at_80_columns(
+    method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    tool.main([*FITS, f"reward.method={method}", *(["algorithm.kl_coef=0"] if method == "entropy" else [])])
+    tool.main(["--model", "Qwen2.5-7B", f"reward.method={method}"])
+    shown = capsys.readouterr().out
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
+    assert "backward pass" in shown and "checkpoint" in shown
+
+
+def test_the_recipe_of_a_model_is_what_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(["--model", "Qwen2.5-7B", "--gpus", "4"]) == tool.WORKS
+    assert "settings: the recipe " in capsys.readouterr().out
+    assert load_config([recipe_of("Qwen2.5-7B")]).parallel.tensor == 2, "which is why it works"
+
+
+def test_without_gpus_the_smallest_number_of_every_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(["--model", "Qwen2.5-7B"]) == tool.WORKS
+    shown = capsys.readouterr().out
+    assert shown.startswith("Qwen2.5-7B works on 2 x A100, 2 x H100, 2 x H200, 1 x B200")
+    assert tool.main(["--model", "Qwen2.5-7B", "--json"]) == tool.WORKS
+    found = json.loads(capsys.readouterr().out)
+    for device, smallest in found.items():
+        changed = [f"{key}={yaml_value(value)}" for key, value in smallest["changes"].items()]
+        number = ["--gpus", str(smallest["gpus"]), "--device", device]
+        assert tool.main(["--model", "Qwen2.5-7B", *number, *changed]) == tool.WORKS
+    capsys.readouterr()
+    assert tool.main(["--model", "Qwen2.5-7B", "--memory-gib", "0.5"]) == tool.DOES_NOT
+    assert "does not work on any number" in capsys.readouterr().out
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert tool.main(["--model", "Qwen2.5-7B", "--gpus", "1", "--json"]) == tool.DOES_NOT
     found = json.loads(capsys.readouterr().out)
-    assert found["works"] is False and found["nearest"]["gpus"] == 2
+    assert found["works"] is False and found["works_instead"]["gpus"] == 2
+    assert found["memory"] is None and "parallel.tensor=2" in found["problems"][0]
+    assert tool.main([*FITS, "--device", "L40S", "--memory-gib", "44", "--json"]) == tool.WORKS
+    found = json.loads(capsys.readouterr().out)
     assert found["memory"][found["fullest_phase"]]["sum"] == max(p["sum"] for p in found["memory"].values())
-    assert tool.main([*fits, "--memory-gib", "40"]) == tool.DOES_NOT
-    assert tool.main([*fits, "--per-node", "2"]) == tool.WORKS
-    assert "parallel.tensor is 4, more than the 2 devices of a node" in capsys.readouterr().out
+    assert found["cluster"]["device"] == "L40S" and found["works_instead"] is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--gpus", "0"], "--gpus is 0"),
-        (["--gpus", "2", "--tflops", "-1"], "--tflops is -1"),
-        (["--gpus", "2", "--training", "1.5"], "--training is 1.5"),
-        (["--gpus", "2", "--response-tokens", "9999"], "rollout.max_response_tokens"),
+        (["--gpus", "2", "--memory-gib", "-1"], "--memory-gib is -1"),
+        (["--gpus", "2", "--reserve", "1.5"], "--reserve is 1.5"),
+        (["--device", "L40S"], "--memory-gib"),
         (["--gpus", "2", "model.path=nowhere"], "Qwen2.5-3B"),
         (["--gpus", "2", "parallel.tensr=2"], "parallel.tensor"),
     ],

@@ -1,13 +1,14 @@
-"""Memory, operations and traffic of a planned run: values by hand, and the direction of changes."""
+"""Memory and weight sync of a planned run, operations: values by hand, and the direction of changes."""
 
 from pathlib import Path
 
 import pytest
 
+from benchmarks import flops
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.schema import Config
-from megatron_coreward.planning import flops, traffic
+from megatron_coreward.planning import traffic
 from megatron_coreward.planning.activations import (
     Kernels,
     Pass,
@@ -19,7 +20,7 @@ from megatron_coreward.planning.activations import (
 )
 from megatron_coreward.planning.devices import DEVICES, Cluster
 from megatron_coreward.planning.memory import FIRST_SYNC, MemoryPlan, plan_memory
-from megatron_coreward.planning.models import KNOWN, find_shape
+from megatron_coreward.planning.models import KNOWN, find_shape, recipe_of
 from megatron_coreward.preflight.costs import (
     GIB,
     count_parameters,
@@ -36,7 +37,7 @@ def load(*overrides: str) -> Config:
 
 
 def cluster(gpus: int = 4, device: str = "H100", per_node: int = 8) -> Cluster:
-    return Cluster(DEVICES[device], gpus, per_node)
+    return Cluster(device, DEVICES[device], gpus, per_node)
 
 
 def memory(model: str, *overrides: str, gpus: int = 4, device: str = "H100") -> MemoryPlan:
@@ -64,6 +65,9 @@ def phase(plan: MemoryPlan, name: str) -> dict[str, int]:
 def test_sizes_of_known_models(name: str, parameters: int) -> None:
     assert count_parameters(KNOWN[name]) == parameters
     assert find_shape(f"owner/{name}") == KNOWN[name]
+    recipe = recipe_of(f"owner/{name}")
+    assert recipe is not None and recipe_of(f"models/{name}") == recipe == recipe_of(name)
+    assert load_config([recipe]).model.path.endswith(f"/{name}")
 
 
 def test_layer_activations_by_hand() -> None:
@@ -201,29 +205,6 @@ def test_flops_by_hand() -> None:
     assert trained == 3 * (8 * linear + 2 * 8 * 11 * 6) + attention * 7 // 2
     full = flops.training_flops(SHAPE, [3, 5], 6, recompute="full", causal=False)
     assert full == trained + 8 * linear + attention
-
-
-def test_bubble_by_hand() -> None:
-    assert traffic.bubble(1, 7) == 0
-    assert traffic.bubble(4, 1) == 3 / 4
-    assert traffic.bubble(4, 12) == 3 / 15
-    assert traffic.bubble(4, 13) < traffic.bubble(4, 12) < traffic.bubble(8, 12)
-
-
-def test_traffic_by_hand() -> None:
-    step = traffic.StepTokens(tokens=100, rows=40, forward_passes=1)
-    hidden = 8 * 4
-    config = load("parallel.tensor=2")
-    # Three passes over four layers with two all-reduces each; the embedding in two of them; the head.
-    reduced = (100 * (3 * 8 + 2) + 40) * hidden
-    assert traffic.tensor_parallel_bytes(config, SHAPE, step, "float32") == reduced  # 2 (n - 1) / n = 1
-    assert traffic.tensor_parallel_bytes(load(), SHAPE, step, "float32") == 0
-    pipeline = load("parallel.pipeline=2")
-    assert traffic.pipeline_bytes(pipeline, SHAPE, step, "float32") == 3 * 100 * hidden
-    own = count_parameters(SHAPE)
-    assert traffic.data_parallel_bytes(load(), SHAPE, 4, "float32") == 2 * 3 / 4 * own * 4
-    sharded = load("optimizer.distributed=true")
-    assert traffic.data_parallel_bytes(sharded, SHAPE, 4, "bfloat16") == 3 / 4 * own * (4 + 2)
 
 
 @pytest.mark.parametrize(

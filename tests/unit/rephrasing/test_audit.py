@@ -1,6 +1,7 @@
 """The audit of both layouts: counts, rejects, clean files, exit codes, clear errors."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from megatron_coreward.cli.audit import CLEAN, REJECTS, main
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.pairs import load_pairs
+from megatron_coreward.rephrasing.checks import REASONS
 from megatron_coreward.utils.logging import REFUSED
 
 PAIRS = [
@@ -49,6 +51,11 @@ def test_table(two_files: list[str], capsys: pytest.CaptureFixture[str]) -> None
     assert "numbers_changed, row 2: 4 -> 5" in shown and "> Take 5 away from 11." in shown
     assert main([*two_files, "--examples", "0"]) == REJECTS
     assert "Take 5 away" not in capsys.readouterr().out
+
+
+def test_pairs_without_a_fault_are_one_sentence(two_files: list[str], capsys) -> None:
+    assert main([*two_files, *(f"--keep={reason}" for reason in REASONS)]) == CLEAN
+    assert re.fullmatch(r"no fault in \d+ pairs\n", capsys.readouterr().out)
 
 
 def test_rejects_and_clean_files(two_files: list[str], tmp_path: Path) -> None:

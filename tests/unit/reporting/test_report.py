@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_coreward.cli import summarize
 from megatron_coreward.cli.report import main
 from megatron_coreward.config.loading import load_config, to_yaml
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.reporting import figures
+from megatron_coreward.reporting.changes import table_row, training_changes
 from megatron_coreward.reporting.page import ASSETS, settings_table
 from megatron_coreward.reporting.runs import read_run, spread
 from megatron_coreward.run.rollouts import write_rollouts
@@ -269,6 +271,56 @@ def test_settings_that_differ(two_runs):
         "optimizer.lr": ["1.0e-06", "2.0e-06"],
     }
     assert table.common["run.seed"] == "4" and "run.output_dir" not in table.common
+
+
+def rewrite(run: Path, *overrides: str) -> None:
+    """Gives the run other settings."""
+    (run / "config.yaml").write_text(to_yaml(load_config([run / "config.yaml"], overrides)))
+
+
+def test_book_keeping_is_no_difference(tmp_path):
+    runs = [make_run(tmp_path / name, "co_reward", steps=1) for name in ("first", "second")]
+    rewrite(
+        runs[1], "run.resume=true", "run.stall_timeout_s=7", "logging.wandb=true", "checkpoint.keep_last=9"
+    )
+    table = settings_table([read_run(run, run.name, 2, 1) for run in runs])
+    assert table.differing == {} and "run.resume" not in table.common
+    words = " ".join(write(tmp_path, *runs).text.split())
+    assert "No setting differs that changes what a run computes." in words
+
+
+def test_runs_with_other_evaluation_questions_say_so(tmp_path):
+    runs = [make_run(tmp_path / name, "co_reward", steps=1) for name in ("first", "second", "third")]
+    rewrite(runs[0], "evaluation.file=a.jsonl", "evaluation.limit=0")
+    rewrite(runs[1], "evaluation.file=a.jsonl", "evaluation.limit=0")
+    assert "different questions" not in write(tmp_path, *runs[:2]).text
+    rewrite(runs[1], "evaluation.limit=40")
+    words = " ".join(write(tmp_path, *runs).text.split())
+    assert "their curves cannot be compared: first: a.jsonl; second: the first 40 of a.jsonl." in words
+
+
+def test_the_title_names_the_runs(page):
+    assert page.text.split("both, one_view", 2)[2:], "as the window's title and as the heading"
+
+
+def test_short_runs_have_no_overlapping_windows(tmp_path, capsys):
+    """`before` and `after` share no step, and one step alone has no before."""
+
+    def changed(values):
+        records = [{"step": step, "reward/mean": value} for step, value in enumerate(values)]
+        return training_changes(records)[0]
+
+    assert changed([0.25])[1:3] == (None, 0.25)
+    assert changed([0.1, 0.2])[1:3] == (0.1, 0.2)
+    assert changed([0.1, 0.7, 0.2])[1:3] == (0.1, 0.2)
+    assert changed([0.0] * 10 + [9.0] * 3 + [1.0] * 10)[1:3] == (0.0, 1.0)
+    assert table_row(changed([0.25]))[1:3] == ("", "0.250")
+    run = make_run(tmp_path / "run", "co_reward", steps=1)
+    add_evaluation(run, 0, right=10)
+    add_evaluation(run, 1, right=20)
+    assert summarize.main([str(run)]) == 0
+    assert "| mean reward |  | 0.0100 |  |  |" in (run / "summary.md").read_text()
+    assert "mean reward run 0.0100" in " ".join(write(tmp_path, run).text.split())
 
 
 def test_a_folder_without_configuration(tmp_path):

@@ -1,6 +1,7 @@
 """Rollouts on disk, and the command that shows them."""
 
-import threading
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -131,27 +132,47 @@ def test_metrics_table_shows_the_last_steps(run, capsys):
         writer.log(step, {"policy/kl": step / 1000} | ({"eval/pass@1": 0.5} if step == 8 else {}))
     writer.close()
     shown = output(capsys, run, "--metrics", "--steps", 2)
-    assert "0.007 │ 0.008" in shown and "0.006" not in shown
-    assert "eval/pass@1" in shown
+    assert "policy/kl 0.00700 0.00800" in shown and "0.00600" not in shown
+    assert "eval/pass@1 0.500" in shown
 
 
-def test_follow_shows_new_steps_as_they_come(run, monkeypatch, capsys):
+def test_figures_are_never_cut_off_there_are_fewer_of_them(run, capsys, monkeypatch):
+    writer = MetricsWriter(run)
+    names = ["loss", "diagnostics/rephrased/label_accuracy/level_2"]
+    for step in range(1001, 1007):
+        writer.log(step, {name: -4.191234e-11 / step for name in names})
+    writer.close()
+    for width in (80, 60, 40):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert show.main([str(run), "--metrics"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert "…" not in "".join(lines) and max(map(len, lines)) <= width
+        steps = lines[0].split()
+        assert steps[-1] == "1006" and len(steps) == 1 + max(1, (width - len(names[1])) // 11)
+        assert "".join(lines).count("e-14") == 2 * (len(steps) - 1), "whole, where the name is wrapped, too"
+
+
+def test_follow_shows_new_steps_until_the_run_has_ended(run, monkeypatch, capsys):
+    hold = "import sys; from pathlib import Path; from megatron_coreward.utils.folders import FolderLock\n"
+    hold += "lock = FolderLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin and holder.stdout and holder.stdout.readline() == "held\n"
     naps = []
 
     def nap(seconds: float) -> None:
+        """A step is written in the first pause; in the third another, and the run ends."""
         naps.append(seconds)
-        if len(naps) == 1:
-            writer = threading.Thread(
-                target=write_rollouts, args=(run, 7, PAIRS, SCORED, TorchCommunicator())
-            )
-            writer.start()
-            writer.join()
+        if len(naps) in (1, 3):
+            write_rollouts(run, 6 + len(naps), PAIRS, SCORED, TorchCommunicator())
         if len(naps) == 3:
-            raise KeyboardInterrupt
+            holder.communicate()
 
     monkeypatch.setattr(show.time, "sleep", nap)
     shown = output(capsys, run, "--follow")
-    assert [shown.count(f"step {step}:") for step in (3, 4, 6, 7)] == [0, 0, 1, 1]
+    assert [shown.count(f"step {step}:") for step in (3, 4, 6, 7, 9)] == [0, 0, 1, 1, 1]
+    assert "the run has ended: no process is at work in" in shown and len(naps) == 3
 
 
 def test_errors_say_what_there_is(run, tmp_path, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_coreward.utils.folders import FolderLock, publish
+from megatron_coreward.utils.folders import FolderLock, is_held, publish
 
 HOLD = """
 import os, sys, time
@@ -40,6 +40,13 @@ def holder(tmp_path: Path):
 def test_a_second_process_is_told_who_holds_it(holder: subprocess.Popen, tmp_path: Path) -> None:
     with pytest.raises(BlockingIOError, match=rf"run is in use by process {holder.pid} on \S+$"):
         FolderLock(tmp_path / "run")
+
+
+def test_to_ask_takes_no_lock(holder: subprocess.Popen, tmp_path: Path) -> None:
+    assert is_held(tmp_path / "run") and not is_held(tmp_path)
+    holder.kill()
+    holder.wait()
+    assert not is_held(tmp_path / "run")
 
 
 def test_the_lock_goes_with_the_process_though_its_child_lives(

@@ -14,7 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_coreward.utils.metrics import Figures, MetricsWriter, read_metrics, wandb_mode
+from megatron_coreward.utils.metrics import (
+    Figures,
+    MetricsWriter,
+    read_metrics,
+    three_digits,
+    wandb_mode,
+)
 from tests.support.metric_names import METRICS, undocumented
 from tests.support.paths import ROOT
 
@@ -31,6 +37,18 @@ def test_figures_merge_to_what_one_would_hold():
     first.merge(pickle.loads(pickle.dumps(second)))
     assert first == whole
     assert first.as_dict() == {"loss": 12.0, "kl": 4.0, "worst": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *[(0.5, "0.500"), (0.45849, "0.458"), (-0.00002, "-2.00e-05"), (16.0, "16.0"), (372.0, "372")],
+        *[(999.4, "999"), (999.6, "1,000"), (14_750.2, "14,750"), (2.5e6, "2.50e+06"), (0.0, "0.00")],
+        *[(math.nan, "nan"), (-math.inf, "-inf"), (1e-100, "1.00e-100")],
+    ],
+)
+def test_three_digits(value, text):
+    assert three_digits(value) == text
 
 
 def test_a_mean_over_nothing_is_left_out():
