@@ -100,7 +100,7 @@ def prepare(options: TrainOptions) -> int | Callable[[], int]:
     shape = validate(config, world_size)
     check_memory_settings(config.memory)
     check_machine(config, this_machine(), os.environ)
-    config = _at(shape.folder, config)
+    config = _at(shape.folder, config)  # a hub id's local copy
     data = read_inputs(config, shape, world_size)
     try:
         comm = join(config)
