@@ -221,13 +221,13 @@ def test_exit_codes(cluster: Cluster, trainer_code: int, starts: int, message: s
     assert cluster.lines("scontrol") == []
 
 
-@pytest.mark.parametrize("script", ["job.sh", "node.sh"])
+@pytest.mark.parametrize("script", ["run.sbatch", "run.sh"])
 @pytest.mark.parametrize("late", ["0", "1"])
 def test_the_reason_is_the_last_line_once_and_the_exit_code_its_own_whichever_rank_is_late(
     cluster: Cluster, script: str, late: str
 ) -> None:
     """Also after the restart that a wrong input does not deserve, which torchrun cannot know."""
-    restarts = "1" if script == "job.sh" else "0"
+    restarts = "1" if script == "run.sbatch" else "0"
     variables = {"GPUS_PER_NODE": "2", "TRAINER_CODE": "2", "LATE_RANK": late, "MAX_RESTARTS": restarts}
     code, output = cluster.run("config.yaml", script=script, **variables, REASON="data.original is wrong")
     assert code == 2, output
