@@ -17,11 +17,10 @@ equality="exact" compares strings, as the authors' code does.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 
-from megatron_coreward.grading.answers import Parts, is_hashed, normal_form, take_apart
-from megatron_coreward.grading.reader import Ask, Term, read_value
+from megatron_coreward.grading.answers import Parts, normal_form, take_apart
+from megatron_coreward.grading.reader import Term, read_value, terms_of
 from megatron_coreward.grading.values import MP, Number, Value, same_value
 from megatron_coreward.grading.workers import TIMED_OUT, WorkerPool
 
@@ -37,9 +36,6 @@ _OPAQUE = re.compile(
 )
 """Five letters in a row that are no command, and a row of letters that stands alone, are words, not products.
 Dates and derivatives that are still to be worked out are no numbers."""
-_BRACKET = re.compile(r"\\.|[(\[{}\])]")
-_MAX_DEPTH = 25
-"""Brackets in brackets before an answer is no mathematics."""
 Pair = tuple[str, str]
 
 
@@ -129,35 +125,19 @@ class Grader:
         return self._equal[a, b]
 
     def _read(self, forms: Iterable[str]) -> None:
-        """Fills the cache of forms; terms that a worker must compute are asked for all at once."""
-        wanted: dict[Term, None] = {}
-        incomplete: list[str] = []
-        for form in sorted(forms):
-            parts, missing = take_apart(form), dict[Term, None]()
-            self._forms[form] = _Form(parts, _value_of(parts.body, partial(self._ask, missing)))
-            incomplete += [form] if missing else []
-            wanted |= missing
-        if wanted:
-            results = self._pool.run(list(wanted), self._timeout_s + TERM_S * len(wanted))
-            for term, result in zip(wanted, results, strict=True):
-                self.timeouts += result is TIMED_OUT
-                known = [None] if result is TIMED_OUT else result
-                self._terms[term] = [None if number is None else MP.mpf(number) for number in known]
-            self._read(incomplete)
-
-    def _ask(self, missing: dict[Term, None], term: Term) -> Sequence[Number | None] | None:
-        if term not in self._terms:
-            missing[term] = None
-        return self._terms.get(term)
-
-
-def _value_of(body: str, ask: Ask) -> Value | None:
-    level = 0
-    for bracket in _BRACKET.findall(body):
-        level += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(bracket, 0)
-        if not 0 <= level <= _MAX_DEPTH:
-            return None
-    return None if level or is_hashed(body) or _OPAQUE.search(body) else read_value(body, ask)
+        """Fills the cache of forms; what a worker must compute is asked for all at once."""
+        parts = {form: take_apart(form) for form in sorted(forms)}
+        read = {form: part.body for form, part in parts.items() if not _OPAQUE.search(part.body)}
+        terms = list(
+            dict.fromkeys(t for body in read.values() for t in terms_of(body) if t not in self._terms)
+        )
+        results = self._pool.run(terms, self._timeout_s + TERM_S * len(terms)) if terms else []
+        for term, result in zip(terms, results, strict=True):
+            self.timeouts += result is TIMED_OUT
+            known = [None] if result is TIMED_OUT else result
+            self._terms[term] = [None if number is None else MP.mpf(number) for number in known]
+        for form, part in parts.items():
+            self._forms[form] = _Form(part, read_value(part.body, self._terms) if form in read else None)
 
 
 def _settled(forms: list[str], said: Mapping[str, tuple[str, ...]]) -> list[list[str]]:

@@ -302,6 +302,7 @@ _COMPACT = _rules(
     (r"\\sqrt\(([^()]*)\)(?!\^)", r"\\sqrt{\1}"),
     (rf"(?<![\\a-zA-Z])({_FUNCTION})(?=[({{\d\\]|[a-zA-Z]$)", r"\\\1"),
     (rf"\\({_FUNCTION})(?=[a-zA-Z](?![a-zA-Z]))(?<!\\(?:sin|cos|tan))", r"\\\1 "),
+    (r"\\(sin|cos|tan)\^\{-1\}", r"\\arc\1"),
     (r"\\frac(\d) ?(\d)(?!\d)", r"\\frac{\1}{\2}"),
     (r"\\frac(\d)(?=\{)", r"\\frac{\1}"),
     (r"\\frac(\\pi|[a-zA-Z]) ?(?=[\w{])", r"\\frac{\1}"),

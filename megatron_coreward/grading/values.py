@@ -8,11 +8,12 @@ milliseconds.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cmp_to_key, lru_cache
+from functools import lru_cache
 from hashlib import blake2b
+from itertools import pairwise
 from math import comb, factorial, isqrt
 from typing import Any, NoReturn
 
@@ -116,9 +117,8 @@ REAL_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     **{"exp": MP.exp, "ln": MP.ln},
 }
 FUNCTIONS: dict[str, Callable[..., Number]] = {
-    **{name: _real(work) for name, work in REAL_FUNCTIONS.items()},
+    **{name: _real(work) for name, work in (*REAL_FUNCTIONS.items(), ("log", MP.ln))},
     **{"bars": lambda a: abs(a) if isinstance(a, Fraction) else _settled(abs(a))},
-    **{"log": lambda base, a: FUNCTIONS["div"](FUNCTIONS["ln"](a), FUNCTIONS["ln"](base))},
     **{"add": _arithmetic(operator.add), "sub": _arithmetic(operator.sub), "mul": _arithmetic(operator.mul)},
     **dict.fromkeys(("div", "frac"), _arithmetic(operator.truediv)),
     **{"neg": operator.neg, "pow": power, "root": root, "fact": lambda n: Fraction(factorial(_natural(n)))},
@@ -147,7 +147,9 @@ def less(a: Number, b: Number) -> bool:
 
 
 SET = r"\{\}"
-"""Kind of a set and of a bare list: roots are listed in any order. Other kinds are brackets, signs, names."""
+"""Kinds. A set and a bare list are one: roots are listed in any order. Others are brackets, signs, names."""
+INTERVALS = ("()", "[)", "(]", "[]")
+UNIONS = (r"\cup", r"\setminus")
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,28 @@ class Collection:
 Value = Scalar | Collection
 
 
+def apply(name: str, *operands: Value) -> Scalar:
+    """A function of numbers, at each point.
+
+    Raises:
+        UndefinedError: an operand is no number, or there are too few points at which it has a value.
+    """
+    scalars = [x for x in operands if isinstance(x, Scalar)]
+    count = max(len(x.at) for x in scalars) if len(scalars) == len(operands) else refuse()
+    columns = zip(*(x.at * (count // len(x.at)) for x in scalars), strict=True)
+    at = tuple(_at_point(name, numbers, count > 1) for numbers in columns)
+    return Scalar(at) if count - at.count(None) >= min(MIN_DEFINED, count) else refuse()
+
+
+def _at_point(name: str, numbers: tuple[Number | None, ...], lettered: bool) -> Number | None:
+    try:
+        if None in numbers or (lettered and name == "root" and less(numbers[0], Fraction(0))):
+            return None  # letters stand for numbers of which there is a root
+        return FUNCTIONS[name](*numbers)
+    except (UndefinedError, ZeroDivisionError):
+        return None
+
+
 def same_value(a: Value, b: Value) -> bool:
     """Whether two values are equal. Collections need the same kind, and only sets have no order."""
     if isinstance(a, Scalar) and isinstance(b, Scalar):
@@ -176,6 +200,8 @@ def same_value(a: Value, b: Value) -> bool:
         common = [same_number(x, y) for x, y in pairs if x is not None and y is not None]
         return all(common) and len(common) >= min(MIN_DEFINED, count)
     x, y = (v if isinstance(v, Collection) else Collection(SET, (v,)) for v in (a, b))
+    if x.kind in UNIONS or y.kind in UNIONS:
+        return _same_numbers(x, y)
     if (x.kind, len(x.items)) != (y.kind, len(y.items)):
         return False
     if x.kind != SET:
@@ -189,54 +215,38 @@ def same_value(a: Value, b: Value) -> bool:
     return True
 
 
-Bound = tuple[Number, int]
-"""A place before (-1) or after (1) a real number: [2,3) goes from before 2 to before 3."""
+def _same_numbers(a: Value, b: Value) -> bool:
+    """Whether two sets of reals hold the same of the ends of both, and of what lies between and beside those."""
+    try:
+        ends = sorted(MP.convert(end) for end in (*ends_of(a), *ends_of(b)) if abs(end) != CONSTANTS["oo"])
+    except UndefinedError:
+        return False
+    between = [(low + high) / 2 for low, high in pairwise(ends)]
+    beside = [ends[0] - 1, ends[-1] + 1] if ends else [MP.zero]
+    return all(_holds(a, x) == _holds(b, x) for x in (*ends, *between, *beside))
 
 
-def _compare(a: Bound, b: Bound) -> int:
-    if same_number(a[0], b[0]):
-        return a[1] - b[1]
-    return -1 if less(a[0], b[0]) else 1
+def _holds(value: Value, x: Number) -> bool:
+    if isinstance(value, Scalar):
+        return same_number(value.at[0], x)
+    if value.kind not in INTERVALS:
+        first, *others = (_holds(item, x) for item in value.items) if value.items else (False,)
+        return first and not any(others) if value.kind == UNIONS[1] else first or any(others)
+    low, high = ends_of(value)
+    if same_number(low, x) or same_number(high, x):
+        return value.kind[same_number(high, x)] in "[]"
+    return less(low, x) and less(x, high)
 
 
-_ORDER = cmp_to_key(_compare)
-
-
-def union(parts: Sequence[Value], removed: Sequence[Value] = ()) -> Value:
-    """The numbers in any of `parts` and none of `removed` (intervals, finite sets), in the fewest parts.
+def ends_of(value: Value) -> list[Number]:
+    """Where a set of reals can begin or end: the ends of its intervals and the numbers of finite sets.
 
     Raises:
-        UndefinedError: a part is something else, or its numbers are not real.
+        UndefinedError: something else is in it, or a number that is not real.
     """
-    spans = [span for part in parts for span in _spans(part)]
-    for low, high in (span for part in removed for span in _spans(part)):
-        cut = [(begin, min(end, low, key=_ORDER)) for begin, end in spans]
-        cut += [(max(begin, high, key=_ORDER), end) for begin, end in spans]
-        spans = [span for span in cut if _compare(*span) < 0]
-    merged: list[tuple[Bound, Bound]] = []
-    for low, high in sorted(spans, key=lambda span: _ORDER(span[0])):
-        if merged and _compare(low, merged[-1][1]) <= 0:
-            low, last = merged.pop()
-            high = max(last, high, key=_ORDER)
-        merged.append((low, high))
-    ends = [(Scalar((low,)), Scalar((high,))) for (low, _), (high, _) in merged]
-    if all(same_value(low, high) for low, high in ends):
-        return Collection(SET, tuple(low for low, _ in ends))
-    kinds = ["(["[low[1] < 0] + ")]"[high[1] > 0] for low, high in merged]
-    intervals = [Collection(kind, pair) for kind, pair in zip(kinds, ends, strict=True)]
-    return intervals[0] if len(intervals) == 1 else Collection("union", tuple(intervals))
-
-
-def _spans(part: Value) -> list[tuple[Bound, Bound]]:
-    if isinstance(part, Collection) and part.kind == "union":
-        return [span for item in part.items for span in _spans(item)]
-    if isinstance(part, Scalar):
-        refuse()
-    items = part.items
+    if isinstance(value, Collection) and value.kind in UNIONS:
+        return [end for item in value.items for end in ends_of(item)]
+    items = value.items if isinstance(value, Collection) and value.kind in (SET, *INTERVALS) else refuse()
     ends = [x.at[0] for x in items if isinstance(x, Scalar) and len(x.at) == 1 and is_real(x.at[0])]
-    if len(ends) == len(items) and part.kind == SET:
-        return [((end, -1), (end, 1)) for end in ends]
-    if len(ends) != len(items) or len(items) != 2 or part.kind not in ("()", "[)", "(]", "[]"):
-        refuse()
-    span = (ends[0], -1 if part.kind[0] == "[" else 1), (ends[1], 1 if part.kind[1] == "]" else -1)
-    return [span] if _compare(*span) < 0 else refuse()
+    fits = value.kind == SET or (len(ends) == 2 and less(*ends) and not same_number(*ends))
+    return ends if fits and len(ends) == len(items) else refuse()

@@ -8,11 +8,10 @@ task and the next one gets a new process.
 import math
 import subprocess
 import sys
-import time
-from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -38,44 +37,24 @@ class WorkerPool:
 
         Once they have taken `budget_s` of CPU time together, no other is begun: the rest is left out.
         """
-        results: list[Any] = [TIMED_OUT] * len(tasks)
-        spent_s = 0.0
-        waiting = deque(enumerate(tasks))
-        busy: dict[Connection, tuple[_Worker, int, float]] = {}
-        self._start(min(self._count, len(tasks)))
-        try:
-            while waiting or busy:
-                while waiting and len(busy) < self._count:
-                    self._start(1)
-                    index, task = waiting.popleft()
-                    worker = self._idle.pop()
-                    worker.send(task)  # waits for a new process to be ready, which is not the task's time
-                    busy[worker.connection] = worker, index, time.monotonic() + WALL_FACTOR * self._timeout_s
-                patience = min(deadline for _, _, deadline in busy.values()) - time.monotonic()
-                wait(list(busy), timeout=max(0.0, patience))
-                for connection, (worker, index, deadline) in list(busy.items()):
-                    if not connection.poll() and time.monotonic() < deadline:
-                        continue
-                    answer = worker.receive() if connection.poll() else TIMED_OUT
-                    del busy[connection]
-                    if answer is TIMED_OUT:
-                        spent_s += self._timeout_s
-                        worker.kill()
-                    else:
-                        results[index], cpu_s = answer
-                        spent_s += cpu_s
-                        self._idle.append(worker)
-                if spent_s > budget_s:
-                    waiting.clear()
-        finally:
-            for worker, _, _ in busy.values():  # interrupted: their answers would go to the wrong task
-                worker.kill()
-        return results
+        spent_s: list[float] = []
 
-    def _start(self, count: int) -> None:
-        """Makes sure that `count` live workers are idle."""
+        def compute(task: tuple[Any, ...]) -> Any:
+            if sum(spent_s) > budget_s:
+                return TIMED_OUT
+            try:
+                worker = self._idle.pop()
+            except IndexError:
+                worker = _Worker(self._timeout_s)
+            result, cpu_s = worker.ask(task)
+            spent_s.append(cpu_s)
+            if result is not TIMED_OUT:
+                self._idle.append(worker)
+            return result
+
         self._idle = [worker for worker in self._idle if worker.alive()]
-        self._idle += [_Worker(self._timeout_s) for _ in range(count - len(self._idle))]
+        with ThreadPoolExecutor(self._count) as threads:  # each waits for a process of its own
+            return list(threads.map(compute, tasks))
 
     def close(self) -> None:
         while self._idle:
@@ -86,7 +65,8 @@ class _Worker:
     """One process and the socket to it."""
 
     def __init__(self, timeout_s: float) -> None:
-        self.connection, theirs = Pipe()
+        self._timeout_s = timeout_s
+        self._connection, theirs = Pipe()
         # -P: the folder of this file must not shadow other packages. A session of its own keeps signals
         # meant for the run away from a worker that is still needed to finish the step.
         limits = (str(theirs.fileno()), str(timeout_s), str(MEMORY_LIMIT_BYTES))
@@ -98,7 +78,8 @@ class _Worker:
             start_new_session=True,
         )
         theirs.close()
-        self._ready = False
+        if self._receive(START_LIMIT_S) is TIMED_OUT:  # it says that it is ready, which is no task's time
+            raise RuntimeError("a process for comparing answers did not start: is math-verify installed?")
 
     @property
     def pid(self) -> int:
@@ -107,23 +88,22 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def send(self, task: tuple[Any, ...]) -> None:
-        if not self._ready:
-            if not self.connection.poll(START_LIMIT_S) or self.receive() is TIMED_OUT:
-                self.kill()
-                raise RuntimeError("a process for comparing answers did not start: is math-verify installed?")
-            self._ready = True
-        with suppress(BrokenPipeError):  # it has just died: receive() will say so
-            self.connection.send(task)
+    def ask(self, task: tuple[Any, ...]) -> tuple[Any, float]:
+        """Result of a task and the CPU seconds that it took."""
+        with suppress(BrokenPipeError):  # it has just died, which _receive sees as well
+            self._connection.send(task)
+        answer = self._receive(WALL_FACTOR * self._timeout_s)
+        return (TIMED_OUT, self._timeout_s) if answer is TIMED_OUT else answer
 
-    def receive(self) -> Any:
-        """What it says next: that it is ready, or a result and the CPU seconds that it took."""
-        try:
-            return self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            return TIMED_OUT
+    def _receive(self, wall_s: float) -> Any:
+        """What it says next; TIMED_OUT, and the process is ended, if that does not come in time."""
+        with suppress(EOFError, ConnectionResetError):
+            if self._connection.poll(wall_s):
+                return self._connection.recv()
+        self.kill()
+        return TIMED_OUT
 
     def kill(self) -> None:
-        self.connection.close()
+        self._connection.close()
         self._process.kill()
         self._process.wait()
