@@ -150,19 +150,13 @@ def _settled(forms: list[str], said: Mapping[str, tuple[str, ...]]) -> list[list
         value_or_choice = any(x and x == y for x, y in zip(said[a][:2], said[b][:2], strict=True))
         return value_or_choice and not contradict((a, b))
 
-    classes: list[list[str]] = []
-    for part in _components(forms, join):
-        if not any(map(contradict, combinations(part, 2))):
-            classes.append(part)
-            continue
-        fits = {form: [other for other in part if other != form and join(form, other)] for form in part}
-        vague = [form for form in part if any(map(contradict, combinations(fits[form], 2)))]
-        clear = [form for form in part if form not in vague]
-        if vague and clear:
-            classes += _settled(clear, said) + _settled(vague, said)
-        else:
-            classes += _components(part, lambda a, b: said[a] == said[b])
-    return classes
+    fitting = {form: [other for other in forms if join(form, other)] for form in forms}
+    vague = [form for form in forms if any(map(contradict, combinations(fitting[form], 2)))]
+    if not vague:
+        return _components(forms, join)
+    if vague == forms:
+        return _components(forms, lambda a, b: said[a] == said[b])
+    return _settled([form for form in forms if form not in vague], said) + _settled(vague, said)
 
 
 def _components(forms: Sequence[str], same: Callable[[str, str], bool]) -> list[list[str]]:

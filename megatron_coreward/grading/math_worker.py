@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 from antlr4.atn.PredictionMode import PredictionMode
 from antlr4.error.Errors import ParseCancellationException
-from antlr4.error.ErrorStrategy import BailErrorStrategy, DefaultErrorStrategy
+from antlr4.error.ErrorStrategy import BailErrorStrategy
 from latex2sympy2_extended import latex2sympy2
 from latex2sympy2_extended.antlr_parser import PSParser
 from sympy import Expr, Float, Rational
@@ -29,29 +29,23 @@ Letters = tuple[tuple[str, tuple[str, ...]], ...]
 """Names of letters, and what each of them stands for at every point."""
 
 
-class TwoStageParser(PSParser):
-    """math-verify's parser, which tries ANTLR's fast prediction (SLL) before the full one (LL).
+class FastParser(PSParser):
+    """math-verify's parser with ANTLR's fast prediction (SLL) instead of the full one (LL).
 
-    Where SLL finds a tree it is the tree of LL (antlr4.atn.PredictionMode says so), and where it finds none
-    LL decides as before. LL takes most of the time that reading a term does.
+    Where SLL finds a tree it is the tree of LL (antlr4.atn.PredictionMode says so); it finds one for every
+    term of the grammar that reader.py lists. LL takes most of the time that reading a term does.
     """
 
     def math(self) -> PSParser.MathContext:
         self._errHandler = BailErrorStrategy()
         self._interp.predictionMode = PredictionMode.SLL
-        try:
-            return super().math()
-        except ParseCancellationException:
-            self.reset()
-        self._errHandler = DefaultErrorStrategy()
-        self._interp.predictionMode = PredictionMode.LL
         return super().math()
 
 
 def main(descriptor: int, cpu_s: float, memory_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    latex2sympy2.PSParser = TwoStageParser  # math-verify has no setting for its parser
+    latex2sympy2.PSParser = FastParser  # math-verify has no setting for its parser
     parent = os.getppid()
     read(*_WARM_UP)
     with Connection(descriptor) as connection:
@@ -75,7 +69,7 @@ def read(text: str, letters: Letters) -> list[str | None]:
     points = range(len(letters[0][1]) if letters else 1)
     try:
         term = latex2sympy2.latex2sympy(text, normalization_config=None)
-    except (latex2sympy2.LatexParsingError, *_NO_NUMBER):
+    except (ParseCancellationException, *_NO_NUMBER):
         term = None
     if not isinstance(term, Expr):
         return [None for _ in points]

@@ -24,7 +24,6 @@ _GREEK = (
     "alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi|chi|psi"
     "|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega"
 )
-_REAL = (*values.REAL_FUNCTIONS, "log")
 _SAFE = "abckmnrstuvwxyz"  # letters that math-verify takes for nothing else
 _PLAIN = (
     rf"\d+(?:\.\d+)?(?!\d|\\frac)|[{_SAFE}]|[-+^{{}},]"
@@ -42,7 +41,7 @@ _TOKEN = re.compile(
     r"|[fghpqFGHPQ]\(-?(?:\d+|[a-z])(?:,-?(?:\d+|[a-z]))*\)(?![!^(])"  # f(3); but f(2x) may be a product
     rf"|(?:(?![fghpqFGHPQ]\()[a-zA-Z]|\\(?:{_GREEK})(?![a-zA-Z]))(?:_\w|_\{{\w+\}}| ?)|\\log_(?:\w|\{{\w+\}}) ?"
     r"|\\(?:frac|sqrt|binom|pi|infty|emptyset|cdot|times|div|pm|cup|setminus|approx|[lgn]eq"
-    rf"|{'|'.join(_REAL)})(?![a-zA-Z]) ?|\\(?:begin|end)\{{[pb]matrix\}}|\\\\|\\[{{}}]|[-+*/^(){{}}\[\],;:=<>|!&]",
+    rf"|{'|'.join(values.REAL_FUNCTIONS)})(?![a-zA-Z]) ?|\\(?:begin|end)\{{[pb]matrix\}}|\\\\|\\[{{}}]|[-+*/^(){{}}\[\],;:=<>|!&]",
     re.ASCII,
 )
 _MIXED = re.compile(r"(?<![\w.}^])(\d+)\\frac\{(\d+)\}\{(\d+)\}")
@@ -202,7 +201,7 @@ class _Parser:
         if token == r"\sqrt":
             index = "2" if self.token != "[" else (self._take(), self._take(), self._take("]"))[1]
             return apply("root", self._argument(), _number(index) if index.isdigit() else refuse())
-        if name in _REAL:
+        if name in values.REAL_FUNCTIONS:
             return self._function(name, base.strip("{}") or "10")  # as in math-verify
         if token == r"\emptyset":
             return Collection(SET, ())
@@ -247,7 +246,7 @@ class _Parser:
             ends = r"\cdot\times\div/*!|"
             if number and self._is_simple():
                 value = apply("mul", value, self._power())
-            if self._begins_factor(self._next) and self.token[1:] not in _REAL:
+            if self._begins_factor(self._next) and self.token[1:] not in values.REAL_FUNCTIONS:
                 refuse()
         return refuse() if self.token and self.token in ends else value
 

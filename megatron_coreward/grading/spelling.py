@@ -10,8 +10,7 @@ stand between the marks OPEN and SHUT, so that they are no product of letters.
 import re
 import unicodedata
 from collections.abc import Callable
-from decimal import Decimal
-from fractions import Fraction
+from decimal import Context, Decimal
 
 from megatron_coreward.grading.units import changes_value, is_unit, take_scale, unit_of
 
@@ -30,48 +29,49 @@ def _apply(rules: Rules, form: str) -> str:
     return form
 
 
-_TABLE = r"""
-− - – - — - ∞ \infty ° ^\circ × \times · \cdot ⋅ \cdot ÷ \div ± \pm ≤ \leq ≥ \geq ≠ \neq ≈ \approx ∪ \cup
-∩ \cap ∈ \in ∅ \emptyset ∖ \setminus ∴ \therefore ⁄ / ′ ' … ... 、 , “ " ” " ‘ ' ’ ' ∣ | ⌊ \lfloor ⌋ \rfloor
-⌈ \lceil ⌉ \rceil ℝ \mathbb{R} ϕ \phi μ \mu → \to ≡ \equiv ∆ \Delta Ω \Omega
+_NAMES = r"""
+\leq ≤ \le \leqslant; \geq ≥ \ge \geqslant; \neq ≠ \ne; \approx ≈; \equiv ≡; \to →; \in ∈; \cup ∪; \cap ∩
+\setminus ∖ \backslash; \emptyset ∅ \varnothing \O; (-\infty,\infty) ℝ \R \reals \Reals; \infty ∞; ^\circ °; \times ×
+\cdot · ⋅; \div ÷; \pm ±; \frac \dfrac \tfrac \cfrac; \binom \dbinom \tbinom; \lfloor ⌊; \rfloor ⌋; \lceil ⌈; \rceil ⌉
+\ldots … \dots \ddots \cdots \dotsb \dotsc \dotsm \dotsi \dotso; \therefore ∴; \phi ϕ; \mu μ; \Delta ∆; \Omega Ω
+- − – —; / ⁄; ' ′ ‘ ’; " “ ”; , 、; | ∣; < \lt \textless; > \gt \textgreater; \$ \Dollar \textdollar
+~ \quad \qquad \thinspace \enspace \space
 """
-_PAIRS = re.findall(r"(\S+) (\S+)", _TABLE)
-_CHARACTERS = {character: text + " " * text[-1].isalpha() for character, text in _PAIRS}
-_RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
-_LOWERED = re.compile("[₀-₉]+")
-_ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|\([^()]*\)|[a-zA-Z]|(?=\{))")
-_MIXED = re.compile(r"(\d*)([¼-¾⅐-⅞])")
+_GROUPS = [group.split() for group in _NAMES.replace("\n", ";").split(";") if group.strip()]
+_SAME = {
+    other: first + " " * (first[-1].isalpha() and not other.isascii())
+    for first, *others in _GROUPS
+    for other in others
+}
+"""Characters and commands that have another name here."""
+_UNICODE = _rules(
+    ("[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda m: "^{" + _compatible(m[0]).replace("−", "-") + "}"),
+    ("[₀-₉]+", lambda m: "_{" + _compatible(m[0]) + "}"),
+    (r"√\s*(\d+(?:\.\d+)?|\([^()]*\)|[a-zA-Z]|(?=\{))", lambda m: rf"\sqrt{{{m[1].strip('()')}}}"),
+    ("[¼-¾⅐-⅞]", lambda m: r"\frac{" + _compatible(m[0]).replace("⁄", "}{") + "}"),
+    (r"\\[a-zA-Z]+|[^\x00-\x7f]", lambda m: _named(m[0])),
+)
+"""`x²` as x^{2}, `½` as \\frac{1}{2}, `５` as 5, `θ` as \\theta, `√2` as \\sqrt{2}."""
 
 
-def _character(character: str) -> str:
-    if character.isascii() or character in _CHARACTERS:
-        return _CHARACTERS.get(character, character)
-    kind = unicodedata.category(character)
-    if kind in ("Cf", "Zs"):
-        return " " if kind == "Zs" else ""
-    name = unicodedata.name(character, "").split()
+def _compatible(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
+
+
+def _named(text: str) -> str:
+    """A character or a command as it is called here."""
+    if text in _SAME or text.isascii():
+        return _SAME.get(text, text)
+    name = unicodedata.name(text, "").split()
     if name[:1] == ["GREEK"] and name[2:3] == ["LETTER"] and len(name) == 4:
         return f"\\{name[3].lower() if name[1] == 'SMALL' else name[3].capitalize()} "
-    plain = unicodedata.normalize("NFKC", character)
-    return "".join(_CHARACTERS.get(c, c) for c in plain)
-
-
-def _plain_characters(form: str) -> str:
-    r"""`x²` as x^{2}, `2½` as 2\frac{1}{2}, `５` as 5, `θ` as \theta, `√2` as \sqrt{2}."""
-    form = form.replace(OPEN, "").replace(SHUT, "")
-    if form.isascii():
-        return form
-    normal = unicodedata.normalize
-    form = _RAISED.sub(lambda m: "^{" + normal("NFKC", m[0]).replace("−", "-") + "}", form)
-    form = _LOWERED.sub(lambda m: "_{" + normal("NFKC", m[0]) + "}", form)
-    form = _ROOT.sub(lambda m: rf"\sqrt{{{m[1].strip('()')}}}", form)
-    form = _MIXED.sub(lambda m: m[1] + r"\frac{" + normal("NFKC", m[2]).replace("⁄", "}{") + "}", form)
-    return "".join(map(_character, form))
+    plain = _compatible(text) if unicodedata.category(text) != "Cf" else ""
+    return "".join(_SAME.get(character, character) for character in plain)
 
 
 _FUNCTION = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp"
 _LAYOUT = _rules(
-    (r"\\\\(?=(?:[dtc]?frac|sqrt|pi|text|cdot|times|infty|left|right|pm)(?![a-zA-Z]))(?!.*\\end)", r"\\"),
+    (r"\\\\(?=(?:frac|sqrt|pi|text|cdot|times|infty|left|right|pm)(?![a-zA-Z]))(?!.*\\end)", r"\\"),
     (r"^\s*([*_`\"']{1,3})(.*?)\1\s*$", r"\2"),
     (r"^\s*\$+([^$]*[^$\\])\$+\s*$", r"\1"),
     (r"\\[()\[\]](?!\d*(?:em|ex|pt|cm)\])|(?<!\\)\$(?!\d)|(?<=\d)\$|(?<=[^\s\\])\$", ""),
@@ -81,17 +81,11 @@ _LAYOUT = _rules(
     (r"\\(?:left|right)\s*\.|\\!|\\(?:tag|[hv]space)\*?\{[^{}]*\}|\\[hv]?phantom\s*(?:\{[^{}]*\}|\\?.)", ""),
     (r"\\(?:left|right|middle|[bB]igg?[lr]?|(?:display|text|script)style|(?:no)?limits|boxed|tiny|small|[lL]arge"
      r"|LARGE|[hH]uge|normalsize|rm|bf|it|sf|tt|(?:math)?strut)(?![a-zA-Z])", ""),
-    (r"(?<!\\)\\[,;:> ]|\\(?:qq?uad|thinspace|enspace|space)(?![a-zA-Z])|~|\\+\s*$", " "),
-    (r"\\(?:textgreater|gt)(?![a-zA-Z])", ">"),
-    (r"\\(?:textless|lt)(?![a-zA-Z])", "<"),
-    (r"\\[dtc](frac|binom)(?![a-zA-Z])", r"\\\1"),
+    (r"(?<!\\)\\[,;:> ]|~|\\+\s*$", " "),
     (r"\{\s*([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}"),
-    (r"\\(le|ge|ne)(?=qslant|(?![a-zA-Z]))(?:qslant)?", r"\\\1q"),
-    (r"\\(?:varnothing|O)(?![a-zA-Z])|\\\{\s*\\\}", r"\\emptyset "),
-    (r"\\mathbb\s*\{?\s*R\s*\}?(?![a-zA-Z])|\\(?:R|reals|Reals)(?![a-zA-Z])", r"(-\\infty,\\infty)"),
-    (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
-    (r"\\(?:[ld]?dots[bcmio]?|cdots)(?![a-zA-Z])|\.\.\.+", r"\\ldots "),
-    (r"\\(?:Dollar|textdollar)(?![a-zA-Z])", r"\\$"),
+    (r"\\mathbb\s*\{?\s*R\s*\}?(?![a-zA-Z])", r"(-\\infty,\\infty)"),
+    (r"\\\{\s*\\\}", r"\\emptyset "),
+    (r"\.\.\.+", r"\\ldots "),
 )  # fmt: skip
 _COLOURS = "red|blue|green|orange|purple|pink|teal|gray|grey|brown|black|maroon|goldD|magenta|cyan|violet"
 _COLOUR = re.compile(
@@ -146,7 +140,7 @@ _LABEL = re.compile(
     rf"\s*{OPEN}?\s*(?i:(?:so |thus |hence |therefore,? )?(?:the )?(?:final |correct )?"
     rf"(?:answer|ans|result|solution|value)(?: is)?\.?)\s*(?:{SHUT}\s*[:=]?|[:=]\s*{SHUT}?)\s*(?=\S)"
 )
-_NAMED = re.compile(
+_LABELLED = re.compile(
     rf"\s*{OPEN}\s*([a-zA-Z ]+?)\s*(?:{SHUT}\s*[:=]|[:=]\s*{SHUT})\s*(?=[^{OPEN}{SHUT},]+(?:{_TEXT}[^,]*)?$)"
 )
 _CHOICE = re.compile(
@@ -235,7 +229,7 @@ def _take_unit(form: str) -> tuple[str, str]:
         form, unit = tail[1], tail[3].replace(OPEN, " ").replace(SHUT, " ")
         unit = _CURRENCY.get(unit.strip(), unit)
     factor, words = take_scale(unit)
-    return _scaled(form.strip(), factor), unit_of(words) if words.strip() else ""
+    return form.strip() + factor, unit_of(words) if words.strip() else ""
 
 
 def _is_tail(value: str, space: str, words: str) -> bool:
@@ -250,13 +244,6 @@ def _is_tail(value: str, space: str, words: str) -> bool:
     return words.startswith((OPEN, "€", "£", "¥", "₹")) or is_unit(plain, (value + space)[-1] == " ")
 
 
-def _scaled(value: str, factor: int) -> str:
-    if factor == 1:
-        return value
-    plain = re.fullmatch(r"-?\d+(?:\.\d+)?", _plain_digits(value))
-    return f"{Decimal(plain[0]) * factor:f}" if plain else rf"({value})\cdot {factor}"
-
-
 _GROUP = r"(?<![\d.,])(?<!\d[ '])[1-9]\d{0,2}"
 _DIGIT_GROUPS = _rules(
     (rf"{_GROUP}(?:[ ']\d{{3}})+(?![\d/]|[ ']\d|\s*\\frac)", lambda m: re.sub("[ ']", "", m[0])),
@@ -268,7 +255,7 @@ _THOUSANDS = re.compile(rf"{_GROUP}(?:,\d{{3}})+(?!\d|,\S)")
 _CENTS = re.compile(r"(?<![\d.,])(\d+),(0\d)(?![\d,])")
 _MORE_CENTS = re.compile(r"([+-]?\d+),(\d\d?)")
 _NUMBERS = _rules(
-    (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?", lambda m: _repeating(*m.groups())),
+    (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?", lambda m: _repeating(m)),
     (r"(?<![\w\\.}])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d+)(?![\w.])", r"\1\\cdot10^{\2}"),
     (r"(?<![\w.}/^])(\d+) (\d+) ?/ ?(\d+)(?![\w.(])", r"\1\\frac{\2}{\3}"),
 )
@@ -289,12 +276,11 @@ def _plain_digits(form: str, has_unit: bool = False) -> str:
     return _MORE_CENTS.sub(r"\1.\2", form) if has_unit and _MORE_CENTS.fullmatch(form) else form
 
 
-def _repeating(whole: str, start: str, period: str) -> str:
-    if len(period) + len(start) > 30:
-        return f"{whole}.{start}\\overline{{{period}}}"
-    nines = 10 ** len(start) * (10 ** len(period) - 1)
-    value = Fraction(int(whole + start + period or 0) - int(whole + start or 0), nines)
-    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value)
+def _repeating(decimal: re.Match[str]) -> str:
+    r"""0.1\overline{6} as \frac{16-1}{90}."""
+    whole, start, period = decimal.groups()
+    before = whole + start or "0"
+    return rf"\frac{{{int(before + period)}-{int(before)}}}{{{'9' * len(period)}{'0' * len(start)}}}"
 
 
 _COMPACT = _rules(
@@ -321,13 +307,15 @@ _COMPACT = _rules(
 
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)", re.ASCII)
+_EXACT = Context(prec=3000)
 
 
 def normalise(answer: str) -> str:
     """The normal form; see the module's header."""
     if _NUMBER.fullmatch(answer):
         return _plain_number(answer)
-    form = _unwrap(_apply(_LAYOUT, _plain_characters(answer))).strip()
+    form = re.sub(f"[{OPEN}{SHUT}]", "", answer)
+    form = _unwrap(_apply(_LAYOUT, _apply(_UNICODE, form))).strip()
     form = _apply(_BEFORE, _LABEL.sub("", form, count=1)).strip()
     form = re.sub(r"(?<!\\ldots)[.,;:\s]+$", "", form) if not form.endswith(r"\ldots") else form
     choice = ""
@@ -337,7 +325,7 @@ def normalise(answer: str) -> str:
             return choice if not form else f"({choice}){words}"
     if (words := _words_alone(form)) is not None:
         return words
-    form = _NAMED.sub(lambda m: re.sub(r"\s", "", m[1]).lower() + "=", form, count=1)
+    form = _LABELLED.sub(lambda m: re.sub(r"\s", "", m[1]).lower() + "=", form, count=1)
     form, unit = _take_unit(_apply(_JOINED, form))
     form = _apply(_NUMBERS, _plain_digits(form.strip(), bool(unit)))
     # A space between digits is kept ("2 3" is not 23), as is one that ends a command ("\pi r").
@@ -359,9 +347,4 @@ def _squeeze(space: re.Match[str]) -> str:
 
 def _plain_number(form: str) -> str:
     """142.0 -> 142, 070 -> 70, .5 -> 0.5, +3 -> 3, -0 -> 0; anything else unchanged."""
-    if not _NUMBER.fullmatch(form):
-        return form
-    whole, _, decimals = form.lstrip("+-").partition(".")
-    whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")
-    digits = f"{whole}.{decimals}" if decimals else whole
-    return "-" + digits if form.startswith("-") and digits != "0" else digits
+    return f"{_EXACT.plus(Decimal(form)).normalize(_EXACT):f}" if _NUMBER.fullmatch(form) else form

@@ -18,14 +18,7 @@ _GROUPS = [group.split() for group in _SYNONYMS.replace("\n", ";").split(";") if
 _SPELLING = {word: group[0] for group in _GROUPS for word in group}
 _ONE_LETTER = frozenset("mgshLlJNWV")
 _GLUED = re.compile("(?:" + "|".join(sorted(_SPELLING, key=len, reverse=True)) + ")e?s?")
-_SCALES = {
-    "dozen": 12,
-    "hundred": 100,
-    "thousand": 1000,
-    "million": 10**6,
-    "billion": 10**9,
-    "trillion": 10**12,
-}
+_SCALES = dict(dozen=12, hundred=100, thousand=1000, million=10**6, billion=10**9, trillion=10**12)
 _SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})s?\b(?:\s+of\b)?", re.IGNORECASE)
 _CHANGES = re.compile(
     r"\b(?:or|and|more|less|fewer|greater|most|least|over|under|above|below|minus|negative|plus|not|non|no|half|halves"
@@ -41,12 +34,12 @@ def changes_value(unit: str) -> bool:
     return _CHANGES.search(unit) is not None
 
 
-def take_scale(words: str) -> tuple[int, str]:
-    """The factor that the first words are, as in "million dollars" or "dozen", and the rest of the words."""
-    factor = 1
+def take_scale(words: str) -> tuple[str, str]:
+    """The factors that the first words are, as in "million dollars" or "dozen", and the rest of the words."""
+    factors = ""
     while match := _SCALE.match(words):
-        factor, words = factor * _SCALES[match[1].lower()], words[match.end() :]
-    return factor, words
+        factors, words = rf"{factors}\cdot {_SCALES[match[1].lower()]}", words[match.end() :]
+    return factors, words
 
 
 def is_unit(words: str, spaced: bool) -> bool:

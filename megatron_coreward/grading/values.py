@@ -66,22 +66,20 @@ def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[[Number, Numbe
     return work
 
 
+_multiply = _arithmetic(operator.mul)
+
+
 def power(base: Number, exponent: Number) -> Number:
     """Refused: 0^0, and powers of negative or complex numbers that are not whole, but for e^z."""
     whole = isinstance(exponent, Fraction) and exponent.denominator == 1
     if whole and isinstance(base, Fraction):
         bits = max(abs(base.numerator).bit_length() - 1, base.denominator.bit_length() - 1)
-        return (
-            base**exponent.numerator if (base or exponent) and abs(exponent) * bits <= _MAX_BITS else refuse()
-        )
-    fits = whole or (is_real(base) and base > 0 and (is_real(exponent) or base == CONSTANTS["e"]))
+        fits = (base or exponent) and abs(exponent) * bits <= _MAX_BITS
+        return base**exponent.numerator if fits else refuse()
+    fits = whole or base == CONSTANTS["e"] or (is_real(base) and base > 0 and is_real(exponent))
     if not fits or abs(exponent) > _MAX_EXPONENT:
         refuse()
-    if whole:
-        return _settled(_inexact(base) ** exponent.numerator)
-    if isinstance(exponent, Fraction) and exponent.denominator <= 64:
-        return power(root(base, Fraction(exponent.denominator)), Fraction(exponent.numerator))
-    return _settled(_inexact(base) ** _inexact(exponent))
+    return _settled(_inexact(base) ** (exponent.numerator if whole else _inexact(exponent)))
 
 
 def root(a: Number, index: Number) -> Number:
@@ -90,18 +88,24 @@ def root(a: Number, index: Number) -> Number:
     if not 2 <= n <= 64 or not is_real(a) or (a < 0 and n % 2 == 0 and n > 2):
         refuse()
     if a < 0:
-        return -root(-a, index) if n % 2 else FUNCTIONS["mul"](CONSTANTS["i"], root(-a, index))
+        return -root(-a, index) if n % 2 else _multiply(CONSTANTS["i"], root(-a, index))
     if isinstance(a, Fraction):
-        parts = a.numerator, a.denominator
-        guess = Fraction(*(isqrt(k) if n == 2 else round(min(k, 1 << 50) ** (1 / n)) for k in parts))
+        guess = Fraction(
+            *(isqrt(k) if n == 2 else round(min(k, 1 << 50) ** (1 / n)) for k in a.as_integer_ratio())
+        )
         if guess**n == a:
             return guess
     return _settled(MP.root(_inexact(a), n))
 
 
-def _natural(a: Number) -> int:
-    fits = isinstance(a, Fraction) and a.denominator == 1 and 0 <= a <= _MAX_FACTORIAL
-    return a.numerator if fits else refuse()
+def _natural(work: Callable[..., int]) -> Callable[..., Number]:
+    def of_naturals(*numbers: Number) -> Number:
+        fits = all(
+            isinstance(n, Fraction) and n.denominator == 1 and 0 <= n <= _MAX_FACTORIAL for n in numbers
+        )
+        return Fraction(work(*(n.numerator for n in numbers))) if fits else refuse()
+
+    return of_naturals
 
 
 def _real(work: Callable[[Any], Any]) -> Callable[[Number], Number]:
@@ -114,17 +118,21 @@ def _real(work: Callable[[Any], Any]) -> Callable[[Number], Number]:
 
 REAL_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     **{"sin": MP.sin, "cos": MP.cos, "tan": MP.tan, "cot": MP.cot, "sec": MP.sec, "csc": MP.csc},
-    **{"exp": MP.exp, "ln": MP.ln},
+    **{"exp": MP.exp, "ln": MP.ln, "log": MP.ln},
 }
 FUNCTIONS: dict[str, Callable[..., Number]] = {
-    **{name: _real(work) for name, work in (*REAL_FUNCTIONS.items(), ("log", MP.ln))},
-    **{"bars": lambda a: abs(a) if isinstance(a, Fraction) else _settled(abs(a))},
-    **{"add": _arithmetic(operator.add), "sub": _arithmetic(operator.sub), "mul": _arithmetic(operator.mul)},
+    **{name: _real(work) for name, work in REAL_FUNCTIONS.items()},
+    **{
+        "add": _arithmetic(operator.add),
+        "sub": _arithmetic(operator.sub),
+        "mul": _multiply,
+        "neg": operator.neg,
+    },
     **dict.fromkeys(("div", "frac"), _arithmetic(operator.truediv)),
-    **{"neg": operator.neg, "pow": power, "root": root, "fact": lambda n: Fraction(factorial(_natural(n)))},
-    **{"binom": lambda n, k: Fraction(comb(_natural(n), _natural(k)))},
+    **{"pow": power, "root": root, "fact": _natural(factorial), "binom": _natural(comb)},
+    **{"bars": lambda a: abs(a) if isinstance(a, Fraction) else _settled(abs(a))},
 }
-"""By the name of the node that reader.py makes of them."""
+"""By the names that reader.py has for them."""
 
 
 @lru_cache(maxsize=1024)
@@ -216,7 +224,7 @@ def same_value(a: Value, b: Value) -> bool:
 
 
 def _same_numbers(a: Value, b: Value) -> bool:
-    """Whether two sets of reals hold the same of the ends of both, and of what lies between and beside those."""
+    """Whether two sets of reals hold the same of the ends of both and of what lies between and beside."""
     try:
         ends = sorted(MP.convert(end) for end in (*ends_of(a), *ends_of(b)) if abs(end) != CONSTANTS["oo"])
     except UndefinedError:
