@@ -56,6 +56,13 @@ _CLOSES = {
     **{rf"\begin{{{kind}matrix}}": rf"\end{{{kind}matrix}}" for kind in "pb"},
 }
 # fmt: on
+_INNER = r"\{(?:[^{}]|\{[^{}]*\})*\}"
+_BARE = re.compile(
+    rf"(\\(?:{'|'.join(values.REAL_FUNCTIONS)})(?![a-zA-Z])(?:_\w|_\{{\w+\}})?(?:\^\d)?) ?"
+    rf"(\d*\.?\d*(?:(?:[a-zA-Z]|\\(?:pi|{_GREEK})(?![a-zA-Z]) ?)(?:\^\w|\^{_INNER})?|\\frac{_INNER * 2}|\\sqrt{_INNER}"
+    rf"|\^\\circ)?)(?=$|[-+,;=<>)}}&]|\\(?:pm|cup|[lgn]eq|\\|end|{'|'.join(values.REAL_FUNCTIONS)})(?![a-zA-Z]))"
+)
+r"""\sin2x or \ln\frac{1}{2}, and nothing that might belong to the argument."""
 _RELATION, _SUM, _PRODUCT = 3, 6, 7
 _MAX_DEPTH = 40
 _MIRRORED = {">": "<", r"\geq": r"\leq"}
@@ -81,7 +88,8 @@ def read_value(form: str, known: Known) -> Value | None:
     """
     signs = "+-" if form.count(r"\pm") == 1 else "+"
     try:
-        texts = [_MIXED.sub(_improper, re.sub(r"\\pm ?(?![a-z])", sign, form)) for sign in signs]
+        form = _BARE.sub(r"\1(\2)", _MIXED.sub(_improper, form))
+        texts = [re.sub(r"\\pm ?(?![a-z])", sign, form) for sign in signs]
         read = [_Parser(text, known).whole() for text in texts]
     except values.UndefinedError:
         return None
@@ -230,28 +238,13 @@ class _Parser:
 
     def _function(self, name: str, base: str) -> Value:
         power = self._take() and self._argument() if self.token == "^" else _number("1")
-        value = apply(name, self._function_argument())
+        bracketed = self.token in ("(", "{", "|")
+        value = apply(name, self._atom() if bracketed else refuse())
+        if self.token in ("^", "!") or power.at not in [(n,) for n in range(1, 10)]:
+            refuse()
         if name == "log":
             value = apply("div", value, apply(name, _number(base) if base.isdigit() else _letter(base)))
-        positive = isinstance(power, Scalar) and power.at in [(n,) for n in range(1, 10)]
-        return apply("pow", value, power) if positive else refuse()
-
-    def _function_argument(self) -> Value:
-        """In brackets; or a number, a letter or such, or one of each, and nothing that might belong to it."""
-        if self.token in ("(", "{", "|"):
-            value, ends = self._atom(), "^!"
-        else:
-            number = self.token[:1].isdigit()
-            value = self._power() if number or self._is_simple() else refuse()
-            ends = r"\cdot\times\div/*!|"
-            if number and self._is_simple():
-                value = apply("mul", value, self._power())
-            if self._begins_factor(self._next) and self.token[1:] not in values.REAL_FUNCTIONS:
-                refuse()
-        return refuse() if self.token and self.token in ends else value
-
-    def _is_simple(self) -> bool:
-        return _is_letter(self.token) or self.token in (r"\pi", r"\frac", r"\sqrt")
+        return apply("pow", value, power)
 
 
 def _is_letter(token: str) -> bool:
