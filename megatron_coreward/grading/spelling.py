@@ -187,16 +187,17 @@ def _folded(words: str) -> str:
     return re.sub(r"(?<=solution)s$|(?<=root)s$", "", word.lower())
 
 
-_CURRENCY = {r"\$": "dollar", "$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee"}
-_LEADING_CURRENCY = re.compile(r"([+-]?)\s*(\\\$|[$€£¥₹])\s*([+-]?)(?=[\d.\\(])")
+_MONEY = re.compile(r"([+-]?)\s*\\?([$€£¥₹])\s*([+-]?)(?=[\d.\\(])")
 _TAIL = re.compile(
     rf"(.*?(?:[\d)}}\]!]|\\pi ?|\\infty ?|[a-zA-Z](?=\s*{OPEN})))(\s*+)((?:{_TEXT}|[A-Za-z€£¥₹])"
     rf"(?:[A-Za-z\s.,\-/&*()]|\\cdot(?![a-zA-Z])|\^\s*(?:-?\d|\{{\s*-?\d\s*\}})|{_TEXT})*+)",
     re.DOTALL,
 )
-_DEGREES = re.compile(
-    rf"\^?\s*\{{?\s*(?:\\circ(?![a-zA-Z])|\\degree|\\textdegree)\s*\}}?\s*(?:{OPEN}?\s*([CF])\s*{SHUT}?)?"
-)
+_SIGNS = _rules(
+    (rf"\s*(?:{OPEN}\s*)?\\?%\s*{SHUT}?$", f"{OPEN}percent{SHUT}"),
+    (rf"^(?!.*\\(?:{_FUNCTION}))(.*[\d}})])\s*\^?\s*\{{?\s*(?:\\circ(?![a-zA-Z])|\\degree|\\textdegree)\s*\}}?\s*"
+     rf"(?:{OPEN}?\s*([CF])\s*{SHUT}?)?$", rf"\1{OPEN}degree\2{SHUT}"),
+)  # fmt: skip
 _BASE = re.compile(
     rf"(?:_\s*(?=\d\s*$|\{{|{OPEN}|[a-z]{{3}})\{{?\s*{OPEN}?\s*(?:base\s*{SHUT}?\s*)?"
     rf"|\s*{OPEN}?\s*\(?\s*(?:in\s+)?base[-\s]*{SHUT}?\s*)(\d+|[a-z]+)\)?\s*{SHUT}?\s*\}}?"
@@ -214,20 +215,13 @@ def _take_unit(form: str) -> tuple[str, str]:
         if base > 1:
             return based[1], f"_{base}" if base < 10 else f"_{{{base}}}"
     unit = ""
-    if money := _LEADING_CURRENCY.match(form):
-        unit, form = _CURRENCY[money[2]], money[1] + money[3] + form[money.end() :]
+    if money := _MONEY.match(form):
+        unit, form = money[2], money[1] + money[3] + form[money.end() :]
     form = form.replace(r"\$", "").strip()
-    single = "," not in re.sub(r"\d,\d{3}(?!\d)", "", form)
-    if percent := re.fullmatch(rf"(.*?)\s*(?:{OPEN}\s*)?\\?%\s*{SHUT}?", form, re.DOTALL):
-        form, unit = percent[1], "percent" if single else ""
-    degrees = list(_DEGREES.finditer(form)) if "circ" in form or "degree" in form else []
-    number = re.search(r"[\d})]\s*$", form[: degrees[-1].start()]) if degrees else None
-    if degrees and number and degrees[-1].end() == len(form) and single:
-        unit = "degree" + (degrees[-1][1] or "").lower() if not re.search(rf"\\(?:{_FUNCTION})", form) else ""
-        form = form[: degrees[-1].start()] if unit else form
-    elif (tail := _TAIL.fullmatch(form)) and _is_tail(*tail.groups()):
+    if "," not in re.sub(r"\d,\d{3}(?!\d)", "", form):
+        form = _apply(_SIGNS, form)
+    if (tail := _TAIL.fullmatch(form)) and _is_tail(*tail.groups()):
         form, unit = tail[1], tail[3].replace(OPEN, " ").replace(SHUT, " ")
-        unit = _CURRENCY.get(unit.strip(), unit)
     factor, words = take_scale(unit)
     return form.strip() + factor, unit_of(words) if words.strip() else ""
 

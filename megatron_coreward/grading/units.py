@@ -10,14 +10,14 @@ _SYNONYMS = """
 mm millimeter millimetre; cm centimeter centimetre; m meter metre; km kilometer kilometre; in inch inche
 ft foot feet; yd yard; mi mile; mg milligram; g gram gramme; kg kilogram kilogramme kilo; lb lbs pound
 oz ounce; t ton tonne; ml milliliter millilitre; l liter litre L; gal gallon; qt quart; pt pint; cup
-sec s second; min minute; h hr hour; day; wk week; month mo; yr year; dollar usd us-dollar; euro eur; cent
+sec s second; min minute; h hr hour; day; wk week; month mo; yr year; dollar usd us-dollar $; euro eur €; sterling £; yen ¥; rupee ₹; cent
 mph mi/h; kph kmh km/h; percent pct; degree deg; radian rad; unit; am; pm; acre; hectare
 person people; child children; man men; woman women; mouse mice
 """
 _GROUPS = [group.split() for group in _SYNONYMS.replace("\n", ";").split(";") if group.strip()]
 _SPELLING = {word: group[0] for group in _GROUPS for word in group}
 _ONE_LETTER = frozenset("mgshLlJNWV")
-_GLUED = re.compile("(?:" + "|".join(sorted(_SPELLING, key=len, reverse=True)) + ")e?s?")
+_GLUED = re.compile("(?:" + "|".join(sorted(map(re.escape, _SPELLING), key=len, reverse=True)) + ")e?s?")
 _SCALES = dict(dozen=12, hundred=100, thousand=1000, million=10**6, billion=10**9, trillion=10**12)
 _SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})s?\b(?:\s+of\b)?", re.IGNORECASE)
 _CHANGES = re.compile(

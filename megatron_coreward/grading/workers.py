@@ -81,10 +81,6 @@ class _Worker:
         if self._receive(START_LIMIT_S) is TIMED_OUT:  # it says that it is ready, which is no task's time
             raise RuntimeError("a process for comparing answers did not start: is math-verify installed?")
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def alive(self) -> bool:
         return self._process.poll() is None
 
