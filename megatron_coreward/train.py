@@ -228,7 +228,6 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
             export_hf(policy, Path(config.model.path), output / HF_EXPORT)
     if code == 0:
         logger.info("done: %s", folder.summary())
-    grader.close()
     engine.close()
     shutdown()
     return code

@@ -97,8 +97,8 @@ def run(inputs: EvaluationInputs) -> int:
                 shutdown()
                 return UNUSABLE
         engine = VllmEngine(config, str(folder), inputs.stop_ids, config.run.seed)
-    with Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers) as grader:
-        measure_all(inputs, engine, comm, grader)
+    grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
+    measure_all(inputs, engine, comm, grader)
     engine.close()
     return 0
 

@@ -22,7 +22,7 @@ from itertools import combinations
 from megatron_coreward.grading.answers import Parts, normal_form, take_apart
 from megatron_coreward.grading.reader import Term, read_value, terms_of
 from megatron_coreward.grading.values import MP, Number, Value, same_value
-from megatron_coreward.grading.workers import TIMED_OUT, WorkerPool
+from megatron_coreward.grading.workers import TIMED_OUT, compute
 
 NO_ANSWER = -1
 """Class of the empty form."""
@@ -48,33 +48,23 @@ class _Form:
 
 
 class Grader:
-    """Compares normal forms. Holds worker processes from the first term that needs one until close().
+    """Compares normal forms.
 
     Args:
         equality: "math" or "exact" (`reward.equality`).
         timeout_s: CPU seconds that computing a term may take (`reward.timeout_s`).
-        workers: processes (`reward.workers`).
+        workers: processes that compute terms (`reward.workers`).
     """
 
     def __init__(self, equality: str = "math", timeout_s: float = 5.0, workers: int = 1) -> None:
         assert equality in ("math", "exact"), f"unknown equality {equality!r}"
+        assert workers > 0 and timeout_s > 0, f"need workers and time, got {workers=} {timeout_s=}"
         self.equality = equality
         self.timeouts = 0
-        self._timeout_s = timeout_s
-        self._pool = WorkerPool(workers, timeout_s)
+        self._timeout_s, self._workers = timeout_s, workers
         self._forms: dict[str, _Form] = {}
         self._terms: dict[Term, Sequence[Number | None]] = {}
         self._equal: dict[Pair, bool] = {}
-
-    def __enter__(self) -> "Grader":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the worker processes; the grader can still be used and starts new ones."""
-        self._pool.close()
 
     def form(self, answer: str) -> str:
         """The normal form of an extracted answer or a ground truth, as this grader compares it."""
@@ -131,7 +121,8 @@ class Grader:
         terms = list(
             dict.fromkeys(t for body in read.values() for t in terms_of(body) if t not in self._terms)
         )
-        results = self._pool.run(terms, self._timeout_s + TERM_S * len(terms)) if terms else []
+        budget_s = self._timeout_s + TERM_S * len(terms)
+        results = compute(terms, self._timeout_s, budget_s, self._workers) if terms else []
         for term, result in zip(terms, results, strict=True):
             self.timeouts += result is TIMED_OUT
             known = [None] if result is TIMED_OUT else result

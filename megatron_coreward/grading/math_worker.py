@@ -1,16 +1,15 @@
-"""Worker process of workers.py: computes terms, which math-verify's parser reads and sympy evaluates.
+"""Process of workers.py: computes terms, which math-verify's parser reads and sympy evaluates.
 
-Started as a script, so that it imports nothing of the run (no torch, no vLLM) and is ready in under a
-second. It answers one task at a time on a socket inherited from its parent, and leaves when the parent does.
-The operating system ends it when a task takes too much CPU time or memory: sympy can spend hours, or all
-memory, on a short expression, inside C code that no Python exception reaches.
+Started as a script, so that it imports nothing of the run (no torch, no vLLM) and is ready in a second. It
+prints a line for each of the terms that come in, and has nobody to print to when its parent ends. The
+operating system ends it when a term takes too much CPU time or memory: sympy can spend hours, or all memory,
+on a short expression, inside C code that no Python exception reaches.
 """
 
-import os
+import json
 import resource
 import signal
 import sys
-from multiprocessing.connection import Connection
 
 from antlr4.atn.PredictionMode import PredictionMode
 from antlr4.error.Errors import ParseCancellationException
@@ -21,7 +20,7 @@ from sympy import Expr, Float, Rational
 
 _WARM_UP = (r"\arcsin(\frac{1}{2}+x)", (("x", ("1/2", "1/3")),))
 """The first task is slow (tables, lazy imports), which must not count as its time."""
-PARENT_CHECK_S = 5.0
+MEMORY_LIMIT_BYTES = 2 << 30
 _DIGITS = 75
 _NO_NUMBER = (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 """What sympy raises where an expression has no numeric value."""
@@ -42,26 +41,24 @@ class FastParser(PSParser):
         return super().math()
 
 
-def main(descriptor: int, cpu_s: float, memory_bytes: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+def main(timeout_s: float, budget_s: float) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     latex2sympy2.PSParser = FastParser  # math-verify has no setting for its parser
-    parent = os.getppid()
     read(*_WARM_UP)
-    with Connection(descriptor) as connection:
-        connection.send("ready")
-        while True:
-            while not connection.poll(PARENT_CHECK_S):
-                if os.getppid() != parent:
-                    return
-            try:
-                task = connection.recv()
-            except (EOFError, ConnectionResetError):
-                return
-            signal.setitimer(signal.ITIMER_PROF, cpu_s)  # SIGPROF, unhandled, ends the process
-            result = read(*task)
-            left_s, _ = signal.setitimer(signal.ITIMER_PROF, 0)
-            connection.send((result, cpu_s - left_s))
+    _say("ready")
+    for term in json.load(sys.stdin):
+        if budget_s <= 0:
+            return
+        signal.setitimer(signal.ITIMER_PROF, timeout_s)  # SIGPROF, unhandled, ends the process
+        numbers = read(*term)
+        left_s, _ = signal.setitimer(signal.ITIMER_PROF, 0)
+        budget_s -= timeout_s - left_s
+        _say(json.dumps((numbers, timeout_s - left_s)))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def read(text: str, letters: Letters) -> list[str | None]:
@@ -87,4 +84,4 @@ def _number(term: Expr, values: dict[str, str]) -> str | None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+    main(float(sys.argv[1]), float(sys.argv[2]))

@@ -191,22 +191,22 @@ def draw_batches(
 
     options, reward = job.options, job.config.reward
     engine = VllmEngine(job.config, str(job.folder), job.stop_ids, options.seed)
-    with Grader(reward.equality, reward.timeout_s, reward.workers) as grader:
-        rephraser = Rephraser(engine, comm, job.tokenizer, grader, job.settings())
-        compare: Compare | None = rephraser.compare if options.check_answers else None
-        started = time.perf_counter()
-        for finished, number in enumerate(pending, start=1):
-            questions = {row: job.questions[row] for row in job.batches[number]}
-            results = rephrase(questions, options.attempts, rephraser.draw, compare, options.keep)
-            with errors_on_all_ranks(comm):
-                if store is not None:
-                    store.write(number, results)
-            if comm.rank == 0:
-                left = (time.perf_counter() - started) / finished * (len(pending) - finished)
-                accepted = sum(not result.findings for result in results)
-                console.print(
-                    f"batch {number + 1} of {len(job.batches)}: {accepted} of {len(results)} accepted; about "
-                    f"{timedelta(seconds=round(left))} left",
-                    highlight=False,
-                )
+    grader = Grader(reward.equality, reward.timeout_s, reward.workers)
+    rephraser = Rephraser(engine, comm, job.tokenizer, grader, job.settings())
+    compare: Compare | None = rephraser.compare if options.check_answers else None
+    started = time.perf_counter()
+    for finished, number in enumerate(pending, start=1):
+        questions = {row: job.questions[row] for row in job.batches[number]}
+        results = rephrase(questions, options.attempts, rephraser.draw, compare, options.keep)
+        with errors_on_all_ranks(comm):
+            if store is not None:
+                store.write(number, results)
+        if comm.rank == 0:
+            left = (time.perf_counter() - started) / finished * (len(pending) - finished)
+            accepted = sum(not result.findings for result in results)
+            console.print(
+                f"batch {number + 1} of {len(job.batches)}: {accepted} of {len(results)} accepted; about "
+                f"{timedelta(seconds=round(left))} left",
+                highlight=False,
+            )
     return engine
