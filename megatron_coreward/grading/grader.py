@@ -16,7 +16,6 @@ equality="exact" compares strings, as the authors' code does.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 from megatron_coreward.grading.answers import Parts, normal_form, take_apart
@@ -39,14 +38,6 @@ Dates and derivatives that are still to be worked out are no numbers."""
 Pair = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class _Form:
-    """A normal form, taken apart and read once; `value` is None for what equals only itself."""
-
-    parts: Parts
-    value: Value | None
-
-
 class Grader:
     """Compares normal forms.
 
@@ -62,7 +53,8 @@ class Grader:
         self.equality = equality
         self.timeouts = 0
         self._timeout_s, self._workers = timeout_s, workers
-        self._forms: dict[str, _Form] = {}
+        self._parts: dict[str, Parts] = {}
+        self._values: dict[str, Value | None] = {}
         self._terms: dict[Term, Sequence[Number | None]] = {}
         self._equal: dict[Pair, bool] = {}
 
@@ -88,9 +80,9 @@ class Grader:
     def classify(self, groups: Sequence[Sequence[str]]) -> list[list[int]]:
         """`classes` of many lists at once, which keeps all workers busy."""
         if self.equality == "math":
-            if max(len(self._forms), len(self._equal)) > CACHE_SIZE:
-                self._forms, self._equal = {}, {}
-            self._read({form for group in groups for form in group} - self._forms.keys() - {""})
+            if max(len(self._parts), len(self._equal)) > CACHE_SIZE:
+                self._parts, self._values, self._equal = {}, {}, {}
+            self._read({form for group in groups for form in group} - self._parts.keys() - {""})
         return [self._numbered(group) for group in groups]
 
     def _numbered(self, group: Sequence[str]) -> list[int]:
@@ -100,26 +92,25 @@ class Grader:
         return [number.get(form, NO_ANSWER) for form in group]
 
     def _classes_of(self, forms: list[str]) -> list[list[str]]:
-        by_value = _components([form for form in forms if self._forms[form].parts.body], self._same_value)
+        by_value = _components([form for form in forms if self._parts[form].body], self._same_value)
         number = {form: str(n) for n, same in enumerate(by_value, 1) for form in same}
-        said = {form: (number.get(form, ""), *self._forms[form].parts[1:]) for form in forms}
+        said = {form: (number.get(form, ""), *self._parts[form][1:]) for form in forms}
         return _settled(forms, said) if any(any(what[1:]) for what in said.values()) else by_value
 
     def _same_value(self, a: str, b: str) -> bool:
         if (a, b) not in self._equal:
-            one, other = self._forms[a], self._forms[b]
-            same = one.parts.body == other.parts.body
-            if not same and one.value is not None and other.value is not None:
-                same = same_value(one.value, other.value)
-            self._equal[a, b] = same
+            value, other = self._values[a], self._values[b]
+            same = value is not None and other is not None and same_value(value, other)
+            self._equal[a, b] = same or self._parts[a].body == self._parts[b].body
         return self._equal[a, b]
 
     def _read(self, forms: Iterable[str]) -> None:
-        """Fills the cache of forms; what a worker must compute is asked for all at once."""
-        parts = {form: take_apart(form) for form in sorted(forms)}
-        read = {form: part.body for form, part in parts.items() if not _OPAQUE.search(part.body)}
+        """Fills the caches; what math-verify must compute is asked for all at once."""
+        bodies = {form: take_apart(form) for form in sorted(forms)}
+        self._parts |= bodies
+        readable = {form: part.body for form, part in bodies.items() if not _OPAQUE.search(part.body)}
         terms = list(
-            dict.fromkeys(t for body in read.values() for t in terms_of(body) if t not in self._terms)
+            dict.fromkeys(t for body in readable.values() for t in terms_of(body) if t not in self._terms)
         )
         budget_s = self._timeout_s + TERM_S * len(terms)
         results = compute(terms, self._timeout_s, budget_s, self._workers) if terms else []
@@ -127,8 +118,8 @@ class Grader:
             self.timeouts += result is TIMED_OUT
             known = [None] if result is TIMED_OUT else result
             self._terms[term] = [None if number is None else MP.mpf(number) for number in known]
-        for form, part in parts.items():
-            self._forms[form] = _Form(part, read_value(part.body, self._terms) if form in read else None)
+        for form in bodies:
+            self._values[form] = read_value(readable[form], self._terms) if form in readable else None
 
 
 def _settled(forms: list[str], said: Mapping[str, tuple[str, ...]]) -> list[list[str]]:

@@ -91,48 +91,37 @@ _COLOURS = "red|blue|green|orange|purple|pink|teal|gray|grey|brown|black|maroon|
 _COLOUR = re.compile(
     rf"\\(?:(?:text|page|f)?color(?:box)?\s*\{{[^{{}}]*\}}|(?:{_COLOURS})[A-E]?(?![a-zA-Z]))\s*(\{{)?"
 )
+_BRACED = r"(?:[^{}\\]|\\.)*+"
+for _ in range(5):
+    _BRACED = rf"(?:[^{{}}\\]|\\.|\{{{_BRACED}\}})*+"
 _FONT = re.compile(
     r"\\(text(?!color|degree)[a-z]*|[mh]box|operatorname\*?|math(?!bb|ring)[a-z]+|boldsymbol|p?bm|underline|emph|fbox)"
-    r"(?![a-zA-Z])\s*\{"
+    rf"(?![a-zA-Z])\s*\{{({_BRACED})\}}",
+    re.DOTALL,
 )
 _WORDS = re.compile(r"[a-zA-Z\s.,:'\-/&?!]+(?:(?<=[a-z])[23])?")
 
 
 def _unwrap(form: str) -> str:
     r"""Without fonts and colours; words of \text{..} between OPEN and SHUT, letters and mathematics bare."""
-    form = _COLOUR.sub(lambda m: r"\bm{" if m[1] else "", form)
-    while match := _FONT.search(form):
-        end = _closing(form, match.end())
-        before, inner, after = form[: match.start()], form[match.end() : end], form[end + 1 :]
-        words = inner.replace("\\", "") if re.search(r"\\[a-zA-Z]", inner) is None else inner
-        is_text = match[1].startswith(("text", "mbox", "hbox"))
-        applied = re.match(r"\s*[({\\\da-zA-Z|^_]", after) is not None
-        if applied and re.fullmatch(rf"{_FUNCTION}|max|min|gcd|lcm", inner.strip()):
-            inner = f"\\{inner.strip()} "
-        elif is_text and re.fullmatch(r"\s*[mshgL]\.?\s*", inner) and re.search(r"[\d}\s]$", before):
-            inner = f"{OPEN}{inner}{SHUT}"
-        elif (
-            _WORDS.fullmatch(words)
-            and re.search("[a-zA-Z].*[a-zA-Z]", words)
-            and "," not in words.strip(" ,")
-        ):
-            inner = f"{OPEN}{words}{SHUT}"
-        elif inner[:1].isalpha() and re.search(r"\\[a-zA-Z]+$", before):
-            inner = " " + inner
-        elif is_text:
-            inner = f" {inner} " if _WORDS.fullmatch(inner) else inner
-        form = before + inner + after
-    return form
+    return _FONT.sub(_without_font, _COLOUR.sub(lambda m: r"\bm{" if m[1] else "", form))
 
 
-def _closing(form: str, start: int) -> int:
-    """Where the brace closes that is open at `start`."""
-    level = 1
-    for match in re.finditer(r"\\.|[{}]", form[start:]):
-        level += {"{": 1, "}": -1}.get(match[0], 0)
-        if level == 0:
-            return start + match.start()
-    return len(form)
+def _without_font(match: re.Match[str]) -> str:
+    inner = _FONT.sub(_without_font, match[2])
+    before, after = match.string[: match.start()], match.string[match.end() :]
+    words = inner.replace("\\", "") if re.search(r"\\[a-zA-Z]", inner) is None else inner
+    is_text = match[1].startswith(("text", "mbox", "hbox"))
+    applied = re.match(r"\s*[({\\\da-zA-Z|^_]", after) is not None
+    if applied and re.fullmatch(rf"{_FUNCTION}|max|min|gcd|lcm", inner.strip()):
+        return f"\\{inner.strip()} "
+    if is_text and re.fullmatch(r"\s*[mshgL]\.?\s*", inner) and re.search(r"[\d}\s]$", before):
+        return f"{OPEN}{inner}{SHUT}"
+    if _WORDS.fullmatch(words) and re.search("[a-zA-Z].*[a-zA-Z]", words) and "," not in words.strip(" ,"):
+        return f"{OPEN}{words}{SHUT}"
+    if inner[:1].isalpha() and re.search(r"\\[a-zA-Z]+$", before):
+        return " " + inner
+    return f" {inner} " if is_text and _WORDS.fullmatch(inner) else inner
 
 
 _MORE = r"(?!\s*(?:more|less|fewer|greater|higher|lower|over|above|below|under|equal)\b)"
@@ -245,9 +234,9 @@ _DIGIT_GROUPS = _rules(
     (rf"{_GROUP}(?:\.\d{{3}}){{2,}}(?![\d.,])", lambda m: m[0].replace(".", "")),
     (r"(?<=[^\\]\{)\d{1,3}(?:,\d{3})+(?=\})", lambda m: m[0].replace(",", "")),
 )
+_BRACKETS = r"(\\?[(\[{][^()\[\]{}]*[)\]}])"
 _THOUSANDS = re.compile(rf"{_GROUP}(?:,\d{{3}})+(?!\d|,\S)")
-_CENTS = re.compile(r"(?<![\d.,])(\d+),(0\d)(?![\d,])")
-_MORE_CENTS = re.compile(r"([+-]?\d+),(\d\d?)")
+_CENTS = re.compile(_BRACKETS + r"|(?<![\d.,])(\d+),(0\d)(?![\d,])")
 _NUMBERS = _rules(
     (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?", lambda m: _repeating(m)),
     (r"(?<![\w\\.}])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d+)(?![\w.])", r"\1\\cdot10^{\2}"),
@@ -258,16 +247,10 @@ _NUMBERS = _rules(
 def _plain_digits(form: str, has_unit: bool = False) -> str:
     """Without separators of thousands (in brackets only where a list would be spaced) and decimal commas."""
     form = _apply(_DIGIT_GROUPS, form)
-    spaced = ", " in form
-    pieces = re.split(r"(\\?[(\[{]|[)\]}])", form)
-    level = 0
-    for index, piece in enumerate(pieces):
-        level += (piece[-1:] in tuple("([{") and len(piece) <= 2) - (piece in (")", "]", "}"))
-        if level <= 0 or spaced:
-            piece = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), piece)
-        pieces[index] = _CENTS.sub(r"\1.\2", piece) if level <= 0 else piece
-    form = "".join(pieces)
-    return _MORE_CENTS.sub(r"\1.\2", form) if has_unit and _MORE_CENTS.fullmatch(form) else form
+    thousands = _THOUSANDS.pattern if ", " in form else f"{_BRACKETS}|{_THOUSANDS.pattern}"
+    form = re.sub(thousands, lambda m: m[0] if m[0][-1] in ")]}" else m[0].replace(",", ""), form)
+    form = _CENTS.sub(lambda m: m[1] or f"{m[2]}.{m[3]}", form)
+    return re.sub(r"^([+-]?\d+),(\d\d?)$", r"\1.\2", form) if has_unit else form
 
 
 def _repeating(decimal: re.Match[str]) -> str:
@@ -283,9 +266,7 @@ _COMPACT = _rules(
     (rf"(?<![\\a-zA-Z])({_FUNCTION})(?=[({{\d\\]|[a-zA-Z]$)", r"\\\1"),
     (rf"\\({_FUNCTION})(?=[a-zA-Z](?![a-zA-Z]))(?<!\\(?:sin|cos|tan))", r"\\\1 "),
     (r"\\(sin|cos|tan)\^\{-1\}", r"\\arc\1"),
-    (r"\\frac(\d) ?(\d)(?!\d)", r"\\frac{\1}{\2}"),
-    (r"\\frac(\d)(?=\{)", r"\\frac{\1}"),
-    (r"\\frac(\\pi|[a-zA-Z]) ?(?=[\w{])", r"\\frac{\1}"),
+    (r"\\frac(\d|\\pi|[a-zA-Z]) ?(?=[a-zA-Z{]|\d(?!\d))", r"\\frac{\1}"),
     (r"(\\frac\{[^{}]*\}) ?(\d|[a-zA-Z])", r"\1{\2}"),
     (r"\\sqrt ?(\d+(?![\d.])|\w)", lambda m: rf"\sqrt{{{m[1][0]}}}{m[1][1:]}"),
     (r"([\^_])\{(\w)\}", r"\1\2"),

@@ -58,17 +58,6 @@ def _inexact(a: Number) -> Number:
     return MP.convert(a) if not a or _SMALLEST <= abs(MP.convert(a)) <= _LARGEST else refuse()
 
 
-def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[[Number, Number], Number]:
-    def work(a: Number, b: Number) -> Number:
-        exact = isinstance(a, Fraction) and isinstance(b, Fraction)
-        return operation(a, b) if exact else _settled(operation(_inexact(a), _inexact(b)))
-
-    return work
-
-
-_multiply = _arithmetic(operator.mul)
-
-
 def power(base: Number, exponent: Number) -> Number:
     """Refused: 0^0, and powers of negative or complex numbers that are not whole, but for e^z."""
     whole = isinstance(exponent, Fraction) and exponent.denominator == 1
@@ -88,51 +77,31 @@ def root(a: Number, index: Number) -> Number:
     if not 2 <= n <= 64 or not is_real(a) or (a < 0 and n % 2 == 0 and n > 2):
         refuse()
     if a < 0:
-        return -root(-a, index) if n % 2 else _multiply(CONSTANTS["i"], root(-a, index))
+        return -root(-a, index) if n % 2 else CONSTANTS["i"] * _inexact(root(-a, index))
     if isinstance(a, Fraction):
-        guess = Fraction(
-            *(isqrt(k) if n == 2 else round(min(k, 1 << 50) ** (1 / n)) for k in a.as_integer_ratio())
-        )
+        nearest = isqrt if n == 2 else lambda k: round(min(k, 1 << 50) ** (1 / n))
+        guess = Fraction(nearest(a.numerator), nearest(a.denominator))
         if guess**n == a:
             return guess
     return _settled(MP.root(_inexact(a), n))
 
 
-def _natural(work: Callable[..., int]) -> Callable[..., Number]:
-    def of_naturals(*numbers: Number) -> Number:
-        fits = all(
-            isinstance(n, Fraction) and n.denominator == 1 and 0 <= n <= _MAX_FACTORIAL for n in numbers
-        )
-        return Fraction(work(*(n.numerator for n in numbers))) if fits else refuse()
-
-    return of_naturals
+def _natural(a: Number) -> int:
+    fits = isinstance(a, Fraction) and a.denominator == 1 and 0 <= a <= _MAX_FACTORIAL
+    return a.numerator if fits else refuse()
 
 
-def _real(work: Callable[[Any], Any]) -> Callable[[Number], Number]:
-    def of_real(a: Number) -> Number:
-        result = _settled(work(_inexact(a))) if is_real(a) and (a > 0 or work != MP.ln) else refuse()
-        return result if is_real(result) else refuse()
-
-    return of_real
-
-
-REAL_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    **{"sin": MP.sin, "cos": MP.cos, "tan": MP.tan, "cot": MP.cot, "sec": MP.sec, "csc": MP.csc},
-    **{"exp": MP.exp, "ln": MP.ln, "log": MP.ln},
+REAL_FUNCTIONS = ("sin", "cos", "tan", "cot", "sec", "csc", "exp", "ln", "log")
+_ARITHMETIC: dict[str, Callable[..., Number]] = {
+    **{"add": operator.add, "sub": operator.sub, "mul": operator.mul, "bars": abs},
+    **dict.fromkeys(("div", "frac"), operator.truediv),
 }
-FUNCTIONS: dict[str, Callable[..., Number]] = {
-    **{name: _real(work) for name, work in REAL_FUNCTIONS.items()},
-    **{
-        "add": _arithmetic(operator.add),
-        "sub": _arithmetic(operator.sub),
-        "mul": _multiply,
-        "neg": operator.neg,
-    },
-    **dict.fromkeys(("div", "frac"), _arithmetic(operator.truediv)),
-    **{"pow": power, "root": root, "fact": _natural(factorial), "binom": _natural(comb)},
-    **{"bars": lambda a: abs(a) if isinstance(a, Fraction) else _settled(abs(a))},
+_REAL = (MP.sin, MP.cos, MP.tan, MP.cot, MP.sec, MP.csc, MP.exp, MP.ln, MP.ln)
+_WITH_DIGITS = _ARITHMETIC | dict(zip(REAL_FUNCTIONS, _REAL, strict=True))
+_OTHERS: dict[str, Callable[..., Number]] = {
+    **{"neg": operator.neg, "pow": power, "root": root, "fact": lambda n: Fraction(factorial(_natural(n)))},
+    **{"binom": lambda n, k: Fraction(comb(_natural(n), _natural(k)))},
 }
-"""By the names that reader.py has for them."""
 
 
 @lru_cache(maxsize=1024)
@@ -195,7 +164,12 @@ def _at_point(name: str, numbers: tuple[Number | None, ...], lettered: bool) -> 
     try:
         if None in numbers or (lettered and name == "root" and less(numbers[0], Fraction(0))):
             return None  # letters stand for numbers of which there is a root
-        return FUNCTIONS[name](*numbers)
+        if name in _OTHERS:
+            return _OTHERS[name](*numbers)
+        if name in _ARITHMETIC and all(isinstance(number, Fraction) for number in numbers):
+            return _ARITHMETIC[name](*numbers)
+        result = _settled(_WITH_DIGITS[name](*map(_inexact, numbers)))
+        return result if name in _ARITHMETIC or is_real(result) else None
     except (UndefinedError, ZeroDivisionError):
         return None
 
