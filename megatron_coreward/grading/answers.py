@@ -20,7 +20,6 @@ MAX_FORM_BYTES = 256
 """Longer forms cross ranks as a hash."""
 MAX_ANSWER_CHARS = 2000
 """A longer answer is not normalised, only stripped: it is no answer, and it is hashed anyway."""
-_HASH = re.compile(r"#[0-9a-f]{64}")
 _TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*\{?|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[^\s${}]+(?:\{[^\s${}]*\}[^\s${}]*)*")
 _BARE_WORD = re.compile(r"[aI]|[^\w\\]*[a-zA-Z]{2,}\W*|\W+")
@@ -136,11 +135,6 @@ def normal_form(answer: str, equality: str) -> str:
         form = normalise(answer) if len(answer) <= MAX_ANSWER_CHARS else answer.strip()
     encoded = form.encode("utf-8", errors="surrogatepass")
     return form if len(encoded) <= MAX_FORM_BYTES else "#" + blake2b(encoded, digest_size=32).hexdigest()
-
-
-def is_hashed(form: str) -> bool:
-    """Whether `form` stands for an answer that was too long to send."""
-    return _HASH.fullmatch(form) is not None
 
 
 class Parts(NamedTuple):

@@ -70,15 +70,11 @@ class Grader:
         """`equal` of many pairs at once, which keeps all workers busy."""
         return [first == second != NO_ANSWER for first, second in self.classify(pairs)]
 
-    def classes(self, forms: Sequence[str]) -> list[int]:
-        """The class of each form: equal answers share a number, "" is NO_ANSWER.
+    def classify(self, groups: Sequence[Sequence[str]]) -> list[list[int]]:
+        """The class of each form in each group: equal answers share a number, "" is NO_ANSWER.
 
         Classes are numbered from 0 by their smallest form, so the numbers do not depend on order either.
         """
-        return self.classify([forms])[0]
-
-    def classify(self, groups: Sequence[Sequence[str]]) -> list[list[int]]:
-        """`classes` of many lists at once, which keeps all workers busy."""
         if self.equality == "math":
             if max(len(self._parts), len(self._equal)) > CACHE_SIZE:
                 self._parts, self._values, self._equal = {}, {}, {}

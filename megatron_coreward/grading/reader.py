@@ -24,6 +24,7 @@ _GREEK = (
     "alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi|chi|psi"
     "|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega"
 )
+_REAL = "|".join(values.REAL_FUNCTIONS)
 _SAFE = "abckmnrstuvwxyz"  # letters that math-verify takes for nothing else
 _PLAIN = (
     rf"\d+(?:\.\d+)?(?!\d|\\frac)|[{_SAFE}]|[-+^{{}},]"
@@ -39,10 +40,9 @@ _NAMES = r"\\(?:[lr]floor|[lr]ceil|max|min|arc(?:sin|cos|tan)) ?"
 _TOKEN = re.compile(
     rf"(?:{_ASKED})|\d+(?:\.\d+)?|\.\d+|\^\\circ(?![a-zA-Z])"
     r"|[fghpqFGHPQ]\(-?(?:\d+|[a-z])(?:,-?(?:\d+|[a-z]))*\)(?![!^(])"  # f(3); but f(2x) may be a product
-    rf"|(?:(?![fghpqFGHPQ]\()[a-zA-Z]|\\(?:{_GREEK})(?![a-zA-Z]))(?:_\w|_\{{\w+\}}| ?)|\\log_(?:\w|\{{\w+\}}) ?"
-    r"|\\(?:frac|sqrt|binom|pi|infty|emptyset|cdot|times|div|pm|cup|setminus|approx|[lgn]eq"
-    rf"|{'|'.join(values.REAL_FUNCTIONS)})(?![a-zA-Z]) ?|\\(?:begin|end)\{{[pb]matrix\}}|\\\\|\\[{{}}]|[-+*/^(){{}}\[\],;:=<>|!&]",
-    re.ASCII,
+    rf"|(?:(?![fghpqFGHPQ]\()[a-zA-Z]|\\(?:{_GREEK})(?![a-zA-Z]))(?:_\w|_\{{\w+\}}| ?)"
+    r"|\\log_(?:\w|\{\w+\}) ?|\\(?:frac|sqrt|binom|pi|infty|emptyset|cdot|times|div|cup|setminus|approx|[lgn]eq"
+    rf"|{_REAL})(?![a-zA-Z]) ?|\\(?:begin|end)\{{[pb]matrix\}}|\\\\|\\[{{}}]|[-+*/^(){{}}\[\],;:=<>|!&]", re.ASCII
 )
 _MIXED = re.compile(r"(?<![\w.}^])(\d+)\\frac\{(\d+)\}\{(\d+)\}")
 _INFIX = {
@@ -55,19 +55,17 @@ _CLOSES = {
     "(": ")]", "[": ")]", "{": "}", r"\{": r"\}", "|": "|",
     **{rf"\begin{{{kind}matrix}}": rf"\end{{{kind}matrix}}" for kind in "pb"},
 }
-# fmt: on
 _INNER = r"\{(?:[^{}]|\{[^{}]*\})*\}"
 _BARE = re.compile(
-    rf"(\\(?:{'|'.join(values.REAL_FUNCTIONS)})(?![a-zA-Z])(?:_\w|_\{{\w+\}})?(?:\^\d)?) ?"
-    rf"(\d*\.?\d*(?:(?:[a-zA-Z]|\\(?:pi|{_GREEK})(?![a-zA-Z]) ?)(?:\^\w|\^{_INNER})?|\\frac{_INNER * 2}|\\sqrt{_INNER}"
-    rf"|\^\\circ)?)(?=$|[-+,;=<>)}}&]|\\(?:pm|cup|[lgn]eq|\\|end|{'|'.join(values.REAL_FUNCTIONS)})(?![a-zA-Z]))"
+    rf"(\\(?:{_REAL})(?![a-zA-Z])(?:_\w|_\{{\w+\}})?(?:\^\d)?) ?"
+    rf"(\d*\.?\d*(?:(?:[a-zA-Z]|\\(?:pi|{_GREEK})(?![a-zA-Z]) ?)(?:\^\w|\^{_INNER})?|\\frac{_INNER * 2}"
+    rf"|\\sqrt{_INNER}|\^\\circ)?)(?=$|[-+,;=<>)}}&]|\\(?:pm|cup|[lgn]eq|\\|end|{_REAL})(?![a-zA-Z]))"
 )
 r"""\sin2x or \ln\frac{1}{2}, and nothing that might belong to the argument."""
-_RELATION, _SUM, _PRODUCT = 3, 6, 7
-_MAX_DEPTH = 40
+# fmt: on
+_RELATION, _SUM, _PRODUCT, _MAX_DEPTH = 3, 6, 7, 40
 _MIRRORED = {">": "<", r"\geq": r"\leq"}
 _NO_FACTORS = {*_INFIX, r"\infty", r"\emptyset", *_CLOSES.values(), r"\{", "[", "|", r"^\circ", *"^!)]}", ""}
-_CONSTANTS = {r"\pi": "pi", r"\infty": "oo", "e": "e", "i": "i"}
 
 
 def terms_of(form: str) -> list[Term]:
@@ -86,10 +84,9 @@ def read_value(form: str, known: Known) -> Value | None:
 
     A form with a single \pm is the list of its two readings.
     """
-    signs = "+-" if form.count(r"\pm") == 1 else "+"
     try:
         form = _BARE.sub(r"\1(\2)", _MIXED.sub(_improper, form))
-        texts = [re.sub(r"\\pm ?(?![a-z])", sign, form) for sign in signs]
+        texts = [re.sub(r"\\pm ?", sign, form) for sign in "+-"] if form.count(r"\pm") == 1 else [form]
         read = [_Parser(text, known).whole() for text in texts]
     except values.UndefinedError:
         return None
@@ -188,7 +185,7 @@ class _Parser:
         if self.token == "!":
             base = apply(self._take() and "fact", base)
         elif self.token == r"^\circ":
-            base = apply(self._take() and "mul", base, Scalar((values.CONSTANTS["pi"] / 180,)))
+            base = apply(self._take() and "mul", base, Scalar((values.CONSTANTS[r"\pi"] / 180,)))
         return apply("pow", base, self._take() and self._argument()) if self.token == "^" else base
 
     def _argument(self) -> Value:
@@ -215,7 +212,7 @@ class _Parser:
             return Collection(SET, ())
         if token[:1].isdigit() or token.startswith("."):
             return _number(token)
-        if token in _CONSTANTS or _is_letter(token):
+        if token in values.CONSTANTS or _is_letter(token):
             return _letter(token)
         return Scalar(tuple(self._known.get(_term(token)) or refuse()))
 
@@ -256,8 +253,7 @@ def _number(token: str) -> Scalar:
 
 
 def _letter(token: str) -> Scalar:
-    constant = _CONSTANTS.get(token)
-    return Scalar((values.CONSTANTS[constant],) if constant else values.letter_at(token))
+    return Scalar((values.CONSTANTS[token],) if token in values.CONSTANTS else values.letter_at(token))
 
 
 def _items(value: Value, kind: str) -> tuple[Value, ...]:

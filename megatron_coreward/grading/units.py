@@ -17,7 +17,8 @@ person people; child children; man men; woman women; mouse mice
 _GROUPS = [group.split() for group in _SYNONYMS.replace("\n", ";").split(";") if group.strip()]
 _SPELLING = {word: group[0] for group in _GROUPS for word in group}
 _ONE_LETTER = frozenset("mgshLlJNWV")
-_GLUED = re.compile("(?:" + "|".join(sorted(map(re.escape, _SPELLING), key=len, reverse=True)) + ")e?s?")
+_LONGEST_FIRST = sorted(map(re.escape, _SPELLING), key=len, reverse=True)
+_GLUED = re.compile(f"(?:{'|'.join(_LONGEST_FIRST)})e?s?")
 _SCALES = dict(dozen=12, hundred=100, thousand=1000, million=10**6, billion=10**9, trillion=10**12)
 _SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})s?\b(?:\s+of\b)?", re.IGNORECASE)
 _CHANGES = re.compile(
@@ -44,18 +45,14 @@ def take_scale(words: str) -> tuple[str, str]:
 
 def is_unit(words: str, spaced: bool) -> bool:
     """Whether plain letters after a number are words, not a product. `5 m` is one if a space comes before."""
-    first, *others = re.findall(r"[A-Za-z]+", words.replace(".", "")) or [""]
-    known = _GLUED.fullmatch(first.lower()) is not None and len(first) > 1
+    first, *others = re.findall("us-dollars?|[a-z]+", words.replace(".", ""), re.IGNORECASE) or [""]
+    known = len(first) > 1 and _GLUED.fullmatch(first.lower()) is not None
     if not spaced:
         return known and first[-1].islower()
     if len(first) == 1:
-        return (
-            first in _ONE_LETTER and all(len(w) > 1 or w in _ONE_LETTER for w in others) and "-" not in words
-        )
-    word = (
-        len(first) > 3 or re.fullmatch("[^aeiou][aeiou][a-z]", first) or words.lower().startswith("us-dollar")
-    )
-    return known or bool(word) or changes_value(words.lower())
+        return "-" not in words and all(len(word) > 1 or word in _ONE_LETTER for word in (first, *others))
+    short_word = re.fullmatch("[^aeiou][aeiou][a-z]", first) is not None
+    return known or short_word or len(first) > 3 or changes_value(words.lower())
 
 
 def unit_of(words: str) -> str:
@@ -79,8 +76,8 @@ def _one(text: str) -> str:
 
 
 def _singular(word: str) -> str:
-    if word in _SPELLING or (word.endswith("s") and word[:-1] in _SPELLING):
-        return _SPELLING.get(word) or _SPELLING[word[:-1]]
+    if known := _SPELLING.get(word) or _SPELLING.get(word.removesuffix("s")):
+        return known
     if len(word) > 3:
         word = re.sub(r"(?<=[^aeiou])ies$", "y", word)
         word = re.sub(r"(sh|ch|[sxz])es?$", r"\1", word)  # boxes, cases; and case, to be like them

@@ -25,7 +25,7 @@ MP = MPContext()  # of our own: nobody else changes its precision
 MP.dps = 120
 _SAME, _NEGLIGIBLE, _SMALLEST, _LARGEST = (MP.mpf(bound) for bound in ("1e-60", "1e-90", "1e-30", "1e30"))
 _MAX_BITS, _MAX_EXPONENT, _MAX_FACTORIAL = 1 << 17, 1000, 5000
-CONSTANTS: dict[str, Number] = {"pi": +MP.pi, "e": +MP.e, "i": MP.mpc(0, 1), "oo": float("inf")}
+CONSTANTS: dict[str, Number] = {r"\pi": +MP.pi, "e": +MP.e, "i": MP.mpc(0, 1), r"\infty": float("inf")}
 POINTS = ((1, 1), (0, 1), (20, 20), (2000, 3000), (-1, 1), (10**7, 10**6), (-(10**7), 10**6))
 """Where letters lie at each point: least number and range."""
 MIN_DEFINED = 2
@@ -200,7 +200,9 @@ def same_value(a: Value, b: Value) -> bool:
 def _same_numbers(a: Value, b: Value) -> bool:
     """Whether two sets of reals hold the same of the ends of both and of what lies between and beside."""
     try:
-        ends = sorted(MP.convert(end) for end in (*ends_of(a), *ends_of(b)) if abs(end) != CONSTANTS["oo"])
+        ends = sorted(
+            MP.convert(end) for end in (*ends_of(a), *ends_of(b)) if abs(end) != CONSTANTS[r"\infty"]
+        )
     except UndefinedError:
         return False
     between = [(low + high) / 2 for low, high in pairwise(ends)]
