@@ -16,7 +16,7 @@ from antlr4.error.Errors import ParseCancellationException
 from antlr4.error.ErrorStrategy import BailErrorStrategy
 from latex2sympy2_extended import latex2sympy2
 from latex2sympy2_extended.antlr_parser import PSParser
-from sympy import Expr, Float, Rational
+from sympy import Basic, Float, Rational
 
 _WARM_UP = (r"\arcsin(\frac{1}{2}+x)", (("x", ("1/2", "1/3")),))
 """The first task is slow (tables, lazy imports), which must not count as its time."""
@@ -45,43 +45,38 @@ def main(timeout_s: float, budget_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     latex2sympy2.PSParser = FastParser  # math-verify has no setting for its parser
     read(*_WARM_UP)
-    _say("ready")
+    sys.stdout.write("ready\n")
     for term in json.load(sys.stdin):
+        sys.stdout.flush()
         if budget_s <= 0:
             return
         signal.setitimer(signal.ITIMER_PROF, timeout_s)  # SIGPROF, unhandled, ends the process
         numbers = read(*term)
-        left_s, _ = signal.setitimer(signal.ITIMER_PROF, 0)
-        budget_s -= timeout_s - left_s
-        _say(json.dumps((numbers, timeout_s - left_s)))
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+        cpu_s = timeout_s - signal.setitimer(signal.ITIMER_PROF, 0)[0]
+        budget_s -= cpu_s
+        sys.stdout.write(json.dumps((numbers, cpu_s)) + "\n")
 
 
 def read(text: str, letters: Letters) -> list[str | None]:
     """The real number that a term is at each point (one without letters); None: not known, or not real."""
-    points = range(len(letters[0][1]) if letters else 1)
     try:
         term = latex2sympy2.latex2sympy(text, normalization_config=None)
     except (ParseCancellationException, *_NO_NUMBER):
-        term = None
-    if not isinstance(term, Expr):
-        return [None for _ in points]
-    return [_number(term, {name: at[point] for name, at in letters}) for point in points]
+        return [None]
+    names = [name for name, _ in letters]
+    points = zip(*(at for _, at in letters), strict=True) if letters else [()]
+    return [_number(term, dict(zip(names, point, strict=True))) for point in points]
 
 
-def _number(term: Expr, values: dict[str, str]) -> str | None:
+def _number(term: Basic, values: dict[str, str]) -> str | None:
     at = {symbol: Float(Rational(values[symbol.name]), _DIGITS) for symbol in term.free_symbols}
     try:
         real, imaginary = term.xreplace(at).evalf(_DIGITS).as_real_imag()
-        known = real.is_Float or real.is_Rational
-        return str(Float(real, _DIGITS)) if known and abs(imaginary) < 1e-60 else None
+        known = (real.is_Float or real.is_Rational) and abs(imaginary) < 1e-60
+        return str(Float(real, _DIGITS)) if known else None
     except _NO_NUMBER:
         return None
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), float(sys.argv[2]))
+    main(*map(float, sys.argv[1:]))

@@ -125,10 +125,6 @@ def _without_font(match: re.Match[str]) -> str:
 
 
 _MORE = r"(?!\s*(?:more|less|fewer|greater|higher|lower|over|above|below|under|equal)\b)"
-_LABEL = re.compile(
-    rf"\s*{OPEN}?\s*(?i:(?:so |thus |hence |therefore,? )?(?:the )?(?:final |correct )?"
-    rf"(?:answer|ans|result|solution|value)(?: is)?\.?)\s*(?:{SHUT}\s*[:=]?|[:=]\s*{SHUT}?)\s*(?=\S)"
-)
 _LABELLED = re.compile(
     rf"\s*{OPEN}\s*([a-zA-Z ]+?)\s*(?:{SHUT}\s*[:=]|[:=]\s*{SHUT})\s*(?=[^{OPEN}{SHUT},]+(?:{_TEXT}[^,]*)?$)"
 )
@@ -138,28 +134,29 @@ _CHOICE = re.compile(
     re.DOTALL,
 )
 _JOINED = _rules(
-    (
-        rf"\s*(?:,\s*)?{OPEN}\s*,?\s*(?:and|or)\s*{_MORE},?\s*{SHUT}(?!\s*{OPEN}\s*(?:more|less|fewer))\s*",
-        ", ",
-    ),
+    (rf"\s*(?:,\s*)?{OPEN}\s*,?\s*(?:and|or)\s*{_MORE},?\s*{SHUT}(?!\s*{OPEN}\s*(?:more|less))\s*", ", "),
     (rf"\s*,?\s+(?:and|or)\s+{_MORE}", ", "),
 )
-_PEOPLE = re.compile(rf"[{OPEN}{SHUT}a-zA-Z\s,.]*\b(?:and|or)\b[{OPEN}{SHUT}a-zA-Z\s,.]*")
-_LISTED_WORDS = ("NO", "YES", "TRUE", "FALSE", "NONE", "EVEN", "ODD", "BOTH", "NEITHER", "DNE")
+_SPOKEN = re.compile(
+    "NO|YES|TRUE|FALSE|NONE|EVEN|ODD|BOTH|DNE|(?!.*(?:ABC|BCD|CDE|DEF|EFG|FGH|PQR))(?=.*[AEIOUY]).{5,}"
+)
 _BEFORE = _rules(
+    (rf"\s*{OPEN}?\s*(?i:(?:so |thus |hence |therefore,? )?(?:the )?(?:final |correct )?"
+     rf"(?:answer|ans|result|solution|value)(?: is)?\.?)\s*(?:{SHUT}\s*[:=]?|[:=]\s*{SHUT}?)\s*(?=\S)", ""),
     (r"^\s*(?:=|\\(?:approx|therefore|implies|Rightarrow)(?![a-zA-Z])|\\quad)\s*", ""),
     (rf"(?<=\d)\s*(?:\^\s*)?\{{?\s*{OPEN}?\s*(?:st|nd|rd|th)(?![a-zA-Z])\s*{SHUT}?\s*\}}?", " "),
     (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
-)
+)  # fmt: skip
 
 
 def _words_alone(form: str) -> str | None:
     """The form of an answer that is words only, as `No solution`; None where it is anything else."""
-    bare = form.replace(OPEN, " ").replace(SHUT, " ").replace("(s)", "")
-    if _PEOPLE.fullmatch(form) and not changes_value(re.sub(r"\b(?:and|or)\b", "", bare.lower())):
-        names = sorted(filter(None, (_folded(n) for n in re.split(r",|\band\b|\bor\b", bare))))
-        return ",".join(names)
-    if not re.fullmatch(r"[a-zA-Z][a-zA-Z\s.'()!?-]*", bare.strip()) or re.search(r"\(.?\)", bare):
+    bare = re.sub(f"[{OPEN}{SHUT}]", " ", form).replace("(s)", "").strip()
+    names = re.split(r",|\band\b|\bor\b", bare)
+    listed = re.fullmatch(r"[a-zA-Z\s,.]*\b(?:and|or)\b[a-zA-Z\s,.]*", bare) is not None
+    if listed and not changes_value(" ".join(names).lower()):
+        return ",".join(sorted(filter(None, map(_folded, names))))
+    if not re.fullmatch(r"[a-zA-Z][a-zA-Z\s.'()!?-]*", bare) or re.search(r"\(.?\)", bare):
         return None
     word = _folded(bare)
     return word if len(word) > 1 else None
@@ -168,10 +165,7 @@ def _words_alone(form: str) -> str | None:
 def _folded(words: str) -> str:
     """Letters alone. Capitals stay where they may be points or Roman numbers, as in `ABC` and `IV`."""
     word = re.sub(r"[^a-zA-Z-]", "", words)
-    spoken = (
-        len(word) > 4 and re.search("[AEIOUY]", word) and not re.search("ABC|BCD|CDE|DEF|EFG|FGH|PQR", word)
-    )
-    if len(word) < 2 or (word.isupper() and word not in _LISTED_WORDS and not spoken):
+    if len(word) < 2 or (word.isupper() and not _SPOKEN.fullmatch(word)):
         return word
     return re.sub(r"(?<=solution)s$|(?<=root)s$", "", word.lower())
 
@@ -261,16 +255,14 @@ def _repeating(decimal: re.Match[str]) -> str:
 
 
 _COMPACT = _rules(
-    (r"(?<![\\a-zA-Z])sqrt(?=[({])", r"\\sqrt"),
+    (rf"(?<![\\a-zA-Z])(sqrt(?=[({{])|(?:{_FUNCTION})(?=[({{\d\\]|[a-zA-Z]$))", r"\\\1"),
     (r"\\sqrt\(([^()]*)\)(?!\^)", r"\\sqrt{\1}"),
-    (rf"(?<![\\a-zA-Z])({_FUNCTION})(?=[({{\d\\]|[a-zA-Z]$)", r"\\\1"),
     (rf"\\({_FUNCTION})(?=[a-zA-Z](?![a-zA-Z]))(?<!\\(?:sin|cos|tan))", r"\\\1 "),
     (r"\\(sin|cos|tan)\^\{-1\}", r"\\arc\1"),
     (r"\\frac(\d|\\pi|[a-zA-Z]) ?(?=[a-zA-Z{]|\d(?!\d))", r"\\frac{\1}"),
     (r"(\\frac\{[^{}]*\}) ?(\d|[a-zA-Z])", r"\1{\2}"),
     (r"\\sqrt ?(\d+(?![\d.])|\w)", lambda m: rf"\sqrt{{{m[1][0]}}}{m[1][1:]}"),
-    (r"([\^_])\{(\w)\}", r"\1\2"),
-    (r"\^\{\\circ\}", r"^\\circ"),
+    (r"([\^_])\{(\w|\\circ)\}", r"\1\2"),
     (r"^(?!.*\\(?:sin|cos|tan|cot|sec|csc)).*$",
      lambda m: re.sub(r"\^\\circ(?=\d)", " ", m[0]).replace(r"^\circ", "")),
     (r"\\?%", ""),
@@ -291,7 +283,7 @@ def normalise(answer: str) -> str:
         return _plain_number(answer)
     form = re.sub(f"[{OPEN}{SHUT}]", "", answer)
     form = _unwrap(_apply(_LAYOUT, _apply(_UNICODE, form))).strip()
-    form = _apply(_BEFORE, _LABEL.sub("", form, count=1)).strip()
+    form = _apply(_BEFORE, form).strip()
     form = re.sub(r"(?<!\\ldots)[.,;:\s]+$", "", form) if not form.endswith(r"\ldots") else form
     choice = ""
     if (chosen := _CHOICE.fullmatch(form)) and not re.match(r"[-+*/^=(]|\\cdot|\\times", chosen[3]):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,41 +34,34 @@ def compute(terms: Sequence[Any], timeout_s: float, budget_s: float, workers: in
     shares = [terms[i::workers] for i in range(min(workers, len(terms)))]
     results: list[Any] = [TIMED_OUT] * len(terms)
     with ThreadPoolExecutor(workers) as threads:  # each waits for a process of its own
-        work = threads.map(lambda share: _compute(share, timeout_s, budget_s / len(shares)), shares)
-        for i, done in enumerate(work):
+        for i, done in enumerate(threads.map(partial(_compute, timeout_s, budget_s / len(shares)), shares)):
             results[i::workers] = done
     return results
 
 
-def _compute(terms: Sequence[Any], timeout_s: float, budget_s: float) -> list[Any]:
+def _compute(timeout_s: float, budget_s: float, terms: Sequence[Any]) -> list[Any]:
     results: list[Any] = []
     while len(results) < len(terms) and budget_s > 0:
-        lines = _answers_of_a_process(terms[len(results) :], timeout_s, budget_s)
-        if lines[:1] != ["ready"]:
+        ready, *answers = _printed(terms[len(results) :], timeout_s, budget_s).splitlines() or [""]
+        if not ready:
             raise RuntimeError("a process for comparing answers did not start: is math-verify installed?")
-        answers = [json.loads(line) for line in lines[1:]]
-        results += [numbers for numbers, _ in answers]
-        budget_s -= sum(cpu_s for _, cpu_s in answers)
+        for numbers, cpu_s in map(json.loads, answers):
+            results.append(numbers)
+            budget_s -= cpu_s
         if len(results) < len(terms):
             results.append(TIMED_OUT)
             budget_s -= timeout_s
     return results + [TIMED_OUT] * (len(terms) - len(results))
 
 
-def _answers_of_a_process(terms: Sequence[Any], timeout_s: float, budget_s: float) -> list[str]:
+def _printed(terms: Sequence[Any], timeout_s: float, budget_s: float) -> str:
     """What a process prints before it is through or ended."""
     # -P: the folder of this file must not shadow other packages. A session of its own keeps signals meant for
     # the run away from a process that is still needed to finish the step.
     command = [sys.executable, "-P", str(_SCRIPT), str(timeout_s), str(budget_s)]
     wall_s = START_LIMIT_S + WALL_FACTOR * (timeout_s + budget_s)
+    pipes = {"input": json.dumps(terms).encode(), "stdout": subprocess.PIPE}
     try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(terms).encode(),
-            stdout=subprocess.PIPE,
-            timeout=wall_s,
-            start_new_session=True,
-        )
-        return done.stdout.decode().splitlines()
+        return subprocess.run(command, timeout=wall_s, start_new_session=True, **pipes).stdout.decode()
     except subprocess.TimeoutExpired as late:
-        return (late.stdout or b"").decode().splitlines()
+        return (late.stdout or b"").decode()
