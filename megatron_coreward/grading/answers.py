@@ -119,13 +119,8 @@ def _signed(text: str, box: _Box, begin: int) -> str:
 def normal_form(answer: str, equality: str) -> str:
     """The form under which an answer is compared, sent and logged; "" if there is no answer.
 
-    Args:
-        answer: what extract_answer returned, or a ground truth.
-        equality: "math" normalises; "exact" keeps the raw string, as the authors' code does.
-
-    Returns:
-        At most MAX_FORM_BYTES bytes of UTF-8. A longer form becomes "#" and its blake2b hash, and is equal
-        only to itself.
+    "math" normalises; "exact" keeps the raw string, as the authors' code does. A form of more than
+    MAX_FORM_BYTES bytes of UTF-8 becomes "#" and its blake2b hash, and is equal only to itself.
     """
     assert equality in ("math", "exact"), f"unknown equality {equality!r}"
     if not answer.strip():

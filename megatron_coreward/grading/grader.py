@@ -1,17 +1,12 @@
 """Decides which answers are equal: one grader for votes, rewards, ground truth and evaluation.
 
 Answers are equivalence classes, not strings. An answer may say more than its value: a name (`x=5`), a unit,
-a base, the letter of a choice. Two answers are equal if
-
-1. their values are: the same text, or reader.py can read both and values.py says so; and
-2. nothing else that both of them say differs. `5` equals `5 cm`, and `5 cm` does not equal `5 km`.
-
-So `5` fits two that contradict each other, and then it is in the class of neither. No step depends on order.
-Terms that our own reader does not compute are left to math-verify, in processes with limits (workers.py).
-One that runs out of time or memory, or comes when those of one call have used up what they may take together
-(TERM_S), equals only itself for the rest of the run and is counted in `Grader.timeouts`.
-
-equality="exact" compares strings, as the authors' code does.
+a base, the letter of a choice. Two answers are equal if their values are (the same text, or reader.py reads
+both and values.py says so) and nothing else that both say differs: `5` equals `5 cm`, and `5 cm` does not
+equal `5 km`. So `5` fits two that contradict each other, and then it is in the class of neither. No step
+depends on order. A term of math-verify's that runs out of time or memory, or comes when those of one call
+have used up what they may take together (TERM_S), equals only itself for the rest of the run and is counted
+in `Grader.timeouts`. equality="exact" compares strings, as the authors' code does.
 """
 
 import re

@@ -1,9 +1,9 @@
 r"""Reads the value of an answer from a strict subset of LaTeX.
 
 Operator precedence over the tokens of a form gives a value (values.py): numbers and expressions in letters
-with + - * / ^ !, fractions, roots, binomials, |..| and real functions; tuples, intervals, sets, lists, unions,
-\setminus, \pm, matrices, ratios, equations and inequalities; `f(3)` counts as a letter. Inverse functions,
-rounding, \max and \min are left to math-verify (math_worker.py), which sees them and nothing else, and of
+with + - * / ^ !, fractions, roots, binomials, |..| and real functions; tuples, intervals, sets, lists,
+unions, \setminus, \pm, matrices, ratios, equations and inequalities; `f(3)` counts as a letter. Inverse
+functions, rounding, \max and \min are left to math-verify (math_worker.py), which sees nothing else, and of
 those only what _ASKED lists. What has two readings (`1/2x`, `\sin x/2`, `x^12`) is refused.
 """
 
@@ -16,7 +16,7 @@ from megatron_coreward.grading.values import SET, Collection, Number, Scalar, Va
 
 Term = tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]
 """What math-verify is to compute: LaTeX, and what the letters in it stand for at every point."""
-Known = Mapping[Term, Sequence[Number | None]]
+Known = Mapping[Term, Sequence[Number]]
 """The numbers that a term is at every point (at one if it has no letters)."""
 
 # fmt: off
@@ -38,11 +38,11 @@ _ASKED = (
 )
 _NAMES = r"\\(?:[lr]floor|[lr]ceil|max|min|arc(?:sin|cos|tan)) ?"
 _TOKEN = re.compile(
-    rf"(?:{_ASKED})|\d+(?:\.\d+)?|\.\d+|\^\\circ(?![a-zA-Z])"
+    rf"(?:{_ASKED})|\d+(?:\.\d+)?|\.\d+|\^\\circ(?![a-zA-Z])|\\log_(?:\w|\{{\w+\}}) ?"
     r"|[fghpqFGHPQ]\(-?(?:\d+|[a-z])(?:,-?(?:\d+|[a-z]))*\)(?![!^(])"  # f(3); but f(2x) may be a product
     rf"|(?:(?![fghpqFGHPQ]\()[a-zA-Z]|\\(?:{_GREEK})(?![a-zA-Z]))(?:_\w|_\{{\w+\}}| ?)"
-    r"|\\log_(?:\w|\{\w+\}) ?|\\(?:frac|sqrt|binom|pi|infty|emptyset|cdot|times|div|cup|setminus|approx|[lgn]eq"
-    rf"|{_REAL})(?![a-zA-Z]) ?|\\(?:begin|end)\{{[pb]matrix\}}|\\\\|\\[{{}}]|[-+*/^(){{}}\[\],;:=<>|!&]", re.ASCII
+    rf"|\\(?:frac|sqrt|binom|pi|infty|emptyset|cdot|times|div|cup|setminus|approx|{_REAL}"
+    r"|[lgn]eq)(?![a-zA-Z]) ?|\\(?:begin|end)\{[pb]matrix\}|\\[\\{}]|[-+*/^(){}\[\],;:=<>|!&]", re.ASCII
 )
 _MIXED = re.compile(r"(?<![\w.}^])(\d+)\\frac\{(\d+)\}\{(\d+)\}")
 _INFIX = {
@@ -126,7 +126,7 @@ class _Parser:
         value = self._expression(0)
         if self.token or _items(value, "rows") != (value,):
             refuse()
-        return Collection(SET, value.items) if isinstance(value, Collection) and value.kind == "," else value
+        return value if _items(value, ",") == (value,) else Collection(SET, _items(value, ","))
 
     def _expression(self, level: int) -> Value:
         """What binds more strongly than `level`."""
@@ -182,11 +182,11 @@ class _Parser:
 
     def _power(self) -> Value:
         base = self._atom()
-        if self.token == "!":
-            base = apply(self._take() and "fact", base)
-        elif self.token == r"^\circ":
-            base = apply(self._take() and "mul", base, Scalar((values.CONSTANTS[r"\pi"] / 180,)))
-        return apply("pow", base, self._take() and self._argument()) if self.token == "^" else base
+        if self.token == "!" and self._take():
+            base = apply("fact", base)
+        elif self.token == r"^\circ" and self._take():
+            base = apply("mul", base, Scalar((values.CONSTANTS[r"\pi"] / 180,)))
+        return apply("pow", base, self._argument()) if self.token == "^" and self._take() else base
 
     def _argument(self) -> Value:
         """What a command or ^ applies to: a group, or one character."""
@@ -205,15 +205,13 @@ class _Parser:
             return apply(name, self._argument(), self._argument())
         if token == r"\sqrt":
             index = "2" if self.token != "[" else (self._take(), self._take(), self._take("]"))[1]
-            return apply("root", self._argument(), _number(index) if index.isdigit() else refuse())
+            return apply("root", self._argument(), _scalar(index) if index.isdigit() else refuse())
         if name in values.REAL_FUNCTIONS:
             return self._function(name, base.strip("{}") or "10")  # as in math-verify
         if token == r"\emptyset":
             return Collection(SET, ())
-        if token[:1].isdigit() or token.startswith("."):
-            return _number(token)
-        if token in values.CONSTANTS or _is_letter(token):
-            return _letter(token)
+        if token in values.CONSTANTS or _is_letter(token) or token.lstrip(".")[:1].isdigit():
+            return _scalar(token)
         return Scalar(tuple(self._known.get(_term(token)) or refuse()))
 
     def _group(self, opening: str) -> Value:
@@ -234,13 +232,13 @@ class _Parser:
         return value if opening + closing in ("()", "{}") else refuse()
 
     def _function(self, name: str, base: str) -> Value:
-        power = self._take() and self._argument() if self.token == "^" else _number("1")
+        power = self._argument() if self.token == "^" and self._take() else _scalar("1")
         bracketed = self.token in ("(", "{", "|")
         value = apply(name, self._atom() if bracketed else refuse())
-        if self.token in ("^", "!") or power.at not in [(n,) for n in range(1, 10)]:
+        if self.token in ("^", "!") or power not in [_scalar(digit) for digit in "123456789"]:
             refuse()
         if name == "log":
-            value = apply("div", value, apply(name, _number(base) if base.isdigit() else _letter(base)))
+            value = apply("div", value, apply(name, _scalar(base)))
         return apply("pow", value, power)
 
 
@@ -248,12 +246,10 @@ def _is_letter(token: str) -> bool:
     return token[:1].isalpha() or re.fullmatch(_GREEK, token[1:].partition("_")[0]) is not None
 
 
-def _number(token: str) -> Scalar:
-    return Scalar((Fraction(token),))
-
-
-def _letter(token: str) -> Scalar:
-    return Scalar((values.CONSTANTS[token],) if token in values.CONSTANTS else values.letter_at(token))
+def _scalar(token: str) -> Scalar:
+    if token in values.CONSTANTS:
+        return Scalar((values.CONSTANTS[token],))
+    return Scalar(values.letter_at(token) if _is_letter(token) else (Fraction(token),))
 
 
 def _items(value: Value, kind: str) -> tuple[Value, ...]:
@@ -269,8 +265,8 @@ def _relation(sides: Sequence[Value], signs: Sequence[str]) -> Value:
     at = [side.at if isinstance(side, Scalar) else refuse() for side in sides]
     if {"=", r"\approx"}.issuperset(signs) and all(len(numbers) == 1 for numbers in at):
         for sign, side, numbers in zip(signs, sides[1:], at[1:], strict=True):
-            if sign == r"\approx" and not _rounds_to(at[0][0], numbers[0]):
-                refuse()
+            if sign == r"\approx" and not values.less(abs(at[0][0] - numbers[0]), abs(at[0][0]) / 100):
+                refuse()  # it is not rounded, but something else
             if sign == "=" and not values.same_value(sides[0], side):
                 return Collection("=", tuple(sides))
         return sides[0]
@@ -283,11 +279,6 @@ def _relation(sides: Sequence[Value], signs: Sequence[str]) -> Value:
         scale = first if sign in ("=", r"\neq") else apply("bars", first)
         relations.append(Collection(_MIRRORED.get(sign, sign), (apply("div", difference, scale),)))
     return relations[0] if len(relations) == 1 else Collection(SET, tuple(relations))
-
-
-def _rounds_to(value: Number, decimal: Number) -> bool:
-    digits = [n for n in range(12) if isinstance(decimal, Fraction) and 10**n % decimal.denominator == 0]
-    return bool(digits) and values.less(abs(value - decimal), Fraction(6, 10 ** (digits[0] + 1)))
 
 
 def _ratio(parts: Sequence[Value]) -> Value:

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from decimal import Context, Decimal
+from functools import partial
 
 from megatron_coreward.grading.units import changes_value, is_unit, take_scale, unit_of
 
@@ -31,11 +32,11 @@ def _apply(rules: Rules, form: str) -> str:
 
 _NAMES = r"""
 \leq ≤ \le \leqslant; \geq ≥ \ge \geqslant; \neq ≠ \ne; \approx ≈; \equiv ≡; \to →; \in ∈; \cup ∪; \cap ∩
-\setminus ∖ \backslash; \emptyset ∅ \varnothing \O; (-\infty,\infty) ℝ \R \reals \Reals; \infty ∞; ^\circ °; \times ×
-\cdot · ⋅; \div ÷; \pm ±; \frac \dfrac \tfrac \cfrac; \binom \dbinom \tbinom; \lfloor ⌊; \rfloor ⌋; \lceil ⌈; \rceil ⌉
-\ldots … \dots \ddots \cdots \dotsb \dotsc \dotsm \dotsi \dotso; \therefore ∴; \phi ϕ; \mu μ; \Delta ∆; \Omega Ω
-- − – —; / ⁄; ' ′ ‘ ’; " “ ”; , 、; | ∣; < \lt \textless; > \gt \textgreater; \$ \Dollar \textdollar
-~ \quad \qquad \thinspace \enspace \space
+\setminus ∖ \backslash; \emptyset ∅ \varnothing \O; (-\infty,\infty) ℝ \R \reals \Reals; \infty ∞; ^\circ °
+\cdot · ⋅; \div ÷; \times ×; \pm ±; \frac \dfrac \tfrac \cfrac; \binom \dbinom \tbinom; \therefore ∴; \phi ϕ
+\ldots … \dots \ddots \cdots \dotsb \dotsc \dotsm \dotsi \dotso; \lfloor ⌊; \rfloor ⌋; \lceil ⌈; \rceil ⌉
+- − – —; / ⁄; ' ′ ‘ ’; " “ ”; , 、; | ∣; < \lt \textless; > \gt \textgreater; \$ \Dollar \textdollar; \mu μ
+\Delta ∆; \Omega Ω; ~ \quad \qquad \thinspace \enspace \space
 """
 _GROUPS = [group.split() for group in _NAMES.replace("\n", ";").split(";") if group.strip()]
 _SAME = {
@@ -44,6 +45,7 @@ _SAME = {
     for other in others
 }
 """Characters and commands that have another name here."""
+_compatible = partial(unicodedata.normalize, "NFKC")
 _UNICODE = _rules(
     ("[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda m: "^{" + _compatible(m[0]).replace("−", "-") + "}"),
     ("[₀-₉]+", lambda m: "_{" + _compatible(m[0]) + "}"),
@@ -52,10 +54,6 @@ _UNICODE = _rules(
     (r"\\[a-zA-Z]+|[^\x00-\x7f]", lambda m: _named(m[0])),
 )
 """`x²` as x^{2}, `½` as \\frac{1}{2}, `５` as 5, `θ` as \\theta, `√2` as \\sqrt{2}."""
-
-
-def _compatible(text: str) -> str:
-    return unicodedata.normalize("NFKC", text)
 
 
 def _named(text: str) -> str:
@@ -204,21 +202,20 @@ def _take_unit(form: str) -> tuple[str, str]:
     if "," not in re.sub(r"\d,\d{3}(?!\d)", "", form):
         form = _apply(_SIGNS, form)
     if (tail := _TAIL.fullmatch(form)) and _is_tail(*tail.groups()):
-        form, unit = tail[1], tail[3].replace(OPEN, " ").replace(SHUT, " ")
+        form, unit = tail[1], re.sub(f"[{OPEN}{SHUT}]", " ", tail[3])
     factor, words = take_scale(unit)
-    return form.strip() + factor, unit_of(words) if words.strip() else ""
+    unit = unit_of(words) if words.strip() else ""
+    return form.strip() + factor, unit and rf"\text{{{unit}}}"
 
 
 def _is_tail(value: str, space: str, words: str) -> bool:
-    if not re.search(r"\d|\\pi|\\sqrt|\\infty|[a-zA-Z)]$", value):
+    """Whether words after a value are its unit, and no product as in `\pi hr^2`."""
+    plain, bare = re.sub(f"[{OPEN}{SHUT}]", " ", words), re.sub(_TEXT, "", words)
+    product = value.endswith(r"\pi ") and re.match(r"(?!cm|mm|km|ft|in)[a-zA-Z]{1,3}(?![a-zA-Z])", words)
+    if product or _NOT_WORDS.search(bare) or not words.strip(" .\n"):
         return False
-    bare = re.sub(_TEXT, "", words)
-    if _NOT_WORDS.search(bare) or re.fullmatch(r"[\s.]*", words):
-        return False
-    if value.endswith(r"\pi ") and re.match(r"(?!cm|mm|km|ft|in)[a-zA-Z]{1,3}(?![a-zA-Z])", words):
-        return False  # \pi hr^2
-    plain = words.replace(OPEN, " ").replace(SHUT, " ")
-    return words.startswith((OPEN, "€", "£", "¥", "₹")) or is_unit(plain, (value + space)[-1] == " ")
+    number = re.search(r"\d|\\pi|\\sqrt|\\infty|[a-zA-Z)]$", value) is not None
+    return number and (words[0] in f"{OPEN}€£¥₹" or is_unit(plain, (value + space)[-1] == " "))
 
 
 _GROUP = r"(?<![\d.,])(?<!\d[ '])[1-9]\d{0,2}"
@@ -254,6 +251,7 @@ def _repeating(decimal: re.Match[str]) -> str:
     return rf"\frac{{{int(before + period)}-{int(before)}}}{{{'9' * len(period)}{'0' * len(start)}}}"
 
 
+_SPACE = re.compile(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])|(?<!\d)\s+|\s+(?!\d)")
 _COMPACT = _rules(
     (rf"(?<![\\a-zA-Z])(sqrt(?=[({{])|(?:{_FUNCTION})(?=[({{\d\\]|[a-zA-Z]$))", r"\\\1"),
     (r"\\sqrt\(([^()]*)\)(?!\^)", r"\\sqrt{\1}"),
@@ -296,20 +294,12 @@ def normalise(answer: str) -> str:
     form, unit = _take_unit(_apply(_JOINED, form))
     form = _apply(_NUMBERS, _plain_digits(form.strip(), bool(unit)))
     # A space between digits is kept ("2 3" is not 23), as is one that ends a command ("\pi r").
-    form = re.sub(r"(?<!\d)\s+|\s+(?!\d)", _squeeze, form.strip())
+    form = _SPACE.sub(lambda m: m[1] + " " if m[1] else "", form.strip())
     form = _apply(_COMPACT, form)
     while re.fullmatch(r"\{(?:[^{}]|\{[^{}]*\})*\}", form):
         form = form[1:-1]
     form = re.sub(_TEXT, lambda m: r"\text{" + re.sub(r"\s+", " ", m[0][1:-1]).strip().lower() + "}", form)
-    if unit and not unit.startswith("_"):
-        unit = rf"\text{{{unit}}}"
     return (f"({choice})" if choice and form else "") + _plain_number(form) + unit
-
-
-def _squeeze(space: re.Match[str]) -> str:
-    """One space where a command would otherwise swallow the letter that follows, else nothing."""
-    before, after = space.string[: space.start()], space.string[space.end() : space.end() + 1]
-    return " " if after.isalpha() and re.search(r"\\[a-zA-Z]+$", before) else ""
 
 
 def _plain_number(form: str) -> str:

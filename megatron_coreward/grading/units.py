@@ -9,10 +9,10 @@ import re
 _SYNONYMS = """
 mm millimeter millimetre; cm centimeter centimetre; m meter metre; km kilometer kilometre; in inch inche
 ft foot feet; yd yard; mi mile; mg milligram; g gram gramme; kg kilogram kilogramme kilo; lb lbs pound
-oz ounce; t ton tonne; ml milliliter millilitre; l liter litre L; gal gallon; qt quart; pt pint; cup
-sec s second; min minute; h hr hour; day; wk week; month mo; yr year; dollar usd us-dollar $; euro eur €; sterling £; yen ¥; rupee ₹; cent
-mph mi/h; kph kmh km/h; percent pct; degree deg; radian rad; unit; am; pm; acre; hectare
-person people; child children; man men; woman women; mouse mice
+oz ounce; t ton tonne; ml milliliter millilitre; l liter litre L; gal gallon; qt quart; pt pint; cup; acre
+sec s second; min minute; h hr hour; day; wk week; month mo; yr year; percent pct; degree deg; radian rad
+dollar usd us-dollar $; euro eur €; sterling £; yen ¥; rupee ₹; cent; mph mi/h; kph kmh km/h; unit; am; pm
+person people; child children; man men; woman women; mouse mice; hectare
 """
 _GROUPS = [group.split() for group in _SYNONYMS.replace("\n", ";").split(";") if group.strip()]
 _SPELLING = {word: group[0] for group in _GROUPS for word in group}

@@ -9,18 +9,17 @@ milliseconds.
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import pairwise
 from math import comb, factorial, isqrt
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mpmath import MPContext
 
 Number = Any
-"""A Fraction, a real or complex mpmath number, or (only as the end of an interval) a float, +-inf."""
+"""A Fraction, a real or complex mpmath number, None, or (only as the end of an interval) a float, +-inf."""
 MP = MPContext()  # of our own: nobody else changes its precision
 MP.dps = 120
 _SAME, _NEGLIGIBLE, _SMALLEST, _LARGEST = (MP.mpf(bound) for bound in ("1e-60", "1e-90", "1e-30", "1e30"))
@@ -129,15 +128,13 @@ INTERVALS = ("()", "[)", "(]", "[]")
 UNIONS = (r"\cup", r"\setminus")
 
 
-@dataclass(frozen=True)
-class Scalar:
+class Scalar(NamedTuple):
     """One number; or, for an expression in letters, one for each point (None: undefined there)."""
 
-    at: tuple[Number | None, ...]
+    at: tuple[Number, ...]
 
 
-@dataclass(frozen=True)
-class Collection:
+class Collection(NamedTuple):
     """A set, tuple, interval, union, matrix, or a relation between scalars."""
 
     kind: str
@@ -148,11 +145,7 @@ Value = Scalar | Collection
 
 
 def apply(name: str, *operands: Value) -> Scalar:
-    """A function of numbers, at each point.
-
-    Raises:
-        UndefinedError: an operand is no number, or there are too few points at which it has a value.
-    """
+    """A function of numbers, at each point; UndefinedError where that is none, or at too few points."""
     scalars = [x for x in operands if isinstance(x, Scalar)]
     count = max(len(x.at) for x in scalars) if len(scalars) == len(operands) else refuse()
     columns = zip(*(x.at * (count // len(x.at)) for x in scalars), strict=True)
@@ -160,7 +153,7 @@ def apply(name: str, *operands: Value) -> Scalar:
     return Scalar(at) if count - at.count(None) >= min(MIN_DEFINED, count) else refuse()
 
 
-def _at_point(name: str, numbers: tuple[Number | None, ...], lettered: bool) -> Number | None:
+def _at_point(name: str, numbers: tuple[Number, ...], lettered: bool) -> Number:
     try:
         if None in numbers or (lettered and name == "root" and less(numbers[0], Fraction(0))):
             return None  # letters stand for numbers of which there is a root
@@ -223,14 +216,11 @@ def _holds(value: Value, x: Number) -> bool:
 
 
 def ends_of(value: Value) -> list[Number]:
-    """Where a set of reals can begin or end: the ends of its intervals and the numbers of finite sets.
-
-    Raises:
-        UndefinedError: something else is in it, or a number that is not real.
-    """
-    if isinstance(value, Collection) and value.kind in UNIONS:
+    """The ends of intervals and the numbers of finite sets; UndefinedError for what is no set of reals."""
+    if isinstance(value, Scalar) or value.kind not in (SET, *INTERVALS, *UNIONS):
+        refuse()
+    if value.kind in UNIONS:
         return [end for item in value.items for end in ends_of(item)]
-    items = value.items if isinstance(value, Collection) and value.kind in (SET, *INTERVALS) else refuse()
-    ends = [x.at[0] for x in items if isinstance(x, Scalar) and len(x.at) == 1 and is_real(x.at[0])]
+    ends = [x.at[0] for x in value.items if isinstance(x, Scalar) and len(x.at) == 1 and is_real(x.at[0])]
     fits = value.kind == SET or (len(ends) == 2 and less(*ends) and not same_number(*ends))
-    return ends if fits and len(ends) == len(items) else refuse()
+    return ends if fits and len(ends) == len(value.items) else refuse()

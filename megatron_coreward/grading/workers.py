@@ -1,9 +1,9 @@
 """Computes terms in other processes, within a hard time limit.
 
 math-verify guards itself with signals, which work in the main thread only and never reach C code; a hang then
-stops the whole run. Here the operating system ends the process (math_worker.py) of a term that takes too long:
-the caller gets TIMED_OUT for it, and a new process goes on with the next one. Terms are rare (none in most
-steps), so a process lives for one call, which costs a second to start it, and nothing is left running.
+stops the whole run. Here the operating system ends the process (math_worker.py) of a term that takes too
+long: the caller gets TIMED_OUT for it, and a new process goes on with the next one. Terms are rare (none in
+most steps), so a process lives for one call, which costs a second to start it, and nothing is left running.
 """
 
 import json
@@ -60,8 +60,9 @@ def _printed(terms: Sequence[Any], timeout_s: float, budget_s: float) -> str:
     # the run away from a process that is still needed to finish the step.
     command = [sys.executable, "-P", str(_SCRIPT), str(timeout_s), str(budget_s)]
     wall_s = START_LIMIT_S + WALL_FACTOR * (timeout_s + budget_s)
-    pipes = {"input": json.dumps(terms).encode(), "stdout": subprocess.PIPE}
+    asked, printed = json.dumps(terms).encode(), subprocess.PIPE
     try:
-        return subprocess.run(command, timeout=wall_s, start_new_session=True, **pipes).stdout.decode()
+        done = subprocess.run(command, input=asked, stdout=printed, timeout=wall_s, start_new_session=True)
+        return done.stdout.decode()
     except subprocess.TimeoutExpired as late:
         return (late.stdout or b"").decode()
