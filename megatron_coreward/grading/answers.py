@@ -16,10 +16,8 @@ from typing import NamedTuple
 from megatron_coreward.grading.spelling import normalise
 from megatron_coreward.grading.units import changes_value
 
-MAX_FORM_BYTES = 256
-"""Longer forms cross ranks as a hash."""
-MAX_ANSWER_CHARS = 2000
-"""A longer answer is not normalised, only stripped: it is no answer, and it is hashed anyway."""
+MAX_FORM_BYTES = 256  # longer forms cross ranks as a hash
+MAX_ANSWER_CHARS = 2000  # a longer answer is not normalised: it is none, and it is hashed anyway
 _TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*\{?|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[^\s${}]+(?:\{[^\s${}]*\}[^\s${}]*)*")
 _BARE_WORD = re.compile(r"[aI]|[^\w\\]*[a-zA-Z]{2,}\W*|\W+")

@@ -18,12 +18,10 @@ from megatron_coreward.grading.reader import Term, read_value, terms_of
 from megatron_coreward.grading.values import MP, Number, Value, same_value
 from megatron_coreward.grading.workers import TIMED_OUT, compute
 
-NO_ANSWER = -1
-"""Class of the empty form."""
+NO_ANSWER = -1  # the class of the empty form
 TERM_S = 0.02
 """CPU seconds that math-verify may take per term, on average over many; it needs 1 to 5 ms."""
-CACHE_SIZE = 100_000
-"""Forms and comparisons remembered before the caches are emptied."""
+CACHE_SIZE = 100_000  # forms and comparisons remembered before the caches are emptied
 _OPAQUE = re.compile(
     r"(?<![\\a-zA-Z])(?<!\\begin\{)(?<!\\end\{)[a-zA-Z]{5,}|\\text|^[a-zA-Z]{2,}$|^\d{1,4}-\d{1,2}-\d{1,4}$"
     r"|(?:^|[,(\[]|\\\{)[a-zA-Z]{2,}(?=,)|,[a-zA-Z]{2,}(?:$|[,)\]]|\\\})|\\frac\{d[^{}]*\}\{d ?[a-zA-Z]"

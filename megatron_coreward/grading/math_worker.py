@@ -28,22 +28,27 @@ Letters = tuple[tuple[str, tuple[str, ...]], ...]
 """Names of letters, and what each of them stands for at every point."""
 
 
-class FastParser(PSParser):
-    """math-verify's parser with ANTLR's fast prediction (SLL) instead of the full one (LL).
+class TwoStageParser(PSParser):
+    """math-verify's parser, which tries ANTLR's fast prediction (SLL) before the full one (LL).
 
-    Where SLL finds a tree it is the tree of LL (antlr4.atn.PredictionMode says so); it finds one for every
-    term of the grammar that reader.py lists. LL takes most of the time that reading a term does.
+    Where SLL finds a tree it is the tree of LL (antlr4.atn.PredictionMode says so); LL takes long.
     """
 
     def math(self) -> PSParser.MathContext:
+        self.removeErrorListeners()  # they raise a bare Exception
         self._errHandler = BailErrorStrategy()
         self._interp.predictionMode = PredictionMode.SLL
+        try:
+            return super().math()
+        except ParseCancellationException:
+            self.reset()
+        self._interp.predictionMode = PredictionMode.LL
         return super().math()
 
 
 def main(timeout_s: float, budget_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    latex2sympy2.PSParser = FastParser  # math-verify has no setting for its parser
+    latex2sympy2.PSParser = TwoStageParser  # math-verify has no setting for its parser
     read(*_WARM_UP)
     sys.stdout.write("ready\n")
     for term in json.load(sys.stdin):

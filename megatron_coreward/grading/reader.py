@@ -28,7 +28,7 @@ _REAL = "|".join(values.REAL_FUNCTIONS)
 _SAFE = "abckmnrstuvwxyz"  # letters that math-verify takes for nothing else
 _PLAIN = (
     rf"\d+(?:\.\d+)?(?!\d|\\frac)|[{_SAFE}]|[-+^{{}},]"
-    r"|\\(?:frac|sqrt|pi|cdot|times|(?:sin|cos|tan|ln|log_\d)(?=\())(?![a-zA-Z]) ?"
+    r"|\\(?:frac|sqrt(?:\[\d\])?|pi|cdot|times|(?:sin|cos|tan|ln|log_\d)(?=\())(?![a-zA-Z]) ?"
 )
 _CALLED = rf"\((?:{_PLAIN}|\((?:{_PLAIN})*\))*\)"
 _ASKED = (

@@ -255,8 +255,8 @@ _SPACE = re.compile(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])|(?<!\d)\s+|\s+(?!\d)")
 _COMPACT = _rules(
     (rf"(?<![\\a-zA-Z])(sqrt(?=[({{])|(?:{_FUNCTION})(?=[({{\d\\]|[a-zA-Z]$))", r"\\\1"),
     (r"\\sqrt\(([^()]*)\)(?!\^)", r"\\sqrt{\1}"),
-    (rf"\\({_FUNCTION})(?=[a-zA-Z](?![a-zA-Z]))(?<!\\(?:sin|cos|tan))", r"\\\1 "),
     (r"\\(sin|cos|tan)\^\{-1\}", r"\\arc\1"),
+    (rf"\\({_FUNCTION})(?=[a-zA-Z](?![a-zA-Z]))(?<!\\(?:sin|cos|tan))", r"\\\1 "),
     (r"\\frac(\d|\\pi|[a-zA-Z]) ?(?=[a-zA-Z{]|\d(?!\d))", r"\\frac{\1}"),
     (r"(\\frac\{[^{}]*\}) ?(\d|[a-zA-Z])", r"\1{\2}"),
     (r"\\sqrt ?(\d+(?![\d.])|\w)", lambda m: rf"\sqrt{{{m[1][0]}}}{m[1][1:]}"),

@@ -24,7 +24,7 @@ _SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})s?\b(?:\s+of\b)?", re.IGNORECASE)
 _CHANGES = re.compile(
     r"\b(?:or|and|more|less|fewer|greater|most|least|over|under|above|below|minus|negative|plus|not|non|no|half|halves"
     r"|thirds?|quarters?|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|million|billion)ths?"
-    r"|squared|cubed|pairs?|dozens?|score|gross|couples?|twice|double|triple|remainder|mod|modulo|factorial|power|root"
+    r"|squared|cubed|pairs?|tens|dozens?|score|gross|couples?|twice|double|triple|remainder|mod|modulo|factorial|power|root"
     r"|base|if|for|when|where|while|unless|except|until|(?:hundred|thousand|million|billion|trillion|lakh|crore)s?|ago"
     r"|short|bc|bce|ad|ce|mille|times ten)\b"
 )

@@ -27,8 +27,7 @@ _MAX_BITS, _MAX_EXPONENT, _MAX_FACTORIAL = 1 << 17, 1000, 5000
 CONSTANTS: dict[str, Number] = {r"\pi": +MP.pi, "e": +MP.e, "i": MP.mpc(0, 1), r"\infty": float("inf")}
 POINTS = ((1, 1), (0, 1), (20, 20), (2000, 3000), (-1, 1), (10**7, 10**6), (-(10**7), 10**6))
 """Where letters lie at each point: least number and range."""
-MIN_DEFINED = 2
-"""Points at which an expression must be defined for us to say what it equals."""
+MIN_DEFINED = 2  # points at which an expression must be defined for us to say what it equals
 
 
 class UndefinedError(ArithmeticError):
