@@ -53,8 +53,7 @@ def extract_answer(text: str, equality: str = "math") -> str:
     if equality == "exact":
         return _last_box(text)
     boxes = [box for box in _boxes(text) if len(box.content) >= 80 or not _PLACEHOLDER.fullmatch(box.content)]
-    shown = [box for box in boxes if not _EXAMPLE.search(text, max(0, box.begin - 60), box.begin)]
-    boxes = shown or boxes
+    boxes = [box for box in boxes if not _EXAMPLE.search(text, max(0, box.begin - 60), box.begin)] or boxes
     first = len(boxes) - 1
     while first > 0 and _JOINT.fullmatch(text, boxes[first - 1].end, boxes[first].begin):
         first -= 1
@@ -86,7 +85,8 @@ def _boxes(text: str) -> list[_Box]:
     """The complete boxes in order, of nested ones the innermost; in one pass."""
     open_braces: list[tuple[int, int] | None] = []  # of each brace still open: where its box begins, if one
     boxes: list[_Box] = []
-    for match in _TOKEN.finditer(text) if r"\boxed" in text or r"\fbox" in text else ():
+    first = re.search(r"\\{1,2}(?:boxed|fbox)", text)  # braces before it close nothing that counts
+    for match in _TOKEN.finditer(text, first.start()) if first else ():
         token, end = match.group(), match.end()
         is_box = len(token) > 2
         if token.endswith("{") and (is_box or token == "{"):

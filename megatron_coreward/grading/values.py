@@ -53,7 +53,7 @@ def _settled(a: Number) -> Number:
 
 
 def _inexact(a: Number) -> Number:
-    return MP.convert(a) if not a or _SMALLEST <= abs(MP.convert(a)) <= _LARGEST else refuse()
+    return x if not (x := MP.convert(a)) or _SMALLEST <= abs(x) <= _LARGEST else refuse()
 
 
 def power(base: Number, exponent: Number) -> Number:
@@ -114,7 +114,7 @@ def same_number(a: Number, b: Number) -> bool:
     """Proved for two rational numbers; 60 digits otherwise."""
     if isinstance(a, float) or isinstance(b, float) or (isinstance(a, Fraction) and isinstance(b, Fraction)):
         return bool(a == b)
-    return bool(abs(MP.convert(a) - b) <= _SAME * max(1, abs(MP.convert(a))))
+    return bool(abs((x := MP.convert(a)) - b) <= _SAME * max(1, abs(x)))
 
 
 def less(a: Number, b: Number) -> bool:
@@ -154,7 +154,7 @@ def apply(name: str, *operands: Value) -> Scalar:
 
 def _at_point(name: str, numbers: tuple[Number, ...], lettered: bool) -> Number:
     try:
-        if None in numbers or (lettered and name == "root" and less(numbers[0], Fraction(0))):
+        if any(n is None for n in numbers) or (lettered and name == "root" and less(numbers[0], Fraction(0))):
             return None  # letters stand for numbers of which there is a root
         if name in _OTHERS:
             return _OTHERS[name](*numbers)
@@ -171,8 +171,8 @@ def same_value(a: Value, b: Value) -> bool:
     if isinstance(a, Scalar) and isinstance(b, Scalar):
         count = max(len(a.at), len(b.at))
         pairs = zip(a.at * (count // len(a.at)), b.at * (count // len(b.at)), strict=True)
-        common = [same_number(x, y) for x, y in pairs if x is not None and y is not None]
-        return all(common) and len(common) >= min(MIN_DEFINED, count)
+        common = [(x, y) for x, y in pairs if x is not None and y is not None]
+        return len(common) >= min(MIN_DEFINED, count) and all(same_number(x, y) for x, y in common)
     x, y = (v if isinstance(v, Collection) else Collection(SET, (v,)) for v in (a, b))
     if x.kind in UNIONS or y.kind in UNIONS:
         return _same_numbers(x, y)
