@@ -23,7 +23,6 @@ _WARM_UP = (r"\arcsin(\frac{1}{2}+x)", (("x", ("1/2", "1/3")),))
 MEMORY_LIMIT_BYTES = 2 << 30
 _DIGITS = 75
 _NO_NUMBER = (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
-"""What sympy raises where an expression has no numeric value."""
 Letters = tuple[tuple[str, tuple[str, ...]], ...]
 """Names of letters, and what each of them stands for at every point."""
 
@@ -79,7 +78,7 @@ def _number(term: Basic, values: dict[str, str]) -> str | None:
         real, imaginary = term.xreplace(at).evalf(_DIGITS).as_real_imag()
         known = (real.is_Float or real.is_Rational) and abs(imaginary) < 1e-60
         return str(Float(real, _DIGITS)) if known else None
-    except _NO_NUMBER:
+    except _NO_NUMBER:  # what sympy raises for what has no numeric value
         return None
 
 

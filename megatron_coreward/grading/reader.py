@@ -16,8 +16,7 @@ from megatron_coreward.grading.values import SET, Collection, Number, Scalar, Va
 
 Term = tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]
 """What math-verify is to compute: LaTeX, and what the letters in it stand for at every point."""
-Known = Mapping[Term, Sequence[Number]]
-"""The numbers that a term is at every point (at one if it has no letters)."""
+Known = Mapping[Term, Sequence[Number]]  # the numbers that a term is at every point
 
 # fmt: off
 _GREEK = (

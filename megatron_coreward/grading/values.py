@@ -3,8 +3,7 @@ r"""Values of answers, and when two are equal, without a computer algebra system
 A scalar is a number, or an expression in letters known by its numbers at fixed points: at each of them a
 letter stands for another number, drawn from its name. Two scalars are equal if they agree wherever both are
 defined. Rational numbers are exact, so comparing two of them is a proof; others have 120 digits, of which 60
-must agree, and what could make these mislead, as 10^{60}\sqrt2+1, is refused. Nothing takes more than
-milliseconds.
+must agree, and what could make these mislead, as 10^{60}\sqrt2+1, is refused.
 """
 
 import operator
@@ -192,14 +191,16 @@ def same_value(a: Value, b: Value) -> bool:
 def _same_numbers(a: Value, b: Value) -> bool:
     """Whether two sets of reals hold the same of the ends of both and of what lies between and beside."""
     try:
-        ends = sorted(
-            MP.convert(end) for end in (*ends_of(a), *ends_of(b)) if abs(end) != CONSTANTS[r"\infty"]
-        )
+        own, others = ends_of(a), ends_of(b)
     except UndefinedError:
         return False
-    between = [(low + high) / 2 for low, high in pairwise(ends)]
-    beside = [ends[0] - 1, ends[-1] + 1] if ends else [MP.zero]
-    return all(_holds(a, x) == _holds(b, x) for x in (*ends, *between, *beside))
+    if any(_holds(a, x) != _holds(b, x) for x in own if abs(x) != CONSTANTS[r"\infty"]):
+        return False
+    ends = sorted(MP.convert(end) for end in (*own, *others) if abs(end) != CONSTANTS[r"\infty"])
+    probes = [
+        (low + high) / 2 for low, high in pairwise([ends[0] - 2, *ends, ends[-1] + 2] if ends else [-1, 1])
+    ]
+    return all(_holds(a, x) == _holds(b, x) for x in (*ends, *probes))
 
 
 def _holds(value: Value, x: Number) -> bool:
@@ -214,6 +215,7 @@ def _holds(value: Value, x: Number) -> bool:
     return less(low, x) and less(x, high)
 
 
+@lru_cache(maxsize=4096)
 def ends_of(value: Value) -> list[Number]:
     """The ends of intervals and the numbers of finite sets; UndefinedError for what is no set of reals."""
     if isinstance(value, Scalar) or value.kind not in (SET, *INTERVALS, *UNIONS):
