@@ -260,7 +260,6 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
         watchdog.enter(trainer.step, "export")
         if ended is None and config.run.export_hf:
             export_hf(policy, Path(config.model.path), output / HF_EXPORT, stop_ids=data.stop_ids)
-    grader.close()
     engine.close()
     shutdown()
     if ended is not None:

@@ -136,21 +136,21 @@ def draw_batches(
     job.drawer.start(comm)
     if store is not None:
         store.begin()
-    with Grader(reward.equality, reward.timeout_s, reward.workers) as grader:
-        rephraser = Rephraser(job.drawer, comm, grader, wordings, answers, options.answer_samples)
-        compare = rephraser.compare if options.check_answers else None
-        started = time.perf_counter()
-        for finished, number in enumerate(pending, start=1):
-            questions = {row: job.questions[row] for row in job.batches[number]}
-            results = rephrase(questions, options.attempts, rephraser.draw, compare, options.keep)
-            with errors_on_all_ranks(comm):
-                if store is not None:
-                    store.write(number, results)
-            if comm.rank == 0:
-                left = (time.perf_counter() - started) / finished * (len(pending) - finished)
-                accepted = sum(not result.reasons for result in results)
-                console.print(
-                    f"batch {number + 1} of {len(job.batches)}: {accepted} of {len(results)} accepted; about "
-                    f"{timedelta(seconds=round(left))} left",
-                    highlight=False,
-                )
+    grader = Grader(reward.equality, reward.timeout_s, reward.workers)
+    rephraser = Rephraser(job.drawer, comm, grader, wordings, answers, options.answer_samples)
+    compare = rephraser.compare if options.check_answers else None
+    started = time.perf_counter()
+    for finished, number in enumerate(pending, start=1):
+        questions = {row: job.questions[row] for row in job.batches[number]}
+        results = rephrase(questions, options.attempts, rephraser.draw, compare, options.keep)
+        with errors_on_all_ranks(comm):
+            if store is not None:
+                store.write(number, results)
+        if comm.rank == 0:
+            left = (time.perf_counter() - started) / finished * (len(pending) - finished)
+            accepted = sum(not result.reasons for result in results)
+            console.print(
+                f"batch {number + 1} of {len(job.batches)}: {accepted} of {len(results)} accepted; about "
+                f"{timedelta(seconds=round(left))} left",
+                highlight=False,
+            )

@@ -48,8 +48,8 @@ def inputs(output: Path | None, ks: list[int], seeds: list[int], samples: int = 
 def measure(given: EvaluationInputs, world_size: int = 1) -> dict[str, Any]:
     def work(comm: Any) -> None:
         engine = ScriptedEngine(SCRIPT, comm.rank, world_size)
-        with Grader("math") as grader:
-            module.measure_all(given, engine, comm, grader)
+        grader = Grader("math")
+        module.measure_all(given, engine, comm, grader)
 
     run_threads(world_size, work)
     assert given.output is not None
