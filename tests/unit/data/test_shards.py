@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from megatron_coreward.cli.shards import main
 from megatron_coreward.data.preparation.shards import cut
 from megatron_coreward.rephrasing.attempts import Rephrasing
-from megatron_coreward.rephrasing.checks import Finding
 from megatron_coreward.rephrasing.store import Store
 
 
@@ -47,8 +46,8 @@ def test_join_keeps_pairs_aligned(tmp_path: Path) -> None:
         cut(str(questions), part, 3, shard)
         folder = tmp_path / f"shard_{part}"
         folder.mkdir()
-        findings = (Finding("empty"),) if part == 1 else ()
-        results = [Rephrasing(row, f"Q{part}{row}", f"R{part}{row}", 1, findings) for row in range(2)]
+        reasons = ("empty",) if part == 1 else ()
+        results = [Rephrasing(row, f"Q{part}{row}", f"R{part}{row}", 1, reasons) for row in range(2)]
         Store(folder, {}).finish(pq.read_table(shard), results)
     shards = [str(tmp_path / f"shard_{part}") for part in range(3)]
     assert main(["join", *shards, "--output", str(tmp_path)]) == 0
@@ -62,6 +61,8 @@ def test_join_keeps_pairs_aligned(tmp_path: Path) -> None:
 def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions = str(write_questions(tmp_path, 2))
     (tmp_path / "shard_0").mkdir()
+    mine = str(tmp_path / "mine.jsonl")
+    Path(mine).write_text('{"question": "A?"}')
     cases = {
         (
             "cut",
@@ -72,6 +73,14 @@ def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             "2",
         ): "--part is 2, but must be at least 0 and below --of (2)",
         ("cut", "none.parquet", "--part", "0", "--of", "1"): "none.parquet",
+        (
+            "cut",
+            mine,
+            "--part",
+            "0",
+            "--of",
+            "1",
+        ): f"; `coreward prepare own {mine} --output DIR` makes",
         (
             "join",
             str(tmp_path / "shard_0"),

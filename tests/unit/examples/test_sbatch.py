@@ -1,4 +1,4 @@
-"""examples/launch without SLURM: stubs for srun, scontrol and the trainer, and the real torchrun.
+"""examples/gpu without SLURM: stubs for srun, scontrol and the trainer, and the real torchrun.
 
 The stubs cannot show that SLURM sends SIGUSR1 and starts a requeued job again.
 """
@@ -33,7 +33,8 @@ exit "$highest"
 """
 
 PYTHON = """#!/bin/bash
-# rank.sh's python -m megatron_coreward.train
+# rank.sh's python -m megatron_coreward.train; run.sh's other modules are the real ones
+if [[ $2 != megatron_coreward.train ]]; then exec {python} "$@"; fi
 shift 2
 exec {python} trainer.py "$@"
 """
@@ -44,6 +45,10 @@ arguments, rank = sys.argv[1:], os.environ["RANK"]
 with open(f"starts_{rank}", "a") as file:
     file.write(" ".join(arguments) + "\\n")
 code = int(os.environ["TRAINER_CODE"])
+if "REASON" in os.environ:
+    from megatron_coreward.utils.failures import end
+    time.sleep(3 * (rank == os.environ["LATE_RANK"]))
+    sys.exit(end(os.environ["REASON"], code))
 starts = len(open(f"starts_{rank}").read().splitlines())
 if code == 1 and os.environ.get("CRASHES") == "once" and starts > 1:
     sys.exit(0)
@@ -72,7 +77,7 @@ sys.exit(3)
 
 
 class Cluster:
-    """A project folder with stubs on the PATH; `start` is what SLURM does with train.sbatch."""
+    """A project folder with stubs on the PATH; `start` is what SLURM does with run.sbatch."""
 
     def __init__(self, folder: Path, nodes: int = 1) -> None:
         self.folder = folder
@@ -106,9 +111,9 @@ class Cluster:
         path.write_text(script)
         path.chmod(0o755)
 
-    def start(self, *arguments: str, script: str = "job.sh", **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, script: str = "run.sbatch", **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["bash", f"examples/launch/{script}", *arguments],
+            ["bash", f"examples/gpu/{script}", *arguments],
             cwd=self.folder,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
@@ -117,7 +122,7 @@ class Cluster:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, script: str = "job.sh", **environment: str) -> tuple[int, str]:
+    def run(self, *arguments: str, script: str = "run.sbatch", **environment: str) -> tuple[int, str]:
         """Exit code and output."""
         job = self.start(*arguments, script=script, **environment)
         return finish(job)
@@ -142,7 +147,7 @@ def finish(job: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def free_port() -> int:
-    """One that job.sh can derive from a job's id."""
+    """One that run.sbatch can derive from a job's id."""
     while True:
         port = random.randrange(20001, 32000)
         with socket.socket() as probe:
@@ -180,7 +185,7 @@ def test_usr1_saves_requeues_and_resumes(tmp_path: Path) -> None:
 
     code, output = cluster.run("config.yaml", "run.seed=7")
     assert code == 0, output
-    assert "job.sh: done" in output
+    assert "run.sbatch: done" in output
     assert cluster.lines("starts_0") == cluster.lines("starts_1") == [start, start]
     assert len(cluster.lines("scontrol")) == 1
     for node in ("node_0", "node_1"):
@@ -200,11 +205,11 @@ def test_sigterm_saves_without_requeue(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("trainer_code", "starts", "message"),
     [
-        (0, 1, "job.sh: done"),
-        (2, 2, "job.sh: wrong input"),
-        (4, 1, "job.sh: a loss or gradient was not finite"),
-        (5, 2, "job.sh: a rank stalled"),
-        (7, 2, "job.sh: the run failed (exit code 7); the ranks' messages are in runs/logs/recipe-"),
+        (0, 1, "run.sbatch: done"),
+        (2, 2, "run.sbatch: wrong input"),
+        (4, 1, "run.sbatch: a loss or gradient was not finite"),
+        (5, 2, "run.sbatch: a rank stalled"),
+        (7, 2, "run.sbatch: the run failed (exit code 7); the ranks' messages are in runs/logs/recipe-"),
     ],
 )
 def test_exit_codes(cluster: Cluster, trainer_code: int, starts: int, message: str) -> None:
@@ -216,25 +221,40 @@ def test_exit_codes(cluster: Cluster, trainer_code: int, starts: int, message: s
     assert cluster.lines("scontrol") == []
 
 
+@pytest.mark.parametrize("script", ["run.sbatch", "run.sh"])
+@pytest.mark.parametrize("late", ["0", "1"])
+def test_the_reason_is_the_last_line_once_and_the_exit_code_its_own_whichever_rank_is_late(
+    cluster: Cluster, script: str, late: str
+) -> None:
+    """Also after the restart that a wrong input does not deserve, which torchrun cannot know."""
+    restarts = "1" if script == "run.sbatch" else "0"
+    variables = {"GPUS_PER_NODE": "2", "TRAINER_CODE": "2", "LATE_RANK": late, "MAX_RESTARTS": restarts}
+    code, output = cluster.run("config.yaml", script=script, **variables, REASON="data.original is wrong")
+    assert code == 2, output
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert lines == ["error: data.original is wrong"] == output.splitlines()[-1:], output
+    assert "traceback : data.original is wrong" in output
+
+
 def test_the_script_for_sbatch_hands_on_its_arguments(cluster: Cluster) -> None:
-    code, output = cluster.run("a.yaml", "data.system_prompt=a b", script="train.sbatch", TRAINER_CODE="0")
+    code, output = cluster.run("a.yaml", "data.system_prompt=a b", script="run.sbatch", TRAINER_CODE="0")
     assert code == 0, output
     assert cluster.lines("starts_0") == ["--config a.yaml run.auto_resume=true data.system_prompt=a b"]
-    code, output = cluster.run(script="train.sbatch")
+    code, output = cluster.run(script="run.sbatch")
     assert code != 0 and "CONFIG is missing" in output
 
 
 @pytest.mark.parametrize(
     ("config", "name"),
     [
-        ("examples/paper/qwen2.5_3b.yaml", "qwen2.5_3b"),
+        ("examples/gpu/qwen2.5_3b.yaml", "qwen2.5_3b"),
         ("examples/quickstart/config.yaml", "quickstart"),
         ("my.yaml", "my"),
         ("config.yaml", "config"),
     ],
 )
 def test_logs_are_called_after_the_configuration(cluster: Cluster, config: str, name: str) -> None:
-    code, output = cluster.run(config, script="node.sh", TRAINER_CODE="0")
+    code, output = cluster.run(config, script="run.sh", TRAINER_CODE="0")
     assert code == 0, output
     [log] = (cluster.folder / f"runs/logs/{name}/node_0").rglob("stdout.log")
     assert log.is_file()
@@ -273,7 +293,7 @@ def test_missing_environment(cluster: Cluster) -> None:
         (
             "image.sqsh",
             "--container-image image.sqsh --container-mounts {folder}:{folder} --container-workdir {folder} "
-            "bash examples/launch/node.sh config.yaml",
+            "bash examples/gpu/run.sh config.yaml",
         ),
     ],
 )

@@ -33,7 +33,7 @@ GPU16, CPU32 = Kernels("bfloat16", fused_norm=True), Kernels("float32", fused_no
 
 
 def load(*overrides: str) -> Config:
-    return load_config(None, ["model.path=x", "data.source=synthetic", *overrides])
+    return load_config([], ["model.path=x", "data.source=synthetic", *overrides])
 
 
 def cluster(gpus: int = 4, device: str = "H100", per_node: int = 8) -> Cluster:
@@ -67,7 +67,7 @@ def test_sizes_of_known_models(name: str, parameters: int) -> None:
     assert find_shape(f"owner/{name}") == KNOWN[name]
     recipe = recipe_of(f"owner/{name}")
     assert recipe is not None and recipe_of(f"models/{name}") == recipe == recipe_of(name)
-    assert load_config(recipe).model.path.endswith(f"/{name}")
+    assert load_config([recipe]).model.path.endswith(f"/{name}")
 
 
 def test_layer_activations_by_hand() -> None:
