@@ -13,7 +13,7 @@ from megatron_coreward.actor import parallel
 from megatron_coreward.actor.checkpoint.folder import Retention, read_state
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
-from megatron_coreward.actor.teacher import MegatronTeacher, alpha_at
+from megatron_coreward.actor.teacher import MegatronTeacher, alpha_at, move_towards
 from megatron_coreward.config.learning import TeacherConfig
 from megatron_coreward.config.schema import Config, ParallelConfig
 from megatron_coreward.types import WeightedResponse
@@ -239,3 +239,17 @@ def test_the_average_follows_the_float32_weights_of_a_bfloat16_policy(tmp_path: 
 
 def norm(tensors: Iterable[torch.Tensor]) -> float:
     return sum(float(tensor.norm()) ** 2 for tensor in tensors) ** 0.5
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 3), (5, 20), (1e-3, 1e-2)])
+def test_no_movement_is_lost_to_the_size_of_a_weight(low: float, high: float) -> None:
+    """A thousand steps, each far below the last place of a large float32 number."""
+    draw = torch.Generator().manual_seed(0)
+    average = torch.rand(500, generator=draw) * (high - low) + low
+    rest, start, expected = torch.zeros_like(average), average.double(), average.double()
+    goal = average + low * 1e-4 * torch.randn(500, generator=draw)
+    for _ in range(1000):
+        move_towards(average, rest, goal, 1e-4)
+        expected.lerp_(goal.double(), 1e-4)
+    moved = (expected - start).norm()
+    assert (average.double() + rest.double() - expected).norm() < 1e-3 * moved
