@@ -23,7 +23,7 @@ SOURCES = (
     *("tests/distributed/actor/actor_runs.py", "benchmarks/actor.py", "benchmarks/flops.py", "LICENSE"),
 )
 PACKAGES = (
-    *("megatron-core", "einops", "pydantic", "pydantic-core"),
+    *("megatron-core", "einops", "psutil", "pydantic", "pydantic-core"),
     *("annotated-types", "typing-inspection", "typing-extensions"),
 )
 PYTHONS = ("3.11", "3.12")

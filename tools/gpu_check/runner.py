@@ -16,7 +16,7 @@ from tools.gpu_check.table import Check, Figures
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSED, FAILED, IMPOSSIBLE = "passed", "failed", "not possible here"
-LOG_LINES = 40
+LOG_LINES = 60
 LEAST_S = 5.0
 """With less time left a check is not started: not even its imports would end."""
 GRACE_S = 5.0

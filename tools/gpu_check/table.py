@@ -12,10 +12,12 @@ from pathlib import Path
 
 Figures = dict[str, float | str]
 Function = Callable[[Path], Figures]
-MODULES = ("megatron.core", "transformer_engine", "vllm", "pyarrow", "math_verify", "psutil")
+ACTOR = ("megatron.core", "psutil")
+"""Megatron's writer of checkpoints measures its memory by psutil."""
+TRAINING = (*ACTOR, "vllm", "pyarrow", "math_verify")
+ENGINE = (*ACTOR, "transformer_engine")
+MODULES = (*TRAINING, "transformer_engine")
 """Whose presence decides what is possible."""
-TRAINING = ("vllm", "pyarrow", "math_verify", "psutil")
-"""What the training program needs beside the actor's packages."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Check:
     """module:function, of type Function."""
     seconds: float
     """What it takes on one recent GPU, estimated: its share of the budget is in proportion."""
-    modules: tuple[str, ...] = ("megatron.core",)
+    modules: tuple[str, ...] = ACTOR
     gpus: int = 0
     """How many it needs at least; 0 = it also runs on a CPU."""
     ranks: int = 1
@@ -89,7 +91,7 @@ CHECKS = (
         "Actor in bfloat16 with Transformer Engine against float32 on the CPU, two updates",
         f"{_PARTS}.actor:transformer_engine",
         50,
-        modules=("megatron.core", "transformer_engine"),
+        modules=ENGINE,
         gpus=1,
     ),
     Check(
@@ -97,7 +99,7 @@ CHECKS = (
         "Three steps with vLLM, eager; every weight sync verified",
         f"{_PARTS}.sync:eager",
         80,
-        modules=("megatron.core", *TRAINING),
+        modules=TRAINING,
     ),
     Check(
         "dp2",
@@ -119,7 +121,7 @@ CHECKS = (
         "Three steps with vLLM under CUDA graphs; every weight sync verified",
         f"{_PARTS}.sync:graphs",
         100,
-        modules=("megatron.core", *TRAINING),
+        modules=TRAINING,
         gpus=1,
     ),
     Check(
@@ -127,7 +129,7 @@ CHECKS = (
         "As speed, with Transformer Engine",
         f"{_PARTS}.speed:transformer_engine",
         60,
-        modules=("megatron.core", "transformer_engine"),
+        modules=ENGINE,
         gpus=1,
     ),
     Check(

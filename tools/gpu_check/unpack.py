@@ -17,8 +17,8 @@ TAG = f"cp{sys.version_info.major}{sys.version_info.minor}"
 
 
 def fits(wheel: Path) -> bool:
-    python = wheel.stem.split("-")[2]
-    return python in ("py3", "py2.py3", TAG)
+    python, abi = wheel.stem.split("-")[2:4]
+    return abi == "abi3" or python in ("py3", "py2.py3", TAG)
 
 
 def installed(package: str) -> bool:
