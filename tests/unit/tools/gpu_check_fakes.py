@@ -42,11 +42,7 @@ def crashes(_: Path) -> Figures:
 def hangs(folder: Path) -> Figures:
     """With a child that hangs, too, and tells its number."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    print_number(folder.parents[2] / "child", child.pid)
+    (folder.parents[2] / "child").write_text(str(child.pid))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(60)
     return {"never": 1.0}
-
-
-def print_number(file: Path, number: int) -> None:
-    file.write_text(str(number))

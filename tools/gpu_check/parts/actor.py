@@ -8,6 +8,7 @@ policy and reference are perturbed copies, so that clipping and the KL term are 
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -74,17 +75,16 @@ def pp2(folder: Path) -> Figures:
     return compare(folder, FLOAT32_LIMITS, dtype="float32", pipeline=2)
 
 
-def compare(folder: Path, limits: dict[str, float], **options: str | int | bool) -> Figures:
+def compare(folder: Path, limits: dict[str, float], *, modules: str = "local", **options: Any) -> Figures:
     """Runs the case with these fields of `Case` on all ranks; rank 0 compares."""
-    options = {"modules": "local"} | options
     subject = make_subject(folder)  # of several ranks only the first would write a model
     initialize()
-    runs = walk(dist.get_rank(), [replace(subject.case, **options)])  # type: ignore[arg-type]
-    figures = {} if runs is None else within(gaps(runs[0], subject), limits)
+    runs = walk(dist.get_rank(), [replace(subject.case, modules=modules, **options)])
+    figures: Figures = {} if runs is None else within(gaps(runs[0], subject), limits)
     if options.get("distributed"):
         figures.pop("gradients: largest gap", None)
     dist.destroy_process_group()
-    return {"device": str(compute_device()), "ranks": int(os.environ["WORLD_SIZE"])} | figures
+    return {"device": str(compute_device()), "ranks": int(os.environ["WORLD_SIZE"]), **figures}
 
 
 def make_subject(folder: Path) -> Subject:

@@ -41,4 +41,5 @@ def steps(folder: Path, *, eager: bool) -> Figures:
     records = [record for record in read_metrics(folder / "run") if "policy/loss" in record]
     assert len(records) == STEPS, f"{len(records)} steps instead of {STEPS}"
     assert all("time/verify" in record for record in records), "a sync was not verified"
-    return {"steps": len(records)} | {name: records[-1][name] for name in SHOWN if name in records[-1]}
+    last = records[-1]
+    return {"steps": len(records), **{name: last[name] for name in SHOWN if name in last}}
