@@ -167,7 +167,8 @@ def _run(case: Case) -> Run:
     held = [r for r in case.responses if groups.index(r.group) % comm.world_size == comm.rank]
     with mutation(case.mutant):
         policy = MegatronPolicy(config, layout, comm, total_updates=case.updates)
-        reference = MegatronReference(replace(config, model=ModelConfig(str(case.reference))), layout)
+        frozen = replace(config, model=replace(config.model, path=str(case.reference)))
+        reference = MegatronReference(frozen, layout)
         batch = policy.shard(with_weights(held, config, comm))
         old_T = None if case.on_policy else batch.rollout_logps_T
         batch = batch.with_log_probs(old=old_T, ref=reference.log_probs(batch))
