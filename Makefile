@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python -m
 TESTS := $(wildcard tests/unit tests/distributed tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-matrix test-device test-slurm test-gpu bench-gpu lint lock reference clean
+.PHONY: help setup quickstart test test-matrix test-device test-slurm gpu-check gpu-bundle test-gpu bench-gpu lint lock reference clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,13 @@ test-device: $(READY)  ## run the whole GPU path on a pretended device: every la
 test-slurm: $(READY)  ## as root: run the tests on a throw-away SLURM and on two hosts
 	$(RUN) pytest -m slurm tests/e2e/slurm
 
-test-gpu:  ## run the tests that need a GPU, with the python on PATH (pip install .[gpu])
+gpu-check:  ## the first minutes on a GPU, with the python on PATH: BUDGET=300 (seconds), ONLY=name
+	python -m tools.gpu_check --budget $(or $(BUDGET),300) $(if $(ONLY),--only $(ONLY))
+
+gpu-bundle: $(READY)  ## an archive that runs gpu-check on a machine without network
+	$(RUN) tools.gpu_check.bundle --output gpu-bundle.tar.gz
+
+test-gpu:  ## the checks of gpu-check as tests, each with time enough, with the python on PATH
 	python -m pytest -m gpu tests/gpu
 
 bench-gpu:  ## MFU of the policy update on one GPU, with the python on PATH

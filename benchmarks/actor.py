@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for impl in options.impl:
                 for tokens in options.tokens:
                     config = config_of(model, impl, tokens, options.recompute)
-                    found.append(measure(config, shape, tokens, product))
+                    found.append(measure(policy_of(config), shape, tokens, product))
     dist.destroy_process_group()
     show(found, product)
     if options.output:
@@ -126,10 +126,13 @@ def config_of(model: Path, impl: str, tokens: int, recompute: str) -> Config:
     )
 
 
-def measure(config: Config, shape: str, tokens: int, product: float) -> Measured:
-    policy = MegatronPolicy(
-        config, parallel.initialize(config.parallel), TorchCommunicator(), total_updates=100
-    )
+def policy_of(config: Config) -> MegatronPolicy:
+    layout = parallel.initialize(config.parallel)
+    return MegatronPolicy(config, layout, TorchCommunicator(), total_updates=100)
+
+
+def measure(policy: MegatronPolicy, shape: str, tokens: int, product: float) -> Measured:
+    config = policy.config
     objective, batch = GrpoObjective(config.algorithm), make_batch(policy, tokens)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -137,6 +137,26 @@ def train(
     return Training(log_probs, as_in_files(gradients), norm, as_in_files(changes))
 
 
+def differences(found: Training, expected: Training) -> dict[str, float]:
+    """The largest over responses or tensors.
+
+    Log-probs in nats, a gradient's by its tensor's largest entry, the norm's by the norm, and of a tensor's
+    change over the three updates || dW - dW' || / || dW' ||.
+    """
+    for field in ("log_probs", "gradients", "changes"):
+        assert getattr(found, field).keys() == getattr(expected, field).keys()
+    log_probs, gradients, changes = (
+        [(value, getattr(expected, field)[key]) for key, value in getattr(found, field).items()]
+        for field in ("log_probs", "gradients", "changes")
+    )
+    return {
+        "log_probs": float(torch.cat([one - other for one, other in log_probs]).abs().max()),
+        "gradients": max(float((one - other).abs().max() / other.abs().max()) for one, other in gradients),
+        "grad_norm": abs(found.grad_norm / expected.grad_norm - 1),
+        "changes": max(float((one - other).norm() / other.norm()) for one, other in changes),
+    }
+
+
 def as_in_files(tensors: Tensors) -> Tensors:
     """transformers keeps the experts of a layer in two tensors, files hold three for each."""
     found: Tensors = {}

@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import pytest
 import torch
 from megatron.core.models.gpt import GPTModel
 
@@ -33,6 +32,7 @@ from megatron_coreward.config.learning import AlgorithmConfig, OptimizerConfig
 from megatron_coreward.config.schema import Config, ModelConfig, ParallelConfig, RolloutConfig
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator
+from megatron_coreward.utils.metrics import Figures
 from tests.oracles.actor import Key, Settings, Tensors, Training
 
 finalize_module = importlib.import_module("megatron.core.distributed.finalize_model_grads")
@@ -56,11 +56,15 @@ class Case:
     on_policy: bool = False
     """The old log-probs are those of the policy itself, at every update."""
     mutant: str = ""
+    dtype: str = "auto"
+    modules: str = "auto"
+    distributed: bool = False
+    """The distributed optimizer, with overlap."""
 
     def config(self) -> Config:
         settings = self.settings
         return Config(
-            model=ModelConfig(path=str(self.model)),
+            model=ModelConfig(str(self.model), dtype=self.dtype, transformer_impl=self.modules),
             parallel=ParallelConfig(self.tensor, self.pipeline, self.sequence, self.expert),
             rollout=RolloutConfig(temperature=settings.temperature),
             algorithm=AlgorithmConfig(clip=settings.clip, kl_coef=settings.kl_coef),
@@ -71,6 +75,8 @@ class Case:
                 weight_decay=settings.weight_decay,
                 clip_grad=settings.clip_grad,
                 micro_batch_tokens=self.budget,
+                distributed=self.distributed,
+                overlap=self.distributed,
             ),
         )
 
@@ -80,6 +86,8 @@ class Run:
     """What became of a case, gathered from all ranks."""
 
     training: Training
+    loss: float
+    """At the start weights."""
     replica_gap: float
     """Largest difference, after the updates, between copies of one weight on different ranks."""
     shares: list[int]
@@ -135,11 +143,14 @@ def refuse(rank: int, case: Case) -> Refusal:
     batch = policy.shard(with_weights(broken if rank == 0 else [], config, policy.comm))
     batch = batch.with_log_probs(old=None, ref=batch.rollout_logps_T)
     start = _whole_weights(policy)
-    with pytest.raises(FloatingPointError) as error:
+    message = ""
+    try:
         policy.update(batch, GrpoObjective(config.algorithm))
+    except FloatingPointError as error:
+        message = str(error)
     unchanged = all(torch.equal(weight, start[name]) for name, weight in _whole_weights(policy).items())
     parallel.destroy()
-    return Refusal(str(error.value), unchanged)
+    return Refusal(message, unchanged)
 
 
 def walk(rank: int, cases: Sequence[Case]) -> list[Run] | None:
@@ -156,13 +167,14 @@ def _run(case: Case) -> Run:
     held = [r for r in case.responses if groups.index(r.group) % comm.world_size == comm.rank]
     with mutation(case.mutant):
         policy = MegatronPolicy(config, layout, comm, total_updates=case.updates)
-        reference = MegatronReference(replace(config, model=ModelConfig(str(case.reference))), layout)
+        frozen = replace(config, model=replace(config.model, path=str(case.reference)))
+        reference = MegatronReference(frozen, layout)
         batch = policy.shard(with_weights(held, config, comm))
         old_T = None if case.on_policy else batch.rollout_logps_T
         batch = batch.with_log_probs(old=old_T, ref=reference.log_probs(batch))
         objective = GrpoObjective(config.algorithm)
         log_probs = _by_response(policy, case.responses, policy.log_probs(batch))
-        policy.accumulate_gradients(batch, objective)
+        figures = Figures.merged(comm.all_gather(policy.accumulate_gradients(batch, objective)))
         gradients = _whole_gradients(policy)
         start = _whole_weights(policy)
         norms = [policy.update(batch, objective).as_dict()["policy/grad_norm"] for _ in range(case.updates)]
@@ -170,9 +182,9 @@ def _run(case: Case) -> Run:
     shares = dict(comm.all_gather((layout.dp_rank, len(batch.advantages_R))))
     gap = _replica_gap(policy)
     parallel.destroy()
-    return Run(
-        Training(log_probs, gradients, norms[0], changes), gap, [shares[rank] for rank in sorted(shares)]
-    )
+    training = Training(log_probs, gradients, norms[0], changes)
+    loss = figures.as_dict()["policy/loss"]
+    return Run(training, loss, gap, [shares[rank] for rank in sorted(shares)])
 
 
 def _by_response(
@@ -191,14 +203,14 @@ def _by_response(
 
 
 def _whole_weights(policy: MegatronPolicy) -> Tensors:
-    return {name: weight.clone() for name, weight in policy.export_weights(for_engine=False)}
+    return {name: weight.to("cpu", copy=True) for name, weight in policy.export_weights(for_engine=False)}
 
 
 def _whole_gradients(policy: MegatronPolicy) -> Tensors:
     """Gradient buffers take the way of the weights: shard by shard to Hugging Face names."""
     exporter = WeightExporter(policy.model, policy.layout, bucket_bytes=2**20)
     exporter.parameters = {name: p.main_grad for name, p in exporter.parameters.items()}
-    return {name: gradient.clone() for name, gradient in exporter.export(for_engine=False)}
+    return {name: gradient.to("cpu", copy=True) for name, gradient in exporter.export(for_engine=False)}
 
 
 def _replica_gap(policy: MegatronPolicy) -> float:
@@ -211,7 +223,7 @@ def _replica_gap(policy: MegatronPolicy) -> float:
         tied = shape.tied and entry.hf_names in ([shape.family.embedding], [shape.family.head])
         name = shape.family.embedding if tied else " ".join(entry.hf_names)
         part = layout.tp_rank if entry.mapping.kind.sharded else 0
-        mine[name, part] = parameters[entry.local_name].detach()
+        mine[name, part] = parameters[entry.local_name].detach().cpu()
     first: dict[tuple[str, int], torch.Tensor] = {}
     gaps = [0.0]
     for copies in policy.comm.all_gather(mine):

@@ -18,7 +18,7 @@ from megatron_coreward.actor.compute.packing import plan_micro_batches
 from megatron_coreward.types import ScoredResponse
 from tests.distributed.actor.actor_runs import MUTATIONS, Case, Refusal, Run, random_responses, refuse, walk
 from tests.oracles import actor as oracle
-from tests.oracles.actor import Settings, Training
+from tests.oracles.actor import Settings, Training, differences
 from tests.support.models import tiny_model
 from tests.support.ranks import run_ranks
 
@@ -198,26 +198,6 @@ def outcome(subjects) -> Outcome:
 
 def case_of(trial: Trial, case: Case) -> Case:
     return replace(case, budget=trial.budget, mutant=trial.mutant, **EVERY_LAYOUT[trial.layout][1])
-
-
-def differences(found: Training, expected: Training) -> dict[str, float]:
-    """The largest over responses or tensors.
-
-    Log-probs in nats, a gradient's by its tensor's largest entry, the norm's by the norm, and of a tensor's
-    change over the three updates || dW - dW' || / || dW' ||.
-    """
-    for field in ("log_probs", "gradients", "changes"):
-        assert getattr(found, field).keys() == getattr(expected, field).keys()
-    log_probs, gradients, changes = (
-        [(value, getattr(expected, field)[key]) for key, value in getattr(found, field).items()]
-        for field in ("log_probs", "gradients", "changes")
-    )
-    return {
-        "log_probs": float(torch.cat([one - other for one, other in log_probs]).abs().max()),
-        "gradients": max(float((one - other).abs().max() / other.abs().max()) for one, other in gradients),
-        "grad_norm": abs(found.grad_norm / expected.grad_norm - 1),
-        "changes": max(float((one - other).norm() / other.norm()) for one, other in changes),
-    }
 
 
 def disagreements(found: Training, expected: Training) -> dict[str, float]:

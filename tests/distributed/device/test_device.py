@@ -115,7 +115,7 @@ def test_every_layout_with_every_option(row: tuple, models: dict[str, Path], tmp
 
 
 def test_bfloat16_runs_on_the_device(models: dict[str, Path], tmp_path: Path) -> None:
-    """Its figures are compared on a real GPU (tests/gpu): the CPU's rounding is another."""
+    """Its figures are compared on a real GPU (tools/gpu_check): the CPU's rounding is another."""
     (outcome,) = run_ranks(1, step, Case(models["dense"], dtype="bfloat16"), tmp_path, True, timeout_s=300)
     assert all(torch.isfinite(value).all() for value in outcome.values.values())
 
