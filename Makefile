@@ -15,9 +15,10 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## create .venv from requirements/cpu-lock.txt
+	@echo "Ready. The command is $(CURDIR)/$(VENV)/bin/coreward; or run: . $(VENV)/bin/activate"
 
 quickstart: $(READY)  ## Co-Reward on this CPU: toy model, training without labels, before and after
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash examples/quickstart/run.sh
+	bash examples/quickstart/run.sh
 
 test: $(READY)  ## run the tests that need no GPU, but for the long ones
 	$(RUN) pytest -m "not gpu and not slow and not slurm" $(TESTS)

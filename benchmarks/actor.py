@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def config_of(model: Path, impl: str, tokens: int, recompute: str) -> Config:
     return load_config(
-        None,
+        [],
         [
             f"model.path={model}",
             f"model.transformer_impl={impl}",

@@ -240,7 +240,7 @@ def run(case: Case, tokens: int, folder: Path) -> dict[str, tuple[int, int]]:
     """Figure -> (predicted, measured)."""
     tiny_model(folder, case.family, **case.model)
     settings = [f"model.path={folder}", "data.source=synthetic", f"optimizer.micro_batch_tokens={tokens}"]
-    config = load_config(None, [*settings, *case.settings])
+    config = load_config([], [*settings, *case.settings])
     shape = read_shape(folder)
     policy = MegatronPolicy(config, parallel.initialize(config.parallel), TorchCommunicator(), 1)
     measured = measure(policy, make_batch(policy, case, tokens), config)

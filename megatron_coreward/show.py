@@ -1,8 +1,8 @@
-"""`python -m megatron_coreward.show`: run/show.py."""
+"""`python -m megatron_coreward.show`, as `coreward show`: run/show.py."""
 
 import sys
 
-from megatron_coreward.run.show import main
+from megatron_coreward.utils.failures import run_program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("megatron_coreward.run.show", sys.argv[1:]))

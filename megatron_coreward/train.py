@@ -1,18 +1,21 @@
-"""Entry point and the only composition root.
+"""One rank of a training run, and the only composition root.
 
-    torchrun --nproc-per-node 2 -m megatron_coreward.train --config run.yaml [key.sub=value ...]
-    python -m megatron_coreward.train --config run.yaml --dry-run
+    coreward train run.yaml [key.sub=value ...]                    starts the ranks (cli/train.py)
+    torchrun --nproc-per-node 2 -m megatron_coreward.train run.yaml [key.sub=value ...]
 
-Exit codes: 0 the run reached its end, 2 the configuration or the data are not usable (one line says why),
-3 the run was interrupted, saved a checkpoint and can be resumed, 4 a loss or gradient was not finite
-(optimizer.nonfinite), 5 a rank stalled (run.stall_timeout_s).
+Arguments and exit codes: launch/options.py.
 """
 
-import argparse
+import sys
+
+if __name__ == "__main__":  # ahead of the imports, which fail where the packages are missing
+    from megatron_coreward.utils.failures import run_program
+
+    sys.exit(run_program("megatron_coreward.train", sys.argv[1:]))
+
 import logging
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +25,16 @@ from megatron_coreward.actor.checkpoint.folder import Retention, read_state, req
 from megatron_coreward.actor.checkpoint.inspect import check_start
 from megatron_coreward.actor.model.precision import this_machine
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.chat_template import template_text
+from megatron_coreward.config.hf_datasets import is_here
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.precision import check_machine
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.diagnostics import diagnose
-from megatron_coreward.coreward.rewards.registry import method_of, views_of
+from megatron_coreward.coreward.rewards.judging import Method
+from megatron_coreward.coreward.rewards.registry import method_of, views_of, with_options
 from megatron_coreward.coreward.stage import CoRewardStage
+from megatron_coreward.data.pairs import EVALUATION_KEY, PAIR_KEYS
 from megatron_coreward.data.prompts import (
     EvaluationQuestion,
     build_pairs,
@@ -42,9 +48,11 @@ from megatron_coreward.data.prompts import (
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.evaluation.outcomes import evaluate
 from megatron_coreward.grading.grader import Grader
+from megatron_coreward.launch.options import TrainOptions, parse_train
 from megatron_coreward.phases.memory import check_memory_settings, make_room
 from megatron_coreward.phases.table import PHASES
-from megatron_coreward.preflight.checks import validate, validate_plan
+from megatron_coreward.preflight.checks import data_files, validate, validate_plan
+from megatron_coreward.preflight.costs import planned_pairs
 from megatron_coreward.preflight.dry_run import show
 from megatron_coreward.preflight.files import (
     check_free_space,
@@ -60,8 +68,9 @@ from megatron_coreward.run.start import claim, join, resume_point, warn_of_chang
 from megatron_coreward.run.watchdog import watching
 from megatron_coreward.trainer import Trainer
 from megatron_coreward.types import QuestionPair, View
-from megatron_coreward.utils.distributed import choose_device, shutdown
-from megatron_coreward.utils.logging import print_error, setup_logging
+from megatron_coreward.utils.distributed import choose_device, require_same, shutdown
+from megatron_coreward.utils.failures import NOT_FINITE, STOPPED, Failure
+from megatron_coreward.utils.logging import exit_code, repeated_warnings, setup_logging
 from megatron_coreward.utils.run_names import CHECKPOINTS, HF_EXPORT
 
 if TYPE_CHECKING:
@@ -69,46 +78,51 @@ if TYPE_CHECKING:
     from megatron_coreward.actor.reference import MegatronReference
     from megatron_coreward.actor.teacher import MegatronTeacher
 
-logger = logging.getLogger("megatron_coreward.train")  # __name__ is __main__ when it is run
-
-UNUSABLE, INTERRUPTED, FAILED = 2, 3, 4
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="megatron_coreward.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, help="YAML file; see docs/config.md")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, show the plan, build nothing"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override one key")
-    options = parser.parse_intermixed_args(arguments)
+    return exit_code(prepare, parse_train(arguments))
 
+
+def prepare(options: TrainOptions) -> int | Callable[[], int]:
+    """Makes every check that this rank can make, then meets the others; returns the run that is left to do.
+
+    Raises:
+        ValueError: on every rank if the ranks have met.
+    """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    config = with_options(options.config())
+    setup_logging(rank)
+    logger.info("checking the configuration, the data and the model's files")
+    if options.dry_run:
+        return dry_run(config, rank, world_size)
+    choose_device()
+    shape = validate(config, world_size)
+    check_memory_settings(config.memory)
+    check_machine(config, this_machine(), os.environ)
+    config = _at(shape.folder, config)
+    data = read_inputs(config, shape, world_size)
     try:
-        config = load_config(options.config, options.overrides)
-        setup_logging(rank)
-        logger.info("checking the configuration, the data and the model's files")
-        if options.dry_run:
-            return _dry_run(config, rank, world_size)
-        choose_device()
-        shape = validate(config, world_size)
-        check_memory_settings(config.memory)
-        check_machine(config, this_machine(), os.environ)
-        config = _at(shape.folder, config)  # a hub id's local copy
-        data = read_inputs(config, shape, world_size)
         comm = join(config)
+        file = {f"the file of reward.method={config.reward.method}": method_of(config).fingerprint}
+        require_same(comm, file, "give all nodes the same one")
         lock = claim(Path(config.run.output_dir), comm)
         resumed = resume_point(config, comm)
         if config.model.checkpoint:
             require_intact(Path(config.model.checkpoint), comm)
-    except ValueError as error:
-        if rank == 0:
-            print_error(error)
-        return UNUSABLE
-    code = run(config, data, resumed, comm)
-    if lock is not None:
-        lock.release()
-    return code
+    except ValueError:
+        shutdown()
+        raise
+
+    def locked_run() -> int:
+        try:
+            return run(config, data, resumed, comm)
+        finally:
+            if lock is not None:
+                lock.release()
+
+    return locked_run
 
 
 @dataclass(frozen=True)
@@ -118,13 +132,17 @@ class RunData:
     stop_ids: tuple[int, ...]
     pairs: list[QuestionPair]
     questions: list[EvaluationQuestion]
+    warnings: dict[str, str]
+    """What was wrong with the data, for the run's last line (utils/logging.repeated_warnings)."""
 
 
-def read_inputs(config: Config, shape: ModelShape, world_size: int, *, weights: bool = True) -> RunData:
+def read_inputs(
+    config: Config, shape: ModelShape, world_size: int, *, weights: bool = True, absent: Collection[str] = ()
+) -> RunData:
     """Reads everything that a run needs before a model is built, for the run itself and for --dry-run.
 
-    Tokenised pairs and evaluation questions are returned. Of the weights, if they are there, and of
-    model.checkpoint only headers are read.
+    Tokenised pairs and evaluation questions are returned, none where the file of a key in `absent` is not in
+    the cache. Of the weights, if they are there, and of model.checkpoint only headers are read.
 
     Raises:
         ValueError: for the first thing that would fail later.
@@ -136,18 +154,21 @@ def read_inputs(config: Config, shape: ModelShape, world_size: int, *, weights: 
     if config.model.checkpoint:
         check_start(Path(config.model.checkpoint), shape)
     check_transformers_reads(folder, trusted)
-    tokenizer = load_tokenizer(str(folder), trusted)
+    tokenizer = load_tokenizer(str(folder), trusted, config.model.chat_template)
     generation = load_generation_config(str(folder), trusted)
     check_stop_ids(shape, generation)
-    data = RunData(
-        stop_ids=stop_token_ids(tokenizer, generation),
-        pairs=build_pairs(config, tokenizer, box_needed=method_of(config).graded, **_data_needs(config)),
-        questions=build_questions(config, tokenizer),
-    )
+    needs = _data_needs(config) | {"box_needed": method_of(config).graded}
+    with repeated_warnings() as warnings:
+        data = RunData(
+            stop_ids=stop_token_ids(tokenizer, generation),
+            pairs=[] if {*PAIR_KEYS} & {*absent} else build_pairs(config, tokenizer, **needs),
+            questions=[] if EVALUATION_KEY in absent else build_questions(config, tokenizer),
+            warnings=warnings,
+        )
     prompts = [ids for pair in data.pairs for ids in (pair.original_ids, pair.rephrased_ids)]
     prompts += [question.prompt_ids for question in data.questions]
     check_token_ids(shape, data.stop_ids, prompts)
-    check_free_space(config, shape, world_size, len(data.pairs))
+    check_free_space(config, shape, world_size, len(data.pairs) or planned_pairs(config))
     return data
 
 
@@ -156,23 +177,36 @@ def _data_needs(config: Config) -> dict[str, bool]:
     return {"rephrased_needed": needs_rephrasings, "truth_needed": method_of(config).truth}
 
 
-def _dry_run(config: Config, rank: int, world_size: int) -> int:
-    """Checks and reads what a run would, and shows the plan. Only a model that is not fetched is left out."""
+def check_before_ranks(config: Config, world_size: int) -> None:
+    """What each rank would refuse, as far as it takes no tokenizer. Raises ValueError."""
+    validate(config, world_size)
+    pair_records(config, **_data_needs(config))
+    evaluation_questions(config)
+
+
+def dry_run(config: Config, rank: int, world_size: int) -> int:
+    """Checks and reads what a run would, and shows the plan. What would have to be fetched is left out."""
+    config = with_options(config)
     shape, unread = validate_plan(config, world_size)
-    if shape is None:
+    absent = [key for key, given in data_files(config).items() if not is_here(given, key)]
+    pairs = 0
+    if shape is not None:
+        local = _at(shape.folder, config)
+        pairs = len(read_inputs(local, shape, world_size, weights=not unread, absent=absent).pairs)
+    elif not absent:
         pairs = len(pair_records(config, **_data_needs(config)))
         evaluation_questions(config)
         unread += f"; data not read with its tokenizer: planned for all {pairs} pairs"
-    else:
-        data = read_inputs(_at(shape.folder, config), shape, world_size, weights=not unread)
-        pairs = len(data.pairs)
     if rank == 0:
-        show(config, shape, world_size, pairs=pairs, unread=unread)
+        data = f"data not read: not in the cache, the run fetches {', '.join(absent)}" if absent else ""
+        show(config, shape, world_size, pairs=pairs, unread="; ".join(filter(None, (unread, data))))
     return 0
 
 
 def _at(folder: Path, config: Config) -> Config:
-    return replace(config, model=replace(config.model, path=str(folder)))
+    """With the model's folder for a hub id, and the chat template's text for its file."""
+    template = template_text(config.model.chat_template)
+    return replace(config, model=replace(config.model, path=str(folder), chat_template=template))
 
 
 def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator) -> int:
@@ -184,14 +218,16 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
 
     output = Path(config.run.output_dir)
     console = setup_logging(comm.rank, output)
-    method, pairs = method_of(config), {pair.pair_id: pair for pair in data.pairs}
+    method, pairs = _announced(config), {pair.pair_id: pair for pair in data.pairs}
     truths = {pair.pair_id: pair.answer for pair in data.pairs if pair.answer}
-    sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
+    with repeated_warnings() as warnings:
+        sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     total_steps = config.run.steps or config.run.epochs * sampler.steps_per_epoch
     policy, teacher, reference = _build_actors(config, comm, total_steps)
-    keep = Retention(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
     saver = CheckpointSaver(
-        output / CHECKPOINTS, policy, keep, teacher=teacher, in_background=config.checkpoint.async_save
+        *(output / CHECKPOINTS, policy, _retention(config), teacher),
+        in_background=config.checkpoint.async_save,
+        stop_ids=data.stop_ids,
     )
     state = load_checkpoint(resumed, policy, teacher) if resumed else None
     make_room(config.memory, policy, teacher or reference, PHASES["rollout"])
@@ -200,7 +236,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     evaluation = partial(evaluate, engine, comm, data.questions, config, grader)
     with (
         watching(config.run.stall_timeout_s) as watchdog,
-        RunFolder(config, comm, console, total_steps, state, saver) as folder,
+        RunFolder(config, comm, console, total_steps, state, saver, data.warnings | warnings) as folder,
     ):
         trainer = Trainer(
             config=config,
@@ -221,19 +257,35 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
         if resumed and state:
             trainer.load_state_dict(state)
             logger.info("resumed after step %d from %s", trainer.step, resumed)
-            warn_of_changes(read_state(resumed)["config"], config)
-        code = _fit(trainer)
+            warn_of_changes(read_state(resumed), config, method.fingerprint)
+        ended = _fit(trainer)
         saver.finish()
         folder.on_phase("export")
         watchdog.enter(trainer.step, "export")
-        if code == 0 and config.run.export_hf:
-            export_hf(policy, Path(config.model.path), output / HF_EXPORT)
-    if code == 0:
-        logger.info("done: %s", folder.summary())
+        if ended is None and config.run.export_hf:
+            export_hf(policy, Path(config.model.path), output / HF_EXPORT, stop_ids=data.stop_ids)
     grader.close()
     engine.close()
     shutdown()
-    return code
+    if ended is not None:
+        raise ended
+    logger.info("done: %s", folder.summary())
+    return 0
+
+
+def _announced(config: Config) -> Method:
+    """The run's method, once the log says whose it is and whether it is label-free."""
+    name, method = config.reward.method, method_of(config)
+    if method.source:
+        logger.info("reward.method %s is that of %s, fingerprint %s", name, *method.source)
+    if method.truth:
+        logger.info("reward.method %s reads the ground truth: this run is not label-free", name)
+    return method
+
+
+def _retention(config: Config) -> Retention:
+    kept = config.checkpoint
+    return Retention(kept.keep_last, kept.keep_every, kept.keep_best, kept.keep_best_by)
 
 
 def _build_actors(
@@ -252,17 +304,11 @@ def _build_actors(
     return policy, teacher, (teacher or MegatronReference(config, layout)) if has_penalty else None
 
 
-def _fit(trainer: Trainer) -> int:
-    """Trains; the program's exit code."""
+def _fit(trainer: Trainer) -> Failure | None:
+    """Trains; what ended the run early, on every rank."""
     try:
         if trainer.fit():
-            return 0
-    except FloatingPointError as error:  # on every rank
-        logger.error("%s", error)
-        return FAILED
-    logger.warning("stopped after step %d; go on with: run.resume=true", trainer.step)
-    return INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            return None
+    except FloatingPointError as error:
+        return Failure(str(error), NOT_FINITE)
+    return Failure(f"stopped after step {trainer.step}; go on with: run.resume=true", STOPPED)

@@ -150,7 +150,11 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The part of a checkpoint that is not the policy's or the teacher's."""
-        return {"step": self.step, "sampler": self.sampler.state_dict()}
+        return {
+            "step": self.step,
+            "sampler": self.sampler.state_dict(),
+            "reward_file": method_of(self.config).fingerprint,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]

@@ -1,8 +1,8 @@
-"""`coreward doctor`, from a checkout: megatron_coreward/cli/doctor.py."""
+"""`coreward doctor`, from a checkout and for torchrun: megatron_coreward/cli/doctor.py."""
 
 import sys
 
-from megatron_coreward.cli.doctor import main
+from megatron_coreward.utils.failures import run_program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("megatron_coreward.cli.doctor", sys.argv[1:]))

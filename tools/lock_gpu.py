@@ -19,7 +19,14 @@ LOCK = ROOT / "requirements/gpu-lock.txt"
 PYTHONS = ("3.11", "3.12")
 SYSTEM = "x86_64-manylinux_2_31"
 """glibc 2.31 or newer, which the newest wheels ask for."""
-OTHER_SOURCES = ("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_TORCH_BACKEND", "UV_CONSTRAINT", "UV_OVERRIDE")
+OTHER_SOURCES = (
+    "UV_INDEX",
+    "UV_EXTRA_INDEX_URL",
+    "UV_FIND_LINKS",
+    "UV_TORCH_BACKEND",
+    "UV_CONSTRAINT",
+    "UV_OVERRIDE",
+)
 """Environment variables of uv that would bring in other packages. It reads none of pip's."""
 _HEADER = """\
 # Written by `make lock-gpu` from pyproject.toml and gpu-uv.toml; do not edit.

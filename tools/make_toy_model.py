@@ -13,6 +13,7 @@ import logging
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -82,7 +83,9 @@ class SupervisedTrainer:
     def pass_at_1(self, step: int) -> float:
         """Share of right answers over sampled responses to held-out problems."""
         sync_weights(self.policy, self.engine, version=step)
-        scores = evaluate(self.engine, self.comm, self.questions, self.config, self.grader)
+        sampled = replace(self.config.evaluation, temperature=1.0)  # the exported model says the default
+        config = replace(self.config, evaluation=sampled)
+        scores = evaluate(self.engine, self.comm, self.questions, config, self.grader)
         return scores.metrics()["eval/pass@1"]
 
     def close(self) -> None:
@@ -101,7 +104,6 @@ def toy_config(folder: Path, seed: int, lr: float) -> Config:
     config.rollout.memory_gb = 0.5
     config.evaluation.limit = 250
     config.evaluation.samples = 2
-    config.evaluation.temperature = 1.0
     config.optimizer.lr = lr
     config.optimizer.schedule = "constant"
     config.optimizer.warmup_ratio = 1.0  # linear warm-up over `total_updates`, constant afterwards

@@ -1,8 +1,8 @@
-"""`coreward prepare`, from a checkout: megatron_coreward/cli/prepare.py."""
+"""`coreward prepare`, from a checkout and for torchrun: megatron_coreward/cli/prepare.py."""
 
 import sys
 
-from megatron_coreward.cli.prepare import main
+from megatron_coreward.utils.failures import run_program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("megatron_coreward.cli.prepare", sys.argv[1:]))

@@ -1,8 +1,8 @@
-"""`coreward rephrase`, from a checkout: megatron_coreward/cli/rephrase.py."""
+"""`coreward rephrase`, from a checkout and for torchrun: megatron_coreward/cli/rephrase.py."""
 
 import sys
 
-from megatron_coreward.cli.rephrase import main
+from megatron_coreward.utils.failures import run_program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("megatron_coreward.cli.rephrase", sys.argv[1:]))

@@ -26,7 +26,7 @@ from summarize_arms import write_summary
 
 from megatron_coreward.reporting.changes import read_scores
 from megatron_coreward.utils.bootstrap import pass_at_k
-from megatron_coreward.utils.logging import print_error
+from megatron_coreward.utils.failures import print_error
 from megatron_coreward.utils.metrics import read_metrics
 from megatron_coreward.utils.run_names import CHECKPOINTS, EVALUATIONS
 

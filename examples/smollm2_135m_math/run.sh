@@ -3,9 +3,9 @@
 #   bash examples/smollm2_135m_math/run.sh data.original=FILE data.rephrased=FILE [key.sub=value ...]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+if [ -d .venv/bin ]; then PATH=$PWD/.venv/bin:$PATH; fi
 
-if [ ! -d runs/SmolLM2-135M-Instruct ]; then
+if [[ " $* " != *" model.path="* && ! -d runs/SmolLM2-135M-Instruct ]]; then
   python tools/fetch_smollm2.py --output runs/SmolLM2-135M-Instruct
 fi
-torchrun --standalone --shutdown-timeout 600 --nproc-per-node 2 -m megatron_coreward.train \
-  --config examples/smollm2_135m_math/config.yaml "$@"
+coreward train examples/smollm2_135m_math/config.yaml --ranks 2 "$@"

@@ -3,9 +3,9 @@
 #   bash examples/ttt_amc/run.sh data.original=FILE data.rephrased=FILE evaluation.file=FILE [key.sub=value ...]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+if [ -d .venv/bin ]; then PATH=$PWD/.venv/bin:$PATH; fi
 
-if [ ! -d runs/SmolLM2-135M-Instruct ]; then
+if [[ " $* " != *" model.path="* && ! -d runs/SmolLM2-135M-Instruct ]]; then
   python tools/fetch_smollm2.py --output runs/SmolLM2-135M-Instruct
 fi
-torchrun --standalone --shutdown-timeout 600 --nproc-per-node 2 -m megatron_coreward.train \
-  --config examples/ttt_amc/config.yaml "$@"
+coreward train examples/ttt_amc/config.yaml --ranks 2 "$@"

@@ -2,10 +2,12 @@
 
 Weights are streamed to disk: rank 0 holds at most a bucket of them. Everything else (config, generation
 config, tokenizer, chat template) is copied from the model the run started from; only the dtype in
-config.json changes.
+config.json changes, and the template is that of model.chat_template if there is one. coreward.json says how
+the run asked the model.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_coreward.actor.policy import MegatronPolicy
@@ -16,15 +18,21 @@ from megatron_coreward.actor.weights.hf_writer import (
     plan_shards,
     write_index,
 )
+from megatron_coreward.config.run_settings import RunSettings
 from megatron_coreward.utils.folders import errors_on_all_ranks, publish, temporary_name
 
 
 def export_hf(
-    policy: MegatronPolicy, source_folder: Path, output: Path, shard_bytes: int = SHARD_BYTES
+    policy: MegatronPolicy,
+    source_folder: Path,
+    output: Path,
+    shard_bytes: int = SHARD_BYTES,
+    stop_ids: Sequence[int] = (),
 ) -> None:
     """Writes `output`; rank 0 writes, every rank takes part. It appears when it is complete.
 
-    A model folder that is there already is replaced, anything else is refused.
+    A model folder that is there already is replaced, anything else is refused. `stop_ids` are the tokens that
+    ended the run's responses.
 
     Raises:
         ValueError, OSError: on every rank; what was at `output` is intact.
@@ -53,7 +61,8 @@ def export_hf(
                         raise error
                     writer.finish()
                     write_index(new, shards)
-                    carry_hf_files(source_folder, new, specs[0].dtype)
+                    carry_hf_files(source_folder, new, specs[0].dtype, policy.config.model.chat_template)
+                    RunSettings.of(policy.config, stop_ids).write(new)
                     publish(new, output)
                 except OSError as raised:
                     shutil.rmtree(new, ignore_errors=True)

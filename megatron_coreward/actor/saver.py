@@ -15,7 +15,7 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,6 +50,7 @@ from megatron_coreward.actor.checkpoint.optimizer_state import load_optimizer_st
 from megatron_coreward.actor.device import actor_device
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.teacher import MegatronTeacher
+from megatron_coreward.config.run_settings import RunSettings
 from megatron_coreward.utils.folders import errors_on_all_ranks, publish
 from megatron_coreward.utils.versions import versions
 
@@ -63,6 +64,7 @@ class _Save:
     target: Path
     new: Path
     state: dict[str, Any]
+    settings: RunSettings
     writing: ShardWriting
     started: float
 
@@ -72,7 +74,7 @@ class CheckpointSaver:
 
     With `in_background` a save overlaps the next step: it is complete when `poll`, which costs a tiny
     collective while one is under way, or `finish` has found it so. Otherwise `save` waits. Every method is a
-    collective over all ranks.
+    collective over all ranks. `stop_ids` are the tokens that end the run's responses.
     """
 
     def __init__(
@@ -80,9 +82,10 @@ class CheckpointSaver:
         folder: Path,
         policy: MegatronPolicy,
         retention: Retention,
-        *,
         teacher: MegatronTeacher | None = None,
+        *,
         in_background: bool = False,
+        stop_ids: Sequence[int] = (),
     ) -> None:
         self.folder = folder
         self.policy = policy
@@ -90,13 +93,16 @@ class CheckpointSaver:
         self.comm = policy.comm
         self.retention = retention
         self.in_background = in_background
+        self._settings = RunSettings.of(policy.config, stop_ids)
         self._current: _Save | None = None
 
-    def save(self, step: int, trainer_state: dict[str, Any], rating: float | None = None) -> None:
+    def save(
+        self, step: int, trainer_state: dict[str, Any], ratings: Mapping[str, float] | None = None
+    ) -> None:
         """Begins the checkpoint of `step`, after the one before it is complete.
 
-        `trainer_state` goes through JSON: tuples come back as lists, and keys as strings. `rating` rates the
-        checkpoint for Retention.best. A checkpoint of the same step is replaced.
+        `trainer_state` goes through JSON: tuples come back as lists, and keys as strings. `ratings` rate
+        the checkpoint for Retention.best, by name. A checkpoint of the same step is replaced.
 
         Raises:
             OSError: on every rank; what was there before is intact, and what was half written is removed.
@@ -114,10 +120,13 @@ class CheckpointSaver:
             if self.comm.rank == 0:
                 _make_room(self.folder, new, total_bytes)
         contents = [CONTENTS_MODEL, CONTENTS_OPTIMIZER, *([CONTENTS_TEACHER] if self.teacher else [])]
-        state = describe(step, self.policy, contents) | {"trainer": trainer_state, "signal": rating}
+        state = describe(step, self.policy, contents) | {
+            "trainer": trainer_state,
+            "ratings": dict(ratings or {}),
+        }
         with self._failures(new, step), actor_device():
             writing = ShardWriting(sharded, new)
-        self._current = _Save(target, new, state, writing, started)
+        self._current = _Save(target, new, state, self._settings, writing, started)
         if not self.in_background:
             self.finish()
 
@@ -210,7 +219,9 @@ def describe(step: int, policy: MegatronPolicy, contents: list[str]) -> dict[str
 def _complete(save: _Save, files: dict[str, dict[str, int]]) -> None:
     """Rank 0's end of a save: the small files, state.json, and the name."""
     try:
-        copy_hf_files(Path(save.state["config"]["model"]["path"]), save.new / HF_FILES)
+        model = save.state["config"]["model"]
+        copy_hf_files(Path(model["path"]), save.new / HF_FILES, model["chat_template"])
+        save.settings.write(save.new / HF_FILES)
         write_state(save.new, save.state, files)
         problem = find_problem(save.new)
         if problem:

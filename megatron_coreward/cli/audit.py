@@ -1,7 +1,7 @@
 """Checks existing question pairs and writes them without the faulty ones.
 
-    coreward audit train_original.parquet train_rewrite.parquet
-    coreward audit pairs.parquet --output rejects.parquet --write-clean data/clean --keep length
+    coreward audit data/train_original.parquet data/train_rewrite.parquet
+    coreward audit pairs.parquet --output rejects.parquet --write-clean data/clean
 
 Reads both layouts that training reads: two aligned files, or one file with original_question and
 rephrased_question. --write-clean writes files of the same names and columns without the rejected rows. How
@@ -30,6 +30,7 @@ from megatron_coreward.rephrasing.audit import (
     write_clean,
 )
 from megatron_coreward.rephrasing.checks import REASONS
+from megatron_coreward.utils.arguments import Parser
 from megatron_coreward.utils.logging import exit_code
 
 CLEAN, REJECTS = 0, 1
@@ -42,9 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="coreward audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="coreward audit", description=__doc__)
     parser.add_argument("original", type=Path, help="original questions, or both wordings (Parquet)")
     parser.add_argument("rephrased", type=Path, nargs="?", help="rephrased questions (Parquet)")
     parser.add_argument(

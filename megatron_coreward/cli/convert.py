@@ -1,9 +1,9 @@
 """Converts between Hugging Face folders and checkpoints, compares the two, and shows what a checkpoint holds.
 
     coreward convert hf-to-megatron --hf models/SmolLM2 --output checkpoints/SmolLM2
-    coreward convert megatron-to-hf --checkpoint RUN/checkpoints/step_000040 --output hf
-    coreward convert verify --hf hf --checkpoint RUN/checkpoints/step_000040
-    coreward convert inspect RUN/checkpoints/step_000040
+    coreward convert megatron-to-hf --checkpoint RUN/checkpoints/step_40 --output hf
+    coreward convert verify --hf hf --checkpoint RUN/checkpoints/step_40
+    coreward convert inspect RUN/checkpoints/step_40
 
 Weights are streamed, so memory does not grow with the model. Under torchrun the ranks share the work:
 `torchrun --nproc-per-node 4 tools/convert_checkpoint.py ...`. No GPU is used. More: docs/conversion.md.
@@ -32,6 +32,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from megatron_coreward.utils.arguments import Parser
 from megatron_coreward.utils.logging import exit_code, setup_logging
 
 if TYPE_CHECKING:
@@ -51,14 +52,16 @@ def num_bytes(text: str) -> int:
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="coreward convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="coreward convert", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    to_megatron = commands.add_parser("hf-to-megatron", help="Hugging Face folder -> checkpoint")
-    to_hf = commands.add_parser("megatron-to-hf", help="checkpoint -> Hugging Face folder")
-    verify = commands.add_parser("verify", help="compare the two, tensor by tensor")
-    inspect = commands.add_parser("inspect", help="what a checkpoint holds")
+    to_megatron = commands.add_parser(
+        "hf-to-megatron", help="Hugging Face folder -> checkpoint", description=__doc__
+    )
+    to_hf = commands.add_parser(
+        "megatron-to-hf", help="checkpoint -> Hugging Face folder", description=__doc__
+    )
+    verify = commands.add_parser("verify", help="compare the two, tensor by tensor", description=__doc__)
+    inspect = commands.add_parser("inspect", help="what a checkpoint holds", description=__doc__)
     for command in (to_megatron, verify):
         command.add_argument("--hf", required=True, metavar="DIR", help="Hugging Face folder or hub id")
         command.add_argument(

@@ -1,19 +1,21 @@
-"""`coreward COMMAND ...`: one name for the programs of the package.
+"""`coreward COMMAND ...`: one name for the programs of the package, and the way they all end.
 
-    coreward show runs/quickstart --latest
+    coreward train examples/quickstart/config.yaml --ranks 2
     coreward report runs/quickstart --output report.html
 
-`coreward COMMAND --help` explains each.
+`coreward COMMAND --help` explains each. Imports the standard library only: without the other packages it
+says where they may be, instead of a traceback.
 """
 
+import difflib
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
-from megatron_coreward.utils.logging import REFUSED
+from megatron_coreward import __version__
+from megatron_coreward.utils.failures import REFUSED, end, run_program
 
 COMMANDS = {
-    "train": ("megatron_coreward.train", "Co-Reward and its baselines, from one YAML file"),
+    "train": ("megatron_coreward.cli.train", "Co-Reward and its baselines, from one YAML file"),
     "evaluate": ("megatron_coreward.evaluation.program", "pass@1, pass@k and maj@k of a model on questions"),
     "show": ("megatron_coreward.run.show", "a run's questions, answers, votes and figures"),
     "summarize": ("megatron_coreward.cli.summarize", "a run's evaluations before and after"),
@@ -25,10 +27,18 @@ COMMANDS = {
     "convert": ("megatron_coreward.cli.convert", "Hugging Face folders <-> checkpoints"),
     "plan": ("megatron_coreward.cli.plan", "which layouts fit, and how many GPUs a model needs"),
     "doctor": ("megatron_coreward.cli.doctor", "whether this machine is fit for a run"),
+    "ask": ("megatron_coreward.cli.ask", "your own question to a model: answers and vote"),
 }
 """Command -> the module whose `main` it runs, and what it is for."""
 SLOW = ("train", "evaluate", "convert", "doctor")
 """Commands that take seconds before their first own word."""
+OTHER_NAMES = {
+    **{"summarize_run": "summarize", "plot": "report", "plot_run": "report", "audit_pairs": "audit"},
+    **{"convert_checkpoint": "convert", "prepare_math": "prepare", "rephrase_questions": "rephrase"},
+    **{"eval": "evaluate", "test": "evaluate", "check": "doctor", "export": "convert"},
+    **{"sft": "train", "grpo": "train", "rl": "train", "run": "train", "fit": "train"},
+}
+"""What earlier versions and other libraries call a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,16 +47,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in COMMANDS:
         if command in SLOW and sys.stderr.isatty() and not {"-h", "--help"} & set(given):
             sys.stderr.write(f"coreward {command}: loading PyTorch\n")
-        return import_module(COMMANDS[command][0]).main(given[1:])
-    if command in ("", "-h", "--help"):
+        return run_program(COMMANDS[command][0], given[1:])
+    if command in ("", "-h", "--help", "help"):
         sys.stdout.write(usage())
         return 0 if command else REFUSED
-    sys.stderr.write(f"error: there is no command {command!r}; there are {', '.join(COMMANDS)}\n")
-    return REFUSED
+    if command in ("--version", "-V", "version"):
+        sys.stdout.write(f"coreward {__version__}\n")
+        return 0
+    near = difflib.get_close_matches(command, COMMANDS, n=1) or [OTHER_NAMES.get(command, "")]
+    hint = f"did you mean coreward {near[0]}?" if near[0] else f"there are {', '.join(COMMANDS)}"
+    return end(f"there is no command {command!r}; {hint}", REFUSED)
 
 
 def usage() -> str:
-    """A line for each command."""
+    """An example, and a line for each command."""
     width = max(map(len, COMMANDS))
-    lines = [f"  coreward {name:{width}}  {purpose}\n" for name, (_, purpose) in COMMANDS.items()]
-    return "".join(["usage: coreward COMMAND ...\n\n", *lines, "\ncoreward COMMAND --help explains each.\n"])
+    lines = [f"  {name:{width}}  {purpose}\n" for name, (_, purpose) in COMMANDS.items()]
+    example = "coreward train examples/quickstart/config.yaml --ranks 2\n\n"
+    return "".join(
+        [example, "usage: coreward COMMAND ...\n\n", *lines, "\ncoreward COMMAND --help explains each.\n"]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

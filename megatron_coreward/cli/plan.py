@@ -1,8 +1,8 @@
 """Plans a run before a GPU is paid for: whether a layout works, and the memory of a rank by phase.
 
-    coreward plan --model Qwen2.5-7B                        the smallest number of GPUs that works
-    coreward plan --model Qwen2.5-7B --gpus 4 --device H200 parallel.tensor=4 memory.recompute=full
-    coreward plan --config run.yaml --gpus 8 --device L40S --memory-gib 44 --json
+    coreward plan --model Qwen2.5-7B          # the smallest number of GPUs
+    coreward plan --model Qwen2.5-7B --gpus 4 --device H200 parallel.tensor=4
+    coreward plan --config run.yaml --gpus 8 --device L40S --memory-gib 44
 
 Arithmetic only: nothing is built or fetched, and no GPU, data or weights are needed. Without --config the
 settings are those of the repository's recipe for the model, where it has one. What was checked against
@@ -20,10 +20,12 @@ from typing import Any
 from rich.console import Console
 
 from megatron_coreward.config.loading import load_config
+from megatron_coreward.config.option_hints import as_override
 from megatron_coreward.planning.devices import CPU, DEVICES, Cluster
 from megatron_coreward.planning.layouts import doubled, first_that_works, make_plan
 from megatron_coreward.planning.models import find_shape, recipe_of
 from megatron_coreward.planning.report import as_dict, changed, show, show_smallest
+from megatron_coreward.utils.arguments import Parser
 from megatron_coreward.utils.logging import exit_code
 
 WORKS, DOES_NOT = 0, 1
@@ -35,10 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="coreward plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", help="YAML file of a run")
+    parser = Parser(prog="coreward plan", description=__doc__, instead=as_override)
+    parser.add_argument("--config", action="append", help="YAML file of a run; a later one wins")
     parser.add_argument("--model", help="folder with a config.json, or a model of the paper by its name")
     parser.add_argument("--gpus", type=int, help="devices of the run, or CPU ranks; default: the smallest")
     parser.add_argument("--per-node", type=int, default=8, help="devices of a node (8)")
@@ -74,9 +74,9 @@ def cluster_of(options: argparse.Namespace, device: str) -> Cluster:
 
 def run(options: argparse.Namespace) -> int:
     overrides = [*([f"model.path={options.model}"] if options.model else []), *options.overrides]
-    recipe = None if options.config else recipe_of(load_config(None, overrides).model.path)
-    config = load_config(options.config or recipe, overrides)
-    source = options.config or (
+    recipe = None if options.config else recipe_of(load_config([], overrides).model.path)
+    config = load_config(options.config or ([recipe] if recipe else []), overrides)
+    source = " ".join(options.config or []) or (
         f"the recipe {recipe.parent.name}/{recipe.name}" if recipe else "the defaults"
     )
     source = " ".join([source, *options.overrides])

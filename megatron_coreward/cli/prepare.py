@@ -1,10 +1,11 @@
 """Turns public math data, or your own, into the Parquet files that training, evaluation and rephrasing read.
 
-    coreward prepare math  MATH/ --output data/math                # train/ and test/ of JSON files
-    coreward prepare math  train-00000-of-00001.parquet --output data/math
+    coreward prepare math MATH/ --output data/math  # train/, test/ of JSON files
+    coreward prepare math train-00000-of-00001.parquet --output data/math
     coreward prepare gsm8k gsm8k/main --output data/gsm8k
-    coreward prepare dapo  dapo-math-17k.parquet --latin --holdout 500 --output data/dapo
-    coreward prepare own   mine.csv --question-column text --answer-column key --output data/mine
+    coreward prepare dapo dapo-math-17k.parquet --latin --output data/dapo
+    coreward prepare own mine.jsonl --holdout 50 --output data/mine
+    coreward prepare own my.csv --question-column q --answer-column a --output mine
 
 INPUT is a file or a folder of Parquet, JSON, JSONL or CSV files on this machine; nothing is downloaded. Names
 of folders and files that begin with train, test or validation tell the split. OUTPUT gets one file per split
@@ -21,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from megatron_coreward.data.columns import NamedColumns
 from megatron_coreward.data.preparation.formats import CONVERTERS, Converter, from_columns
 from megatron_coreward.data.preparation.splits import (
     Split,
@@ -32,6 +34,7 @@ from megatron_coreward.data.preparation.splits import (
     separate,
     write,
 )
+from megatron_coreward.utils.arguments import Parser
 from megatron_coreward.utils.logging import exit_code
 
 DONE = 0
@@ -42,17 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="coreward prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="coreward prepare", description=__doc__)
     formats = parser.add_subparsers(dest="format", required=True, metavar="FORMAT")
     for name, description in {
         "math": "Hendrycks MATH: its folder, or tables with problem, solution or answer, level, type",
         "gsm8k": "question, and answer with the number after ####",
         "dapo": "DAPO-Math-17k, as released or processed",
-        "own": "any file with a column of questions and one of answers",
+        "own": "any file with a column of questions, and of answers and rephrasings where there are some",
     }.items():
-        command = formats.add_parser(name, help=description, description=description)
+        command = formats.add_parser(name, help=description, description=__doc__)
         command.add_argument("input", type=Path, metavar="INPUT", help="file or folder")
         command.add_argument("--output", type=Path, required=True, metavar="DIR")
         command.add_argument("--overwrite", action="store_true", help="replace an earlier output")
@@ -71,9 +72,11 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--keep-unanswered", action="store_true", help="training needs no answers")
         command.add_argument("--latin", action="store_true", help="drop questions in other scripts")
     own = formats.choices["own"]
-    own.add_argument("--question-column", required=True, metavar="NAME")
+    usual = "without it the names that training reads"
+    own.add_argument("--question-column", metavar="NAME", help=usual)
+    own.add_argument("--rephrased-column", metavar="NAME", help=f"{usual}, where there are some")
     own.add_argument(
-        "--answer-column", metavar="NAME", help="the answer, or a solution with \\boxed{} or ####"
+        "--answer-column", metavar="NAME", help=f"the answer, or a solution with \\boxed{{}} or ####; {usual}"
     )
     own.add_argument("--level-column", metavar="NAME")
     own.add_argument("--subject-column", metavar="NAME")
@@ -97,13 +100,10 @@ def run(options: argparse.Namespace) -> int:
 def converter(options: argparse.Namespace) -> Converter:
     if options.format in CONVERTERS:
         return CONVERTERS[options.format]
-    if not options.answer_column and not options.keep_unanswered:
-        raise ValueError(
-            "name the answers with --answer-column, or say --keep-unanswered: training needs none"
-        )
-    return from_columns(
-        options.question_column, options.answer_column, options.level_column, options.subject_column
+    named = NamedColumns(
+        options.question_column or "", options.rephrased_column or "", options.answer_column or ""
     )
+    return from_columns(named, options.level_column, options.subject_column)
 
 
 def report_table(splits: dict[str, Split], folder: Path) -> Table:

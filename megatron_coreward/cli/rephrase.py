@@ -1,12 +1,12 @@
 """Rephrases questions with any model that vLLM loads, checks every rephrasing, and writes aligned pair files.
 
-    coreward rephrase data/math/train.parquet --model Qwen/Qwen3-32B --output data/math/pairs
-    torchrun --nproc-per-node 8 tools/rephrase_questions.py ... rollout.tensor_parallel_size=4
-    coreward rephrase ... --check-answers        the model must give both wordings one answer
+    coreward rephrase data/math/train.parquet --model Qwen/Qwen3-32B --output pairs
+    torchrun --nproc-per-node 8 tools/rephrase_questions.py ...  # several ranks
 
 QUESTIONS is a file of `coreward prepare`, or any Parquet file with prompt and extra_info.index. What fails
 a check (docs/data.md) is drawn again with another seed. Work is done in batches, each on disk before the next
-begins; the same command goes on after a kill. Under torchrun the ranks share the work.
+begins; the same command goes on after a kill. Under torchrun the ranks share the work. --check-answers: the
+model must give both wordings one answer.
 
 Exit codes: 0 done, 1 no question could be rephrased, 2 wrong input.
 """
@@ -20,9 +20,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from megatron_coreward.config.option_hints import as_override
 from megatron_coreward.rephrasing.attempts import GENERATION_REASONS
 from megatron_coreward.rephrasing.checks import REASONS
 from megatron_coreward.rephrasing.program import prepare, run
+from megatron_coreward.utils.arguments import Parser
 from megatron_coreward.utils.logging import exit_code, setup_logging
 
 DONE, NOTHING = 0, 1
@@ -34,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="coreward rephrase", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="coreward rephrase", description=__doc__, instead=as_override)
     add = parser.add_argument
     add("questions", metavar="QUESTIONS", help="Parquet file with prompt and extra_info.index")
     add("--model", required=True, help="folder or hub id")

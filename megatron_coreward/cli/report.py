@@ -1,7 +1,8 @@
 """One HTML page about one or more runs: curves, before and after, settings that differ, rollouts to read.
 
-    coreward report RUN [RUN ...] --output report.html
-    coreward report RUN --output curves.png                 the curves alone, as a picture
+    coreward report runs/quickstart --output report.html
+    coreward report runs/first runs/second --output both.html
+    coreward report runs/quickstart --output curves.png  # the curves, as a picture
 
 The page needs no server and no network. It holds the figures of every step, and the responses to some pairs
 of some steps (--pairs, --steps), evenly spread, and says how many of how many.
@@ -19,6 +20,7 @@ from rich.console import Console
 from megatron_coreward.reporting.curves import save_curves
 from megatron_coreward.reporting.page import write_page
 from megatron_coreward.reporting.runs import Run, check_folders, read_run, run_names
+from megatron_coreward.utils.arguments import Parser
 from megatron_coreward.utils.logging import exit_code
 from megatron_coreward.utils.metrics import read_metrics
 
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="coreward report", description=__doc__.splitlines()[0])
+    parser = Parser(prog="coreward report", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder (run.output_dir)")
     parser.add_argument(
         "--output",

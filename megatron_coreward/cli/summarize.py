@@ -1,11 +1,10 @@
 """Before and after of one run: a table with paired bootstrap intervals, and its curves.
 
-    coreward summarize RUN
+    coreward summarize runs/quickstart
 
 Prints the table and writes it to RUN/summary.md, the curves to RUN/curves.png.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,12 +13,13 @@ from rich.table import Table
 
 from megatron_coreward.reporting.changes import COLUMNS, evaluation_changes, table_row, training_changes
 from megatron_coreward.reporting.curves import save_curves
+from megatron_coreward.utils.arguments import Parser
 from megatron_coreward.utils.logging import exit_code
 from megatron_coreward.utils.metrics import read_metrics
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="coreward summarize", description=__doc__.splitlines()[0])
+    parser = Parser(prog="coreward summarize", description=__doc__)
     parser.add_argument("run", type=Path, help="run folder (run.output_dir)")
     return exit_code(summarize, parser.parse_args(arguments).run)
 

@@ -19,6 +19,11 @@ Off = Annotated[float, Field(ge=0, le=0)]
 """0: the option is off."""
 Where = Literal["auto", "always", "never"]
 
+OwnMethod = Annotated[
+    str, Field(pattern=r"^\w+(\.\w+)*:\w+$", description="MODULE:NAME, a method of one's own")
+]
+Options = dict[str, bool | int | float | str]
+
 MIN_TEMPERATURE = 0.01
 """vLLM raises lower ones to this, silently; it refuses those above 2."""
 Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=2)]
@@ -26,3 +31,5 @@ MAX_SEED = 2**32 - 1  # numpy's
 
 SYSTEM_PROMPT = "Let's think step by step and output the final answer within \\boxed{}."
 """The paper's system turn."""
+DATA_SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
+"""Of the files that are read for training and evaluation."""

@@ -4,6 +4,7 @@ Only safetensors are read: a pickle can run code. `option` is where the user gav
 """
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,11 @@ SINGLE = "model.safetensors"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _ROTARY_BUFFER = "rotary_emb.inv_freq"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_MODELS_BELOW = ("*", "snapshots/*")
+"""Where else models lie: in a folder of models, in the hub's cache (models--OWNER--NAME)."""
+_DOWNLOADS = ("blobs", ".cache/huggingface/download/**")
+"""Where the hub's client keeps what it has not fetched to the end: its cache, and --local-dir."""
+_DATA_SUFFIXES = (".parquet", ".jsonl", ".csv", ".arrow")
 _SHOWN = 8
 
 
@@ -62,7 +68,7 @@ def refuse_pointer(path: Path, option: str) -> None:
 def _other_kind(folder: Path, option: str) -> str:
     """What a folder without config.json is instead, and what to do; empty if that cannot be told."""
     ggufs = sorted(file.name for file in folder.glob("*.gguf"))
-    exports = sorted(str(file.parent) for file in folder.glob("*/config.json"))
+    exports = sorted(str(file.parent) for at in _MODELS_BELOW for file in folder.glob(f"{at}/config.json"))
     checkpoints = sorted([*folder.glob("step_*"), *folder.glob(f"{CHECKPOINTS}/step_*")])
     if is_adapter(folder):
         return f". {_adapter(folder, option)}"
@@ -84,7 +90,30 @@ def _other_kind(folder: Path, option: str) -> str:
         return (
             f", but {folder} holds GGUF ({some(ggufs)}), which is not read. Take the model it was made from"
         )
-    return f", but {folder} only holds such folders. Set {option} to one: {some(exports)}" if exports else ""
+    if exports:
+        return f", but {folder} only holds such folders. Set {option} to one: {some(exports)}"
+    if unfinished := _unfinished(folder):
+        return unfinished
+    data = sorted(file.name for file in folder.glob("*") if file.suffix in _DATA_SUFFIXES)
+    if data:
+        return (
+            f", but {folder} holds data ({some(data)}), which data.original and evaluation.file take. Set "
+            f"{option} to a model's folder"
+        )
+    if folder.is_dir() and not any(folder.iterdir()):
+        return f", but {folder} is empty. Put a model there: hf download OWNER/NAME --local-dir {folder}"
+    return ""
+
+
+def _unfinished(folder: Path) -> str:
+    """A sentence if a download by the hub's client was broken off there; else empty."""
+    files = [path for at in _DOWNLOADS for path in folder.glob(f"{at}/*.incomplete")]
+    if not files:
+        return ""
+    return (
+        f". A download to {folder} has not ended ({len(files)} files *.incomplete). Run the same hf download "
+        "again, which goes on with it"
+    )
 
 
 def is_adapter(folder: Path) -> bool:
@@ -121,7 +150,10 @@ def read_index(folder: Path, option: str) -> dict[str, str] | None:
         names = sorted(set(files.values()))
         missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
         if missing:
-            raise ValueError(f"{index} ({option}) names files that are missing: {some(missing)}.")
+            raise ValueError(
+                f"{index} ({option}) names files that are missing: {some(missing)}"
+                f"{_unfinished(folder) or '. Fetch them, or take the model anew'}."
+            )
         if (folder / SINGLE).is_file() and SINGLE not in names:
             raise ValueError(
                 f"{folder} ({option}) holds the weights twice, {SINGLE} and those of {INDEX} "
@@ -133,8 +165,17 @@ def read_index(folder: Path, option: str) -> dict[str, str] | None:
     problem = f"{option} must hold *.safetensors, but {folder} has neither {SINGLE} nor an index ({INDEX})"
     if pickled := sorted(path.name for pattern in ("*.bin", "*.pt*") for path in folder.glob(pattern)):
         problem += "; pickled weights (*.bin, *.pt) can run code and are not read: save "
-        problem += f"{some(pickled)} as safetensors"
-    raise ValueError(f"{problem}.")
+        problem += f"{some(pickled)} as safetensors. If you trust them: {_resave(folder)}"
+        raise ValueError(problem)  # without a full stop that could be taken for a part of the command
+    raise ValueError(f"{problem}{_unfinished(folder)}.")
+
+
+def _resave(folder: Path) -> str:
+    """A command that writes a folder's pickled weights as safetensors beside them."""
+    return (
+        'python -c "from transformers import AutoModelForCausalLM as M; import sys; folder = sys.argv[1]; '
+        f"M.from_pretrained(folder, dtype='auto').save_pretrained(folder)\" {shlex.quote(str(folder))}"
+    )
 
 
 def read_tensors(folder: Path, option: str) -> dict[str, TensorInfo]:

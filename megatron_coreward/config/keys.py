@@ -8,9 +8,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from megatron_coreward.config.aliases import find_alias
 from megatron_coreward.config.schema import Config
 
-_TYPES = {"boolean": bool, "integer": int, "number": float, "string": str}
+_SLIP = 0.75
+"""Least likeness of a key to a mistyped one."""
+_TYPES = {"boolean": bool, "integer": int, "number": float, "string": str, "object": dict}
 _LIMITS = {
     "minimum": "at least",
     "exclusiveMinimum": "above",
@@ -29,8 +32,8 @@ class Key:
     choices: tuple[str, ...]
     """The allowed values of a text key; empty if it takes any text."""
     limits: str
-    """The allowed numbers in words, as in "at least 0 and below 1"."""
-    default: bool | int | float | str
+    """The allowed numbers in words, as in "at least 0 and below 1"; or what else a text or mapping is."""
+    default: bool | int | float | str | dict[str, Any]
     meaning: str
 
 
@@ -51,13 +54,40 @@ def section_meanings() -> dict[str, str]:
 
 def find_key(name: str) -> Key:
     """Raises ValueError for an unknown key, naming the key that was probably meant."""
-    keys = all_keys()
-    if name in keys:
-        return keys[name]
-    elsewhere = [known for known in keys if known.rpartition(".")[2] == name.rpartition(".")[2]]
-    guess = elsewhere[0] if elsewhere else nearest(name, keys)
-    hint = f"Did you mean {guess}?" if guess else f"The sections are {', '.join(_sections())}."
-    raise ValueError(f"Unknown configuration key {name!r}. {hint}")
+    if name in all_keys():
+        return all_keys()[name]
+    raise ValueError(f"Unknown configuration key {name!r}{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    """The rest of the error: another trainer's name for a key of ours, a likely slip, or what there is."""
+    if alias := find_alias(name):
+        return f": {alias}."
+    if guess := _slip(name):
+        return f". Did you mean {guess}?"
+    section = name.partition(".")[0]
+    if section in _sections():
+        return f". The keys of {section} are {', '.join(_sections()[section]['properties'])}."
+    return f". The sections are {', '.join(_sections())}."
+
+
+def _slip(name: str) -> str | None:
+    """The key of the same name in another section, or one that differs in a letter or two.
+
+    A long section must not make up for another key: optimizer.min_lr is no slip of optimizer.max_rate.
+    """
+
+    def likeness(known: str) -> float:
+        return difflib.SequenceMatcher(None, name, known).ratio()
+
+    def ending(known: str) -> str:
+        return known.rpartition(".")[2]
+
+    same = [known for known in all_keys() if ending(known) == ending(name)]
+    near = difflib.get_close_matches(ending(name), map(ending, all_keys()), n=3, cutoff=_SLIP)
+    guesses = same or [known for known in all_keys() if ending(known) in near]
+    guesses = guesses or [known for known in all_keys() if name.startswith(f"{known}.")]
+    return max(guesses, key=likeness, default=None)
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str | None:
@@ -83,9 +113,9 @@ def _key(name: str, described: dict[str, Any]) -> Key:
     return Key(
         name=name,
         type=_TYPES[ranges[0]["type"]],
-        choices=tuple(described.get("enum", ())),
-        limits=" or ".join(_limits(allowed) for allowed in ranges),
-        default=described["default"],
+        choices=tuple(ranges[0].get("enum", ())),
+        limits=" or ".join(filter(None, map(_limits, ranges))),
+        default=described.get("default", {}),  # a mapping has a factory
         meaning=" ".join(described["description"].split()),
     )
 
@@ -93,6 +123,10 @@ def _key(name: str, described: dict[str, Any]) -> Key:
 def _limits(allowed: dict[str, Any]) -> str:
     if "minimum" in allowed and allowed["minimum"] == allowed.get("maximum"):
         return _number(allowed["minimum"])
+    if "pattern" in allowed:
+        return allowed["description"]
+    if allowed["type"] == "object":
+        return "names, each with a text, a number, true or false"
     return " and ".join(
         f"{words} {_number(allowed[limit])}" for limit, words in _LIMITS.items() if limit in allowed
     )

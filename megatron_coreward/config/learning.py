@@ -15,6 +15,8 @@ from megatron_coreward.config.fields import (
     Beta,
     NotNegative,
     Off,
+    Options,
+    OwnMethod,
     Positive,
     Share,
 )
@@ -24,20 +26,27 @@ from megatron_coreward.config.fields import (
 class RewardConfig:
     """The reward stage."""
 
-    method: Literal[
-        "co_reward",
-        "co_rewarding_2",
-        "co_rewarding_3",
-        "majority_voting",
-        "ground_truth",
-        "self_certainty",
-        "entropy",
-        "random",
-    ] = "co_reward"
+    method: (
+        Literal[
+            "co_reward",
+            "co_rewarding_2",
+            "co_rewarding_3",
+            "majority_voting",
+            "ground_truth",
+            "self_certainty",
+            "entropy",
+            "random",
+        ]
+        | OwnMethod
+    ) = "co_reward"
     """Where rewards come from: co_reward (Co-rewarding-I: the majority answer of one view is the label of the
     other, Eq. 6-8), co_rewarding_2 (the teacher's majority answer), co_rewarding_3 (that of the other view),
-    majority_voting (the group's own), ground_truth, self_certainty, entropy or random. docs/reward_methods.md
-    has the formulas."""
+    majority_voting (the group's own), ground_truth, self_certainty, entropy or random, or one of one's
+    own in a module of Python's path or of the folder that the command is run from. docs/reward_methods.md has
+    the formulas, and how to write one."""
+    options: Options = Field(default_factory=dict)
+    """The options of a method of one's own, which says what they are: a section of its own in a file,
+    `reward.options.NAME=value` on the command line."""
     equality: Literal["math", "exact"] = "math"
     """math: answers are equivalence classes (normalise, then math-verify); exact: the string equality of
     the authors' code."""
@@ -113,7 +122,7 @@ class AlgorithmConfig:
 
 @dataclass(config=STRICT)
 class OptimizerConfig:
-    """AdamW and learning rate."""
+    """AdamW and learning rate; which rate to begin with: docs/paper_settings.md."""
 
     lr: Positive = 3e-6
     """Peak learning rate."""
@@ -122,7 +131,7 @@ class OptimizerConfig:
     min_lr: NotNegative = 0.0
     """Floor of the cosine schedule."""
     warmup_ratio: Share = 0.1
-    """Share of all optimizer steps that warm up linearly; step k of n has factor (k+1)/n."""
+    """Share of all optimizer steps that warm up linearly; the k-th of n such steps has k/n of `lr`."""
     weight_decay: NotNegative = 0.01
     """Decoupled weight decay; norms and biases are excluded."""
     beta1: Beta = 0.9

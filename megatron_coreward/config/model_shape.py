@@ -157,7 +157,10 @@ def find_folder(path: str) -> Path:
         return local
     if local.exists():
         gguf = " GGUF is not read: take the folder that it was made from." if local.suffix == ".gguf" else ""
-        raise ValueError(f"model.path is {path!r}, a file. Give the folder that holds config.json.{gguf}")
+        folder = f", {local.parent}" if (local.parent / "config.json").is_file() else ""
+        raise ValueError(
+            f"model.path is {path!r}, a file. Give the folder that holds config.json{folder}.{gguf}"
+        )
     if not _HUB_ID.fullmatch(path) or local.parent.is_dir():
         raise ValueError(f"model.path is {path!r}, but there is no such folder (a hub id reads owner/name).")
     try:

@@ -58,6 +58,10 @@ class ModelConfig:
     checkpoint: str = ""
     """Take the weights from this checkpoint (a run's, or one of `coreward convert`) instead of those
     in `path`; config and tokenizer still come from `path`."""
+    chat_template: str = ""
+    """Chat template in place of the folder's, for base models that have none: a Jinja file, or plain (one
+    that ships: the system turn, "Question: ...", "Answer:"). Checkpoints and the final export hold it.
+    Empty = the folder's own."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type of actor and rollout; auto: float32 on CPU, bfloat16 on GPU."""
     trust_remote_code: bool = False
@@ -93,10 +97,20 @@ class DataConfig:
     source: Literal["parquet", "synthetic"] = "parquet"
     """parquet (files below, of any kind) or synthetic (generated arithmetic, nothing to download)."""
     original: str = ""
-    """File of original questions, or of both wordings (Parquet, JSONL, JSON, CSV; columns: docs/data.md)."""
+    """File of original questions, or of both wordings (Parquet, JSONL, JSON, CSV; columns: docs/data.md), or
+    a file of a data set on the Hugging Face Hub: hf://OWNER/NAME[@REVISION]/FILE."""
     rephrased: str = ""
     """File of rephrasings, aligned with `original` row by row on extra_info.index; empty when
     `original` holds both views, or when only originals are answered (rollout.views)."""
+    question_column: str = ""
+    """Column of the questions in `original`, and in other files that have it (`rephrased`, evaluation files);
+    empty = question, prompt, problem or original_question."""
+    rephrased_column: str = ""
+    """Column of the rephrasings in `rephrased`, or in `original` if that holds both wordings; empty =
+    rephrased or rephrased_question, and in a file of rephrasings also the names of questions."""
+    answer_column: str = ""
+    """Column of the ground truths in `original`, and in evaluation files that have it; empty = answer,
+    solution, ground_truth or reward_model.ground_truth."""
     batch_pairs: AtLeastOne = 128
     """Question pairs per rollout batch, over all ranks."""
     shuffle: bool = True
@@ -154,8 +168,8 @@ class EvaluationConfig:
     """Evaluation on held-out questions: before training, every `every` steps and after."""
 
     file: str = ""
-    """Questions with answers: Parquet in the data schema, or JSON/JSONL. Empty with source=synthetic means
-    the held-out synthetic problems; empty otherwise means no evaluation."""
+    """Questions with answers: Parquet, JSONL, JSON or CSV, or hf://OWNER/NAME[@REVISION]/FILE. Empty with
+    source=synthetic means the held-out synthetic problems; empty otherwise means no evaluation."""
     limit: AtLeastZero = 500
     """Use only the first n questions; 0 = all."""
     every: AtLeastZero = 10
@@ -177,8 +191,12 @@ class CheckpointConfig:
     keep_every: AtLeastZero = 0
     """Keep those whose step is a multiple of this as well; 0 = none for this reason."""
     keep_best: AtLeastZero = 0
-    """Keep this many of the highest agreement between the two views as well (mean since the checkpoint
-    before); needs no labels, but both views."""
+    """Keep this many of the best as well, by `keep_best_by`."""
+    keep_best_by: Literal["agreement", "evaluation"] = "agreement"
+    """agreement: of the votes of the two views, mean since the checkpoint before. It needs both views and no
+    labels, and cannot see a collapse: a model that gives one answer to everything agrees with itself.
+    evaluation: greedy pass@1 on the held-out questions after the same step (evaluation.every), which uses
+    their labels. See docs/checkpoints.md."""
     async_save: bool = True
     """Write in the background while the next step runs; false = wait until it is written."""
 
@@ -245,6 +263,12 @@ class LoggingConfig:
     """Log to Weights & Biases; offline unless logged in."""
     wandb_project: str = "megatron_coreward"
     """W&B project."""
+    wandb_name: str = ""
+    """The run's name in W&B; empty = that of `output_dir`."""
+    wandb_entity: str = ""
+    """User or team in W&B; empty = the default of the account."""
+    wandb_group: str = ""
+    """Group of runs in W&B, such as the seeds of one setting; empty = none."""
     rollouts: bool = True
     """Write every step's rollouts to `output_dir`/rollouts/step_*.parquet."""
 

@@ -11,7 +11,7 @@ from itertools import groupby
 
 import numpy as np
 
-from megatron_coreward.coreward.rewards.registry import Method
+from megatron_coreward.coreward.rewards.judging import Method
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.roles import Communicator
 from megatron_coreward.types import QuestionPair, ScoredResponse

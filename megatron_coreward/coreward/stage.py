@@ -3,7 +3,7 @@
 The two views of a pair, and the teacher's responses, may have been drawn on different ranks. What crosses
 ranks is the normal form of each answer, never its text:
 
-    holder: extract, normalise       --(pair, source, view, sample, form, score)-->   owner of the pair
+    holder: extract, normalise       --(pair, source, view, sample, form, signal)-->  owner of the pair
     owner:  classes, votes, rewards  --(label, share, majority, reward)----------->   holder
 
 Each pair has one owner, so no two ranks ever decide the same question. The result is a pure function of
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from megatron_coreward.config.schema import Config
-from megatron_coreward.coreward.rewards.judging import Answers, Group, Judgement, voted
+from megatron_coreward.coreward.rewards.judging import Answers, Group, Judgement, judged, voted
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.coreward.voting import Vote
 from megatron_coreward.grading.answers import extract_answer
@@ -38,7 +38,7 @@ class _Answer(NamedTuple):
     view: str
     sample: int
     form: str
-    score: float = 0.0
+    signal: float = 0.0
 
     @property
     def identity(self) -> _Identity:
@@ -59,7 +59,8 @@ class _Verdict(NamedTuple):
 class CoRewardStage:
     """roles.RewardStage, for every method of rewards/registry.py.
 
-    `truths` by pair_id is for a method that needs it; any other must not be given one.
+    `config` is complete (registry.with_options). `truths` by pair_id is for a method that needs it; any other
+    must not be given one.
     """
 
     def __init__(
@@ -100,10 +101,10 @@ class CoRewardStage:
 
     def _answer(self, response: Response, source: str) -> _Answer:
         form = self._grader.form(extract_answer(response.text, self._grader.equality))
-        score = 0.0
-        if self._method.score is not None:
-            score = self._method.score(response, self._config.run.seed)
-        return _Answer(response.pair_id, source, response.view.value, response.sample, form, score)
+        signal = 0.0
+        if self._method.signal is not None and source == POLICY:
+            signal = float(self._method.signal(response, self._config))
+        return _Answer(response.pair_id, source, response.view.value, response.sample, form, signal)
 
     def _by_owner(self, answers: Sequence[_Answer]) -> list[list[_Answer]]:
         owners = self._owners({answer.pair_id for answer in answers})
@@ -137,7 +138,7 @@ class CoRewardStage:
             by_group = self._by_group(of_pair, classes)
             truth = self._truth(truths[of_pair[0].pair_id], of_pair, classes) if truths else Answers()
             groups = {view: self._group(by_group, view, truth) for view in self._views}
-            judgements = self._method.judge(groups, self._config.reward)
+            judgements = judged(self._method, groups, self._config.reward)
             figures.merge(_pair_figures(groups, judgements))
             for view, judgement in judgements.items():
                 majority = groups[view].answers.winner
@@ -168,8 +169,9 @@ class CoRewardStage:
             members = by_group.get((source, view), [])
             return voted([c for _, c in members], [answer.form for answer, _ in members], self._config.reward)
 
-        scores = [answer.score for answer, _ in by_group[POLICY, view]]
-        return Group(answers_of(POLICY), scores, answers_of(TEACHER), truth)
+        of_policy = by_group[POLICY, view] if self._method.signal is not None else []
+        signals = [answer.signal for answer, _ in of_policy]
+        return Group(answers_of(POLICY), signals, answers_of(TEACHER), truth)
 
     def _top_answer_figures(self, answers: Sequence[_Answer]) -> Figures:
         """The share of the one most frequent answer among all questions: near 1 after a collapse."""
@@ -198,13 +200,15 @@ def _check_pair(pair_id: int, by_group: _ByGroup, expected: Sequence[tuple[str, 
 def _pair_figures(groups: Mapping[View, Group], judgements: Mapping[View, Judgement]) -> Figures:
     figures = Figures()
     for view, group in groups.items():
-        own, judged = group.answers.vote, judgements[view].vote
+        own, judging = group.answers.vote, judgements[view].vote
         figures.add_mean(f"{view.value}/majority_share", own.share, 1)
         distinct = set(group.answers.classes) - {NO_ANSWER}
         figures.add_mean(f"{view.value}/distinct_answers", len(distinct), 1)
-        if judged is not None:
-            figures.add_mean("coreward/labelled", judged.label is not None, 1)
-            figures.add_mean("coreward/tied", judged.tied, 1)
+        if judging is not None:
+            figures.add_mean("coreward/labelled", judging.label is not None, 1)
+            figures.add_mean("coreward/tied", judging.tied, 1)
+        if group.signals:
+            figures.add_mean("reward/signal", sum(group.signals), len(group.signals))
         if group.teacher.classes:
             _add_agreement(figures, "coreward/teacher_agreement", own, group.teacher.vote)
     if len(groups) == 2:

@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -26,6 +27,17 @@ INDEX_COLUMNS = ("extra_info.index", "index")
 LABEL_COLUMNS = ("level", "type", "subject", "id")
 ALL_COLUMNS = (*QUESTION_COLUMNS, *REPHRASED_COLUMNS, *TRUTH_COLUMNS, *INDEX_COLUMNS, *LABEL_COLUMNS)
 
+
+@dataclass(frozen=True)
+class NamedColumns:
+    """Names of columns that the configuration gives; for "" the usual ones are read."""
+
+    question: str = ""
+    rephrased: str = ""
+    answer: str = ""
+
+
+USUAL = NamedColumns()
 MAX_WORDS = 12
 MAX_WORDS_IN_SOLUTION = 3
 

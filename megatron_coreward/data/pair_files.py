@@ -3,7 +3,7 @@
 Every file appears under its name only when it is complete.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +37,14 @@ class ViewRow:
     answer: str | None
     level: str = ""
     subject: str = ""
+    rephrased: str | None = None
 
 
-def write_view(rows: Iterable[ViewRow], path: Path, source: str, split: str) -> None:
-    """Writes rows of one data source and split; an answer of None stays null."""
+def write_view(rows: Sequence[ViewRow], path: Path, source: str, split: str) -> None:
+    """Writes rows of one data source and split; an answer of None stays null.
+
+    Rows that hold their rephrasings make a file of both wordings, with the column `rephrased`.
+    """
     records = [
         {
             "level": row.level,
@@ -53,7 +57,10 @@ def write_view(rows: Iterable[ViewRow], path: Path, source: str, split: str) -> 
         }
         for row in rows
     ]
-    write_table(pa.Table.from_pylist(records, schema=SCHEMA), path)
+    table = pa.Table.from_pylist(records, schema=SCHEMA)
+    if any(row.rephrased is not None for row in rows):
+        table = table.append_column("rephrased", pa.array([row.rephrased for row in rows], pa.string()))
+    write_table(table, path)
 
 
 def write_table(table: pa.Table, path: Path) -> None:

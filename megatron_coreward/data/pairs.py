@@ -24,7 +24,9 @@ from megatron_coreward.data.columns import (
     QUESTION_COLUMNS,
     REPHRASED_COLUMNS,
     TRUTH_COLUMNS,
+    USUAL,
     Missing,
+    NamedColumns,
     Unreadable,
     has,
     index_of,
@@ -35,10 +37,12 @@ from megatron_coreward.data.columns import (
     truth_of,
 )
 from megatron_coreward.data.tables import DataFile, Record, read_file
+from megatron_coreward.utils.logging import warn
 
 logger = logging.getLogger(__name__)
 
 PAIR_KEYS = ("data.original", "data.rephrased")
+EVALUATION_KEY = "evaluation.file"
 _MATH_ID = re.compile(r"(?:train|test)/(\w+)/\d+\.json")
 _SAME_SHARE = 0.9
 _REASONS_NAMED = 3
@@ -73,11 +77,13 @@ def load_pairs(
     rephrased: str = "",
     keys: tuple[str, str] = PAIR_KEYS,
     *,
+    named: NamedColumns = USUAL,
     rephrased_needed: bool = True,
     truth_needed: bool = False,
 ) -> list[PairRecord]:
     """Pairs of the files data.original and data.rephrased, or of one file with both wordings.
 
+    Columns that are `named` must exist in `original`, the one of rephrasings in `rephrased` if that is given.
     Unless `rephrased_needed`, a file of originals will do, and the rephrasings are empty. With `truth_needed`
     ground truths that cannot be read are refused; those that are absent stay None. `keys` are the options
     that error messages name.
@@ -85,33 +91,21 @@ def load_pairs(
     Raises ValueError for a missing, empty or corrupted file, a missing column, a row without a question, and
     files that are not aligned.
     """
-    first = read_file(original, keys[0], ALL_COLUMNS)
-    originals = _texts(first, QUESTION_COLUMNS, "question")
+    first = _read(original, keys[0], named)
+    originals = _texts(first, _chosen(first, named.question, QUESTION_COLUMNS, "question"), "question")
     rephrasings = [""] * len(originals)
     if rephrased:
-        second = read_file(rephrased, keys[1], ALL_COLUMNS)
-        rephrasings = _texts(second, (*REPHRASED_COLUMNS, *QUESTION_COLUMNS), "question")
+        second = _read(rephrased, keys[1], named)
+        questions = _present(second, named.question, QUESTION_COLUMNS)
+        columns = _chosen(second, named.rephrased, (*REPHRASED_COLUMNS, *questions), "rephrased")
+        rephrasings = _texts(second, columns, "question")
         _check_aligned(first, second)
-    elif _has_any(first, REPHRASED_COLUMNS):
-        rephrasings = _texts(first, REPHRASED_COLUMNS, "rephrasing")
+    elif named.rephrased or _has_any(first, REPHRASED_COLUMNS):
+        columns = _chosen(first, named.rephrased, REPHRASED_COLUMNS, "rephrased")
+        rephrasings = _texts(first, columns, "rephrasing")
     elif rephrased_needed:
-        ways = f"name their file in {keys[1]}"
-        if keys == PAIR_KEYS:
-            ways += (
-                "; `coreward rephrase` makes one, and reward.method=majority_voting learns from the original "
-                "questions alone"
-            )
-        raise first.error(f"no rephrasings: {no_column(REPHRASED_COLUMNS, first.columns)}", ways)
-    truths, faults = _ground_truths(first)
-    unreadable = {place: fault for place, fault in faults.items() if not isinstance(fault, Missing)}
-    if unreadable and truth_needed:
-        raise _no_truth(first, unreadable)
-    if unreadable:
-        logger.warning(
-            "%s=%s: %d of %d ground truths are not read and count as absent (only metrics use them): %s",
-            *(first.key, first.path, len(unreadable), len(truths)),
-            _by_reason(first, unreadable, "no answer"),
-        )
+        raise _no_rephrasings(first, keys)
+    truths = _training_truths(first, named.answer, needed=truth_needed)
     pairs = [
         PairRecord(
             row, one, other, truth, label_of(record, ("level",)), label_of(record, ("type", "subject"))
@@ -122,6 +116,16 @@ def load_pairs(
     ]
     logger.info("%d pairs from %s", len(pairs), " and ".join(filter(None, (original, rephrased))))
     return pairs
+
+
+def _no_rephrasings(file: DataFile, keys: tuple[str, str]) -> ValueError:
+    ways = f"name their file in {keys[1]}"
+    if keys == PAIR_KEYS:
+        ways += (
+            "; `coreward rephrase` makes one, and reward.method=majority_voting learns from the original "
+            "questions alone; a column of another name is read with data.rephrased_column=NAME"
+        )
+    return file.error(f"no rephrasings: {no_column(REPHRASED_COLUMNS, file.columns)}", ways)
 
 
 def load_originals(path: str, key: str) -> list[str]:
@@ -138,7 +142,7 @@ def check_wordings_differ(pairs: Sequence[PairRecord], original: str, rephrased:
     Both wordings then have one vote, and judging one by the other is majority voting at twice the cost.
     """
     same = sum(" ".join(pair.original.split()) == " ".join(pair.rephrased.split()) for pair in pairs)
-    if rephrased and Path(original).samefile(rephrased):
+    if rephrased and Path(original).resolve() == Path(rephrased).resolve():
         problem = f"data.rephrased={rephrased}: this is the file of data.original"
     elif same >= _SAME_SHARE * len(pairs):
         name = f"data.rephrased={rephrased}" if rephrased else f"data.original={original}"
@@ -151,18 +155,21 @@ def check_wordings_differ(pairs: Sequence[PairRecord], original: str, rephrased:
     )
 
 
-def load_questions(path: str, key: str = "evaluation.file") -> list[Question]:
+def load_questions(path: str, key: str = EVALUATION_KEY, named: NamedColumns = USUAL) -> list[Question]:
     """Questions of a benchmark file, each with its ground truth.
 
+    Columns that are `named` for the training file are read where the file has them, else the usual ones.
     An `id` in MATH's form (test/SUBJECT/807.json) gives the subject that is not given otherwise. `key` is the
     option that error messages name. Raises ValueError as load_pairs does, and for questions without a ground
     truth that can be read, with their places and the reasons.
     """
-    file = read_file(path, key, ALL_COLUMNS)
-    questions = _texts(file, QUESTION_COLUMNS, "question")
-    if not _has_any(file, TRUTH_COLUMNS):
-        raise file.error(f"no answers: {no_column(TRUTH_COLUMNS, file.columns)}", "every question needs one")
-    truths, faults = _ground_truths(file)
+    file = _read(path, key, named)
+    questions = _texts(file, _present(file, named.question, QUESTION_COLUMNS), "question")
+    columns = _present(file, named.answer, TRUTH_COLUMNS)
+    if not _has_any(file, columns):
+        needed = "every question needs one; a column of another name is read with data.answer_column=NAME"
+        raise file.error(f"no answers: {no_column(columns, file.columns)}", needed)
+    truths, faults = _ground_truths(file, columns)
     if faults:
         raise _no_truth(file, faults)
     rows = zip(questions, truths, file.records, strict=True)
@@ -177,6 +184,24 @@ def _subject(record: Record) -> str:
     return label_of(record, ("type", "subject")) or (path[1] if path else "")
 
 
+def _read(path: str, key: str, named: NamedColumns) -> DataFile:
+    return read_file(path, key, (*ALL_COLUMNS, named.question, named.rephrased, named.answer))
+
+
+def _present(file: DataFile, named: str, usual: Sequence[str]) -> Sequence[str]:
+    """The columns that are read: `named` alone if the file has it, else the usual ones."""
+    return (named,) if named and _has_any(file, (named,)) else usual
+
+
+def _chosen(file: DataFile, named: str, usual: Sequence[str], meaning: str) -> Sequence[str]:
+    """As _present, but raises ValueError if a column is named that the file does not have."""
+    columns = _present(file, named, usual)
+    if named and columns == usual:
+        key = f"data.{meaning}_column"
+        raise file.error(no_column((named,), file.columns), f"{key} names it; set {key} to one of these")
+    return columns
+
+
 def _has_any(file: DataFile, columns: Sequence[str]) -> bool:
     return any(has(record, column) for record in file.records for column in columns)
 
@@ -184,10 +209,9 @@ def _has_any(file: DataFile, columns: Sequence[str]) -> bool:
 def _texts(file: DataFile, columns: Sequence[str], what: str) -> list[str]:
     """The text under `columns` in every record. Raises ValueError where there is none, with the reasons."""
     if not _has_any(file, columns):
-        raise file.error(
-            no_column(columns, file.columns),
-            "these names are read; `coreward prepare own --question-column NAME` takes another",
-        )
+        other = "data.question_column=NAME" if file.key in (*PAIR_KEYS, EVALUATION_KEY) else ""
+        other = other or "`coreward prepare own --question-column NAME`"
+        raise file.error(no_column(columns, file.columns), f"these names are read; {other} takes another")
     return _all_of(file, lambda record: question_of(record, columns), f"no {what}", "every record needs one")
 
 
@@ -205,13 +229,31 @@ def _all_of(file: DataFile, read: Callable[[Record], _Value], lacking: str, need
     return values
 
 
-def _ground_truths(file: DataFile) -> tuple[list[str | None], dict[int, Unreadable]]:
+def _training_truths(file: DataFile, named: str, *, needed: bool) -> list[str | None]:
+    """The ground truths of a training file, None where there is none that can be read.
+
+    Raises ValueError for those that cannot be read where they are `needed`.
+    """
+    truths, faults = _ground_truths(file, _chosen(file, named, TRUTH_COLUMNS, "answer"))
+    unreadable = {place: fault for place, fault in faults.items() if not isinstance(fault, Missing)}
+    if unreadable and needed:
+        raise _no_truth(file, unreadable)
+    if unreadable:
+        warn(
+            *(logger, "ground truths not read", f"{file.key} (its answers)"),
+            "%s=%s: %d of %d ground truths are not read and count as absent (only metrics use them): %s",
+            *(file.key, file.path, len(unreadable), len(truths), _by_reason(file, unreadable, "no answer")),
+        )
+    return truths
+
+
+def _ground_truths(file: DataFile, columns: Sequence[str]) -> tuple[list[str | None], dict[int, Unreadable]]:
     """The ground truths, and why there is none (Missing) or it cannot be read, by place."""
     truths: list[str | None] = []
     faults: dict[int, Unreadable] = {}
     for place, record in zip(file.places, file.records, strict=True):
         try:
-            truths.append(truth_of(record))
+            truths.append(truth_of(record, columns))
         except Unreadable as error:
             truths.append(None)
             faults[place] = error
@@ -264,7 +306,8 @@ def _indices(file: DataFile) -> list[int]:
     indices = _all_of(file, index_of, "no index", needed)
     repeated = len(indices) - len(set(indices))
     if repeated:
-        logger.warning(
+        warn(
+            *(logger, "repeated indices", f"{file.key} (its extra_info.index)"),
             "%s=%s: %d rows repeat an index, so files in another order might not be noticed",
             *(file.key, file.path, repeated),
         )

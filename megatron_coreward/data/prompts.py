@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data import synthetic
+from megatron_coreward.data.columns import NamedColumns
 from megatron_coreward.data.pairs import (
     PairRecord,
     Question,
@@ -19,8 +20,15 @@ from megatron_coreward.data.pairs import (
     load_pairs,
     load_questions,
 )
-from megatron_coreward.data.templates import apply_template, check_prompts, require_template, turns_of
+from megatron_coreward.data.templates import (
+    apply_template,
+    check_prompts,
+    require_template,
+    set_template,
+    turns_of,
+)
 from megatron_coreward.types import QuestionPair
+from megatron_coreward.utils.logging import warn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,23 +43,39 @@ class EvaluationQuestion(Question):
     prompt_ids: tuple[int, ...] = ()
 
 
-def load_tokenizer(path: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
-    """The tokenizer of model.path. Raises ValueError if it cannot be loaded or has no chat template."""
+class _BareErrors:
+    """Makes a ValueError of a bare Exception, and of no subclass: tokenizers raises it for a tokenizer.json
+    that is valid JSON and no tokenizer."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if kind is Exception:
+            raise ValueError(f"tokenizer.json: {error}") from error
+
+
+def load_tokenizer(
+    path: str, trust_remote_code: bool = False, chat_template: str = ""
+) -> "PreTrainedTokenizerBase":
+    """The tokenizer of model.path, with model.chat_template if that is set.
+
+    Raises ValueError if it cannot be loaded or has no chat template.
+    """
     from transformers import AutoTokenizer  # slow to import, and not needed to check a configuration
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:  # of malformed files
+        with _BareErrors():
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # of malformed files
+        reason = " ".join(str(error).split())
+        if not isinstance(error, (OSError, ValueError)):
+            reason = f"its files are no tokenizer's: {type(error).__name__} {reason}"
         raise ValueError(
-            f"model.path={path}: no tokenizer could be loaded ({error}); set model.path to a Hugging Face "
+            f"model.path={path}: no tokenizer could be loaded ({reason}); set model.path to a Hugging Face "
             "folder or hub id with tokenizer files"
         ) from error
+    if chat_template:
+        set_template(tokenizer, chat_template)
     require_template(tokenizer)
     return tokenizer
 
@@ -195,12 +219,20 @@ def pair_records(config: Config, *, rephrased_needed: bool, truth_needed: bool) 
         records = synthetic.make_pairs(data.synthetic_pairs, config.run.seed)
     else:
         records = load_pairs(
-            data.original, data.rephrased, rephrased_needed=rephrased_needed, truth_needed=truth_needed
+            *(data.original, data.rephrased),
+            named=named_columns(config),
+            rephrased_needed=rephrased_needed,
+            truth_needed=truth_needed,
         )
         if rephrased_needed:
             check_wordings_differ(records, data.original, data.rephrased)
     records = records[: data.limit] if data.limit else records
     return _with_truth(records, data.original) if truth_needed else records
+
+
+def named_columns(config: Config) -> NamedColumns:
+    data = config.data
+    return NamedColumns(data.question_column, data.rephrased_column, data.answer_column)
 
 
 def _warn_of_no_box(
@@ -209,7 +241,7 @@ def _warn_of_no_box(
     chats = [turns_of(questions[row], system_prompt) for row in _some(questions)]
     texts = apply_template(tokenizer, chats, tokenize=False, add_generation_prompt=True)
     if not any(r"\boxed" in text for text in texts):
-        logger.warning(
+        logger.warning(  # the run's last line tells where no answers come of it (run/warnings.py)
             r"no prompt asks for \boxed{}, and only boxed answers are read: set data.system_prompt to ask"
         )
 
@@ -222,8 +254,9 @@ def _with_truth(records: list[PairRecord], source: str) -> list[PairRecord]:
             "method needs; choose a label-free reward.method, or data with answers"
         )
     if len(kept) < len(records):
-        logger.warning(
-            "dropped %d of %d pairs without a ground truth", len(records) - len(kept), len(records)
+        warn(
+            *(logger, "pairs without a ground truth left out", "data.original"),
+            *("dropped %d of %d pairs without a ground truth", len(records) - len(kept), len(records)),
         )
     return kept
 
@@ -239,7 +272,7 @@ def build_questions(config: Config, tokenizer: "PreTrainedTokenizerBase") -> lis
 def evaluation_questions(config: Config) -> list[Question]:
     """The first evaluation.limit questions of evaluation.file, or of the held-out synthetic problems."""
     if config.evaluation.file:
-        questions = load_questions(config.evaluation.file)
+        questions = load_questions(config.evaluation.file, named=named_columns(config))
     else:
         questions = synthetic.held_out() if config.data.source == "synthetic" else []
     return questions[: config.evaluation.limit or None]
@@ -269,6 +302,7 @@ def _report_dropped(what: str, given: int, kept: int, limit: int) -> None:
             f"data.max_prompt_tokens={limit}: all {given} {what} have a longer prompt; raise the limit"
         )
     if kept < given:
-        logger.warning(
-            "dropped %d of %d %s: a prompt is longer than %d tokens", given - kept, given, what, limit
+        warn(
+            *(logger, f"{what} left out", "data.max_prompt_tokens"),
+            *("dropped %d of %d %s: a prompt is longer than %d tokens", given - kept, given, what, limit),
         )

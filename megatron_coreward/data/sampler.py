@@ -12,6 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from megatron_coreward.types import QuestionPair
+from megatron_coreward.utils.logging import warn
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ class PairSampler:
         assert pairs, "a sampler needs pairs"
         assert len({pair.pair_id for pair in pairs}) == len(pairs), "pair ids repeat"
         if batch_pairs > len(pairs):
-            logger.warning(
+            warn(
+                *(logger, "batches smaller than asked for", "data.batch_pairs"),
                 "data.batch_pairs=%d, but there are %d pairs: every batch is all of them",
                 batch_pairs,
                 len(pairs),

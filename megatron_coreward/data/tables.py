@@ -1,8 +1,8 @@
 """Data files as records: Parquet, JSON, JSONL and CSV, with errors that name the key, the file and the place.
 
 A record is a dict, whatever the format. Its place is what a reader of the file would count: the line of a
-JSONL or CSV file, from 1, and the row of a Parquet or JSON file, from 0, which messages say. What the columns
-mean is columns.py's business.
+JSONL or CSV file, from 1, and the row of a Parquet or JSON file, from 0, which messages say. They also name
+the line on which a row of a JSON file begins. What the columns mean is columns.py's business.
 """
 
 import csv
@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from megatron_coreward.config.fields import DATA_SUFFIXES
+from megatron_coreward.config.hf_datasets import local_file
+
 Record = dict[str, Any]
 
-RECORD_SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
 _BLOCK_ROWS = 4096
 _LARGEST_FIELD = 1 << 30
 _NAMED = 10
@@ -49,7 +51,9 @@ class DataFile:
             return bad_input(self.key, self.path, problem, allowed)
         if unit_of(self.path) == "line":
             return bad_input(self.key, f"{self.path}:{places[0]}", problem, allowed)
-        return bad_input(self.key, self.path, f"{problem} (rows count from 0)", allowed)
+        is_json = Path(self.path).suffix.lower() == ".json"
+        path = f"{self.path}:{_line_of(self.path, places[0])}" if is_json else self.path
+        return bad_input(self.key, path, f"{problem} (rows count from 0)", allowed)
 
     def named(self, places: Sequence[int]) -> str:
         """'row 3', 'lines 3, 5', or the first _NAMED of them 'and 7 more'."""
@@ -66,8 +70,10 @@ def unit_of(path: str) -> str:
 def read_file(path: str, key: str, columns: Sequence[str]) -> DataFile:
     """A file's records. Of a Parquet file only `columns` are read, nested ones with all their fields.
 
-    Raises ValueError as iter_records does, and for a file without records.
+    `path` may be a file of a data set on the hub (config/hf_datasets.py); errors then name its place in the
+    cache. Raises ValueError as iter_records and local_file do, and for a file without records.
     """
+    path = local_file(path, key)
     numbered = list(iter_records(path, key, {name.split(".")[0] for name in columns}))
     if not numbered:
         raise bad_input(key, path, "the file has no rows", f"set {key} to a file with rows")
@@ -93,7 +99,7 @@ def iter_records(path: str, key: str, columns: set[str] | None = None) -> Iterat
         yield from _parquet_records(path, key, columns)
     elif suffix == ".csv":
         yield from _csv_records(path, key)
-    elif suffix in RECORD_SUFFIXES:
+    elif suffix in DATA_SUFFIXES:
         for place, record in _json_lines(path, key) if suffix == ".jsonl" else _json_rows(path, key):
             if not isinstance(record, dict):
                 file = DataFile(key, path, [], [], [])
@@ -101,7 +107,7 @@ def iter_records(path: str, key: str, columns: set[str] | None = None) -> Iterat
                 raise file.error(problem, "every record must be an object", [place])
             yield place, record
     else:
-        allowed = f"allowed are {', '.join(RECORD_SUFFIXES)}"
+        allowed = f"allowed are {', '.join(DATA_SUFFIXES)}"
         raise bad_input(key, path, f"unknown suffix '{suffix}'", allowed)
 
 
@@ -110,7 +116,7 @@ def check_file(path: str, key: str) -> None:
     if not path:
         raise ValueError(f"{key} is empty; set it to a file, or data.source=synthetic for generated problems")
     if Path(path).is_dir():
-        files = sorted(file.name for file in Path(path).iterdir() if file.suffix.lower() in RECORD_SUFFIXES)
+        files = sorted(file.name for file in Path(path).iterdir() if file.suffix.lower() in DATA_SUFFIXES)
         names = ", ".join(files[:_NAMED]) or "it has no data file"
         raise bad_input(key, path, "this is a folder", f"set {key} to a file in it ({names})")
     if not Path(path).is_file():
@@ -130,7 +136,7 @@ def _start(path: str) -> bytes:
 
 def _is_parquet(path: str) -> bool:
     suffix = Path(path).suffix.lower()
-    return suffix == ".parquet" or (suffix not in RECORD_SUFFIXES and _start(path).startswith(_PARQUET_MAGIC))
+    return suffix == ".parquet" or (suffix not in DATA_SUFFIXES and _start(path).startswith(_PARQUET_MAGIC))
 
 
 def read_parquet(path: str, key: str) -> pa.Table:
@@ -147,7 +153,10 @@ def read_parquet(path: str, key: str) -> pa.Table:
 
 
 def _not_parquet(path: str, key: str, error: Exception) -> ValueError:
-    return bad_input(key, path, f"not readable as Parquet ({error})", f"set {key} to a valid Parquet file")
+    ways = f"set {key} to a valid Parquet file"
+    if Path(path).suffix.lower() in DATA_SUFFIXES[1:]:
+        ways = f"`coreward prepare own {path} --output DIR` makes a Parquet file of it"
+    return bad_input(key, path, f"not readable as Parquet ({error})", ways)
 
 
 def _parquet_records(path: str, key: str, columns: set[str] | None) -> Iterator[tuple[int, Record]]:
@@ -191,6 +200,24 @@ def read_json(path: str, key: str) -> Any:
 def _json_rows(path: str, key: str) -> Iterator[tuple[int, Any]]:
     content = read_json(path, key)
     yield from enumerate(content if isinstance(content, list) else [content])
+
+
+def _line_of(path: str, row: int) -> int:
+    """The line on which a record of a JSON file begins, from 1."""
+    text = Path(path).read_text(encoding="utf-8-sig")
+    place = _skip_blanks(text, 0)
+    if text[place] == "[":
+        place = _skip_blanks(text, place + 1)
+        for _ in range(row):
+            _, end = json.JSONDecoder().raw_decode(text, place)
+            place = _skip_blanks(text, _skip_blanks(text, end) + 1)  # the comma
+    return text.count("\n", 0, place) + 1
+
+
+def _skip_blanks(text: str, place: int) -> int:
+    while text[place].isspace():
+        place += 1
+    return place
 
 
 def _json_lines(path: str, key: str) -> Iterator[tuple[int, Any]]:

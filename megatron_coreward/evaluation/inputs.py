@@ -7,27 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_coreward.config.fields import MAX_SEED
-from megatron_coreward.config.loading import load_config
-from megatron_coreward.config.model_shape import read_model_shape, read_shape, require_tokenizer
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data.pairs import load_questions
-from megatron_coreward.data.prompts import (
-    EvaluationQuestion,
-    evaluation_questions,
-    load_generation_config,
-    load_tokenizer,
-    stop_token_ids,
-    with_prompts,
-)
-from megatron_coreward.evaluation.model_folder import config_folder
-from megatron_coreward.preflight.files import (
-    check_kv_cache,
-    check_stop_ids,
-    check_token_ids,
-    check_transformers_reads,
-    check_weights,
-)
-from megatron_coreward.preflight.layout import check_engine
+from megatron_coreward.data.prompts import EvaluationQuestion, evaluation_questions, with_prompts
+from megatron_coreward.evaluation.model import EvaluatedModel, read_model
+from megatron_coreward.preflight.files import check_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,12 +36,7 @@ class Benchmark:
 class EvaluationInputs:
     """What is evaluated, and how."""
 
-    config: Config
-    folder: Path
-    """Config and tokenizer, and the weights unless there is a checkpoint."""
-    checkpoint: Path | None
-    scratch: Path | None
-    stop_ids: tuple[int, ...]
+    model: EvaluatedModel
     benchmarks: list[Benchmark]
     ks: list[int]
     seeds: list[int]
@@ -67,54 +46,16 @@ class EvaluationInputs:
 
 def read_inputs(options: argparse.Namespace, world_size: int) -> EvaluationInputs:
     """Reads and checks everything but the weights. Raises ValueError for the first thing that is wrong."""
-    import torch  # slow to import
-
-    config = _config(options)
-    if options.checkpoint is not None:
-        folder = config_folder(options.checkpoint)
-        shape = read_shape(folder, config.model.trust_remote_code)
-        require_tokenizer(folder, "--checkpoint")
-    else:
-        shape = read_model_shape(config.model)
-        folder = shape.folder
-        check_weights(shape, option="--model", exactly=False)
-    check_engine(config, shape, world_size)
-    check_kv_cache(config, on_gpu=torch.cuda.is_available())
-    check_transformers_reads(folder, config.model.trust_remote_code)
-    ks, seeds = _ks_and_seeds(options, config)
-    tokenizer = load_tokenizer(str(folder), config.model.trust_remote_code)
-    generation = load_generation_config(str(folder), config.model.trust_remote_code)
-    check_stop_ids(shape, generation)
-    benchmarks = _benchmarks(options, config, tokenizer)
-    stop_ids = stop_token_ids(tokenizer, generation)
+    flags = {"evaluation.limit": options.limit, "evaluation.samples": options.samples}
+    given = [f"{key}={value}" for key, value in flags.items() if value is not None] + options.overrides
+    model = read_model(options.model, options.checkpoint, options.scratch, given, world_size)
+    ks, seeds = _ks_and_seeds(options, model.config)
+    benchmarks = _benchmarks(options, model.config, model.tokenizer)
     prompts = [question.prompt_ids for benchmark in benchmarks for question in benchmark.questions]
-    check_token_ids(shape, stop_ids, prompts)
+    check_token_ids(model.shape, model.stop_ids, prompts)
     if options.output is not None:
         _make_folder(options.output)
-    return EvaluationInputs(
-        config=config,
-        folder=folder,
-        checkpoint=options.checkpoint,
-        scratch=options.scratch,
-        stop_ids=stop_ids,
-        benchmarks=benchmarks,
-        ks=ks,
-        seeds=seeds,
-        output=options.output,
-    )
-
-
-def _config(options: argparse.Namespace) -> Config:
-    settings = {
-        "model.path": options.model or options.checkpoint,
-        "evaluation.limit": options.limit,
-        "evaluation.samples": options.samples,
-        "evaluation.temperature": options.temperature,
-        "data.max_prompt_tokens": options.max_prompt_tokens,
-        "rollout.max_response_tokens": options.max_response_tokens,
-        "run.seed": options.seed,
-    }
-    return load_config(None, [f"{key}={value}" for key, value in settings.items()] + options.overrides)
+    return EvaluationInputs(model, benchmarks, ks, seeds, options.output)
 
 
 def _ks_and_seeds(options: argparse.Namespace, config: Config) -> tuple[list[int], list[int]]:
@@ -125,8 +66,8 @@ def _ks_and_seeds(options: argparse.Namespace, config: Config) -> tuple[list[int
         raise ValueError(f"--seeds is {options.seeds}, but must be at least 1")
     if config.run.seed + options.seeds - 1 > MAX_SEED:
         raise ValueError(
-            f"--seed is {config.run.seed} and --seeds {options.seeds}, but no seed may be above {MAX_SEED}; "
-            "lower --seed"
+            f"run.seed is {config.run.seed} and --seeds {options.seeds}, but no seed may be above "
+            f"{MAX_SEED}; lower run.seed"
         )
     if options.greedy_only:
         if options.k or options.seeds > 1:

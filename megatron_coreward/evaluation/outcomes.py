@@ -1,6 +1,6 @@
 """The outcomes of evaluation questions: responses are drawn, and their answers compared with the truth.
 
-Training's evaluation and the evaluation program both draw, grade and gather here. The paper evaluates at
+Training's evaluation, the evaluation program and `ask` draw and grade here. The paper evaluates at
 temperature 0.8 and publishes no evaluation code.
 """
 
@@ -55,7 +55,7 @@ def measure(
     rows: list[Row] = []
     for decoding, seed in [(GREEDY, seeds[0]), *((SAMPLED, seed) for seed in sampled)]:
         started = time.perf_counter()
-        rows += _draw(engine, questions, config, grader, decoding, seed)
+        rows += draw(engine, questions, config, grader, decoding, seed)
         if name:
             seconds = time.perf_counter() - started
             logger.info("%s: %s responses of seed %d after %.0f s", name, decoding, seed, seconds)
@@ -65,7 +65,7 @@ def measure(
     return Scores.from_rows([row for share in shares for row in share], ids, sampled, samples, ks), rows
 
 
-def _draw(
+def draw(
     engine: RolloutEngine,
     questions: Sequence[EvaluationQuestion],
     config: Config,

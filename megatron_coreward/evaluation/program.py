@@ -1,8 +1,8 @@
 """Evaluates a Hugging Face folder or a checkpoint on questions with answers, through the rollout engine.
 
-    python -m megatron_coreward.evaluate --model DIR --file math500.json --file gsm8k_test.jsonl --output DIR
-    python -m megatron_coreward.evaluate --checkpoint RUN/checkpoints/step_000040 --file FILE [key.sub=value]
-    torchrun --nproc-per-node 2 -m megatron_coreward.evaluate ...        one vLLM replica per rank
+    coreward evaluate --model runs/quickstart/hf --file math500.json --output out
+    coreward evaluate --checkpoint RUN/checkpoints/step_000040 --file q.jsonl
+    torchrun --nproc-per-node 2 -m megatron_coreward.evaluate ...  # a replica per rank
 
 Greedy and sampled pass@1, avg@k, pass@k and maj@k with 95% intervals, per level and per subject, for several
 files in one run: docs/evaluation.md. Exit codes: 0 done, 2 wrong input (one line says what).
@@ -11,12 +11,13 @@ files in one run: docs/evaluation.md. Exit codes: 0 done, 2 wrong input (one lin
 import argparse
 import logging
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from megatron_coreward.config.option_hints import as_override
 from megatron_coreward.evaluation.inputs import EvaluationInputs, read_inputs
-from megatron_coreward.evaluation.model_folder import exported
+from megatron_coreward.evaluation.model import run_with_engine
 from megatron_coreward.evaluation.outcomes import measure
 from megatron_coreward.evaluation.report import (
     Summary,
@@ -27,99 +28,92 @@ from megatron_coreward.evaluation.report import (
 )
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.roles import Communicator, RolloutEngine
-from megatron_coreward.utils.logging import print_error, setup_logging
+from megatron_coreward.utils.arguments import Parser
+from megatron_coreward.utils.logging import exit_code, setup_logging
 
 logger = logging.getLogger("megatron_coreward.evaluate")  # __name__ is __main__ when it is run
 
-UNUSABLE = 2
+MOVED = {
+    "--temperature": "evaluation.temperature",
+    "--max-prompt-tokens": "data.max_prompt_tokens",
+    "--max-response-tokens": "rollout.max_response_tokens",
+    "--seed": "run.seed",
+}
+"""Options of 0.1 -> the keys that say the same."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_intermixed_args(arguments)
+    return exit_code(prepare, _parser().parse_intermixed_args(arguments))
+
+
+def prepare(options: argparse.Namespace) -> Callable[[], int]:
+    """Makes all checks that need no engine; returns the work that is left. Raises ValueError."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     setup_logging(rank)
-    try:
-        inputs = read_inputs(options, world_size)
-    except ValueError as error:
-        if rank == 0:
-            print_error(error)
-        return UNUSABLE
-    return run(inputs)
+    return partial(run, read_inputs(options, world_size))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m megatron_coreward.evaluate", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Parser(
+        prog="coreward evaluate", description=__doc__, instead=_as_key, allow_abbrev=False
+    )  # or --seed would be short for --seeds
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", default="", help="Hugging Face folder or hub id")
-    source.add_argument("--checkpoint", type=Path, help="a run's checkpoint, or one of convert_checkpoint.py")
+    source.add_argument("--model", default="", metavar="DIR", help="Hugging Face folder or hub id")
+    source.add_argument("--checkpoint", type=Path, metavar="DIR", help="a checkpoint of a run, or of convert")
     add(
-        "--file",
+        *("--file",),
         action="append",
         default=[],
         metavar="[NAME=]FILE",
-        help="Parquet, JSON or JSONL; repeatable",
+        help="Parquet, JSONL, JSON, CSV or hf://OWNER/NAME/FILE; repeatable",
     )
-    add("--labels", default="", metavar="FILE", help="take levels and subjects of equal questions from it")
-    add("--limit", default=0, help="use only the first n questions of each file; 0 = all (default)")
-    add("--samples", default=8, help="sampled responses per question and seed (8)")
-    add("--k", metavar="K,K,...", help="k of pass@k and maj@k (powers of two up to --samples, and --samples)")
-    add("--greedy-only", action="store_true", help="one greedy response per question, nothing sampled")
-    add("--temperature", default=0.8, help="of the sampled responses (0.8)")
-    add("--max-prompt-tokens", default=1024, help="longer questions are left out and counted (1024)")
-    add("--max-response-tokens", default=1024, help="generation limit (1024)")
-    add("--seed", default=1, help="of the samples and the bootstrap (1)")
-    add("--seeds", type=int, default=1, metavar="N", help="draw the samples with N seeds, from --seed on (1)")
+    add("--limit", metavar="N", help="only the first N questions of each file")
+    add("--samples", metavar="N", help="responses sampled per question and seed (8)")
+    add("--seeds", type=int, default=1, metavar="N", help="draw them with N seeds from run.seed on (1)")
+    add("--greedy-only", action="store_true", help="one greedy response per question, no samples")
+    add("--k", metavar="K,K,...", help="k of pass@k and maj@k (1, 2, 4, ..., --samples)")
+    add("--labels", default="", metavar="FILE", help="levels and subjects of equal questions")
     add("--output", type=Path, metavar="DIR", help="folder for summaries and responses")
-    add("--scratch", type=Path, metavar="DIR", help="where --checkpoint is exported to, for the time being")
-    add("overrides", nargs="*", metavar="key.sub=value", help="any other key of the config")
+    add("--scratch", type=Path, metavar="DIR", help="where --checkpoint is exported for the time being")
+    add(
+        *("overrides",),
+        nargs="*",
+        metavar="key=value",
+        help="any key of docs/config.md: evaluation.temperature=0.6, data.system_prompt=, run.seed=2",
+    )
     return parser
+
+
+def _as_key(option: str, value: str) -> str:
+    key = MOVED.get(option)
+    return f"write {key}={value or 'VALUE'}" if key else as_override(option, value)
 
 
 def run(inputs: EvaluationInputs) -> int:
     """Builds the engine once and measures every benchmark. A collective; rank 0 writes and prints."""
-    from megatron_coreward.rollout.engine import VllmEngine
-    from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
-
-    initialize()
-    comm = TorchCommunicator()
-    config = inputs.config
-    with ExitStack() as stack:
-        folder = inputs.folder
-        if inputs.checkpoint is not None:
-            try:
-                folder = stack.enter_context(exported(inputs.checkpoint, inputs.scratch, comm))
-            except (ValueError, OSError) as error:
-                if comm.rank == 0:
-                    print_error(error)
-                shutdown()
-                return UNUSABLE
-        engine = VllmEngine(config, str(folder), inputs.stop_ids, config.run.seed)
-    with Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers) as grader:
-        measure_all(inputs, engine, comm, grader)
-    engine.close()
-    return 0
+    return run_with_engine(inputs.model, partial(measure_all, inputs))
 
 
 def measure_all(inputs: EvaluationInputs, engine: RolloutEngine, comm: Communicator, grader: Grader) -> None:
     """Every benchmark in turn; what is done is on disk before the next one begins."""
-    evaluation = inputs.config.evaluation
+    config = inputs.model.config
+    evaluation = config.evaluation
     summary: Summary = {
-        "model": inputs.config.model.path,
+        "model": config.model.path,
         "samples": evaluation.samples if inputs.ks else 0,
         "ks": inputs.ks,
         "seeds": inputs.seeds,
         "temperature": evaluation.temperature,
-        "max_response_tokens": inputs.config.rollout.max_response_tokens,
-        "system_prompt": inputs.config.data.system_prompt,
+        "max_prompt_tokens": config.data.max_prompt_tokens,
+        "max_response_tokens": config.rollout.max_response_tokens,
+        "system_prompt": config.data.system_prompt,
         "benchmarks": {},
     }
     for benchmark in inputs.benchmarks:
         logger.info("%s: %d questions", benchmark.name, len(benchmark.questions))
         scores, own_rows = measure(
-            *(engine, comm, benchmark.questions, inputs.config, grader),
+            *(engine, comm, benchmark.questions, config, grader),
             *(inputs.seeds, inputs.ks, benchmark.name),
         )
         rows = [row for share in comm.gather(own_rows) for row in share]

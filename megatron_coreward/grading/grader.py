@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from typing import Self
 
 from megatron_coreward.grading.answers import Parts, is_hashed, normal_form, take_apart
 from megatron_coreward.grading.reader import Ask, Term, read_value
@@ -70,7 +71,7 @@ class Grader:
         self._terms: dict[Term, Sequence[Number | None]] = {}
         self._equal: dict[Pair, bool] = {}
 
-    def __enter__(self) -> "Grader":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

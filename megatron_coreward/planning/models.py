@@ -25,7 +25,7 @@ _SIZES: dict[str, tuple[Any, ...]] = {
     "Llama-3.2-3B-Instruct": (LLAMA, 28, 3072, 8192, 24, 8, 128, 128256, True, 131072),
 }
 
-RECIPES = Path(__file__).parents[2] / "examples" / "paper"
+RECIPES = Path(__file__).parents[2] / "examples" / "gpu"
 """The configurations of the repository; an installed package has none."""
 
 KNOWN = {name: ModelShape(Path(name), *sizes) for name, sizes in _SIZES.items()}

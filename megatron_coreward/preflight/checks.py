@@ -8,6 +8,9 @@ may have to be fetched, is read last. Imports no torch, and so asks nothing abou
 import tempfile
 from pathlib import Path
 
+from megatron_coreward.config.chat_template import template_text
+from megatron_coreward.config.fields import DATA_SUFFIXES
+from megatron_coreward.config.hf_datasets import is_data_set, parse
 from megatron_coreward.config.hf_files import some
 from megatron_coreward.config.model_shape import ModelShape, read_model_shape, read_planned_shape
 from megatron_coreward.config.precision import check_fp8_sizes, check_installed, check_precision
@@ -15,8 +18,6 @@ from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.layout import check_model, check_ranks
 from megatron_coreward.preflight.method import check_method
 from megatron_coreward.utils.run_names import CHECKPOINTS, RUN_MARKS
-
-_EVALUATION_SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
 
 
 def validate(config: Config, world_size: int) -> ModelShape:
@@ -49,6 +50,7 @@ def validate_plan(config: Config, world_size: int) -> tuple[ModelShape | None, s
 def _check_before_model(config: Config, world_size: int) -> None:
     _check_settings(config, world_size)
     check_installed(config)
+    template_text(config.model.chat_template)
     _check_data(config)
     _check_run_folder(config)
 
@@ -102,25 +104,40 @@ def _check_training(config: Config) -> None:
         )
 
 
+def data_files(config: Config) -> dict[str, str]:
+    """The files that a run reads, by key; "" for none."""
+    data, evaluation = config.data, config.evaluation
+    return {
+        "data.original": data.original,
+        "data.rephrased": data.rephrased,
+        "evaluation.file": evaluation.file,
+    }
+
+
 def _check_data(config: Config) -> None:
     data = config.data
     if data.source == "parquet" and not data.original:
-        raise ValueError("data.original is empty. Name a Parquet file, or set data.source=synthetic.")
+        raise ValueError(
+            "data.original is empty. Name a file of questions (Parquet, JSONL, JSON or CSV), or set "
+            "data.source=synthetic."
+        )
     if data.source == "synthetic" and (data.original or data.rephrased):
         raise ValueError("data.source=synthetic reads no files: clear data.original and data.rephrased.")
-    files = {"data.original": data.original, "data.rephrased": data.rephrased}
-    files["evaluation.file"] = config.evaluation.file
-    for key, name in files.items():
+    for key, name in data_files(config).items():
+        if is_data_set(name):
+            parse(name, key)
+            continue
         if name and Path(name).is_dir():
             inside = sorted(file.name for file in Path(name).iterdir() if file.is_file())
             raise ValueError(
                 f"{key} is {name!r}, a folder. Set it to a file in it ({some(inside) or 'it has none'})."
             )
         if name and not Path(name).is_file():
-            raise ValueError(f"{key} is {name!r}, but there is no such file.")
+            hint = " Leave it empty if data.original holds both wordings." if key == "data.rephrased" else ""
+            raise ValueError(f"{key} is {name!r}, but there is no such file.{hint}")
     evaluation = config.evaluation.file
-    if evaluation and Path(evaluation).suffix not in _EVALUATION_SUFFIXES:
-        allowed = ", ".join(_EVALUATION_SUFFIXES)
+    if evaluation and Path(evaluation).suffix.lower() not in DATA_SUFFIXES:
+        allowed = ", ".join(DATA_SUFFIXES)
         raise ValueError(f"evaluation.file is {evaluation!r}, but must end in one of {allowed}.")
 
 

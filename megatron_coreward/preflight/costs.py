@@ -56,6 +56,12 @@ class BatchArithmetic:
     optimizer_steps: int
 
 
+def planned_pairs(config: Config) -> int:
+    """Pairs to plan for where the data cannot be read."""
+    data = config.data
+    return data.limit or (data.synthetic_pairs if data.source == "synthetic" else data.batch_pairs)
+
+
 def batch_arithmetic(config: Config, world_size: int, pairs_in_data: int) -> BatchArithmetic:
     """Divides the batch over ranks and micro-batches. Data smaller than a batch makes smaller batches."""
     pairs = min(config.data.batch_pairs, pairs_in_data)

@@ -20,6 +20,7 @@ from megatron_coreward.preflight.costs import (
     disk,
     kv_cache_tokens,
     memory_per_rank,
+    planned_pairs,
 )
 from megatron_coreward.preflight.files import free_space
 
@@ -41,8 +42,7 @@ def show(
         unread: a line about what was not read.
     """
     console = console or Console()
-    planned = config.data.synthetic_pairs if config.data.source == "synthetic" else config.data.batch_pairs
-    batch = batch_arithmetic(config, world_size, pairs or config.data.limit or planned)
+    batch = batch_arithmetic(config, world_size, pairs or planned_pairs(config))
     console.print("Configuration", style="bold")
     console.print(to_yaml(config), markup=False, highlight=False)
     console.print(_batch_table(config, batch))

@@ -1,4 +1,4 @@
-"""Checks that the options fit the reward method.
+"""Checks that the options fit the reward method, and that a method of one's own can be used at all.
 
 An option that the chosen method would ignore is an error: it would make an experiment look like another one.
 """
@@ -8,12 +8,15 @@ from dataclasses import fields
 
 from megatron_coreward.config.learning import RewardConfig, TeacherConfig
 from megatron_coreward.config.schema import Config
-from megatron_coreward.coreward.rewards.registry import METHODS, Method, method_of, views_of
+from megatron_coreward.coreward.rewards.judging import Method
+from megatron_coreward.coreward.rewards.own import rehearse
+from megatron_coreward.coreward.rewards.registry import METHODS, method_of, views_of, with_options
 
 
 def check_method(config: Config) -> None:
     """Raises ValueError for the first option that does not go with `reward.method`."""
     name, method = config.reward.method, method_of(config)
+    config = with_options(config)
     if method.both_views and len(views_of(config)) != 2:
         raise ValueError(
             f"rollout.views is {config.rollout.views}, but reward.method={name} judges one wording by the "
@@ -29,11 +32,34 @@ def check_method(config: Config) -> None:
             f"reward.no_answer_entropy is {config.reward.no_answer_entropy:g}, but reward.method={name} does "
             f"not use it. Set it to 0, or reward.method to entropy."
         )
-    if config.checkpoint.keep_best > 0 and len(views_of(config)) != 2:
+    if config.checkpoint.keep_best > 0:
+        _check_ratings(config)
+    if method.source is not None:
+        rehearse(config, method, views_of(config))
+
+
+def _check_ratings(config: Config) -> None:
+    """Raises ValueError if no checkpoint but the last could get the rating that checkpoint.keep_best asks."""
+    kept, every = config.checkpoint, config.evaluation.every
+    if kept.keep_best_by == "agreement":
+        if len(views_of(config)) != 2:
+            raise ValueError(
+                f"checkpoint.keep_best is {kept.keep_best}, but checkpoints are rated by the "
+                f"agreement of the two views, and this run answers {views_of(config)[0].value} questions "
+                f"only. Set it to 0, or rollout.views to both, or checkpoint.keep_best_by to evaluation, "
+                f"which uses the labels of evaluation.file."
+            )
+        return
+    if not config.evaluation.file and config.data.source != "synthetic":
         raise ValueError(
-            f"checkpoint.keep_best is {config.checkpoint.keep_best}, but checkpoints are rated by the "
-            f"agreement of the two views, and this run answers {views_of(config)[0].value} questions only. "
-            f"Set it to 0, or rollout.views to both."
+            "checkpoint.keep_best_by is evaluation, but there are no questions to evaluate on. Set "
+            "evaluation.file to held-out questions with answers, or checkpoint.keep_best_by to agreement."
+        )
+    if kept.every == 0 or every == 0 or max(kept.every, every) % min(kept.every, every):
+        raise ValueError(
+            f"checkpoint.keep_best_by is evaluation, which rates checkpoints of steps that are evaluated, "
+            f"but evaluation.every is {every} and checkpoint.every {kept.every}. Set both to "
+            f"{kept.every or every or 10}, or one of them to a multiple of the other, above 0."
         )
 
 

@@ -115,7 +115,7 @@ def prepare(options: argparse.Namespace, world_size: int) -> Job:
         "data.max_prompt_tokens": options.max_prompt_tokens,
         "rollout.max_response_tokens": options.max_response_tokens,
     }
-    config = load_config(None, [f"{key}={value}" for key, value in keys.items()] + options.overrides)
+    config = load_config([], [f"{key}={value}" for key, value in keys.items()] + options.overrides)
     table = read_parquet(options.questions, "QUESTIONS")
     questions = load_originals(options.questions, "QUESTIONS")
     if world_size % config.rollout.tensor_parallel_size:
@@ -125,7 +125,7 @@ def prepare(options: argparse.Namespace, world_size: int) -> Job:
         )
     folder = find_folder(options.model)
     check_context(folder, options)
-    tokenizer = load_tokenizer(str(folder), config.model.trust_remote_code)
+    tokenizer = load_tokenizer(str(folder), config.model.trust_remote_code, config.model.chat_template)
     generation = load_generation_config(str(folder), config.model.trust_remote_code)
     limit = options.limit or len(questions)
     return Job(

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PANELS = (
     ("Held-out accuracy", ("eval/greedy_pass@1", "eval/pass@1", "eval/maj@"), "linear"),
@@ -26,8 +28,10 @@ PANELS = (
 """Title, metric names (or their beginnings) and scale of every panel."""
 
 
-def draw(records: Sequence[dict[str, float]]) -> Figure:
+def draw(records: Sequence[dict[str, float]]) -> "Figure":
     """One panel per group of metrics; panels without data are left out."""
+    from matplotlib.figure import Figure  # slow to import
+
     names = sorted({name for record in records for name in record})
     panels = [(title, [n for n in names if n.startswith(wanted)], scale) for title, wanted, scale in PANELS]
     panels = [panel for panel in panels if panel[1]]

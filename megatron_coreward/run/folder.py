@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
+from megatron_coreward.actor.checkpoint.folder import best_checkpoint
 from megatron_coreward.config.loading import to_yaml
-from megatron_coreward.config.schema import Config
+from megatron_coreward.config.schema import Config, LoggingConfig
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.roles import Communicator
 from megatron_coreward.run.progress import RunProgress
@@ -25,24 +26,36 @@ from megatron_coreward.utils.run_names import CHECKPOINTS, CONFIG_FILE, EVALUATI
 
 logger = logging.getLogger(__name__)
 
-AGREEMENT = "coreward/agreement"
-"""How often the votes of the two views agree. It rates a checkpoint, since it needs no labels."""
+AGREEMENT, EVALUATION = "agreement", "evaluation"
+"""The ratings of a checkpoint, as checkpoint.keep_best_by names them."""
+_AGREEMENT, _EVALUATION = "coreward/agreement", "eval/greedy_pass@1"
+"""The figures that they are made of."""
 
 
 class Saver(Protocol):
     """Writes checkpoints (actor/saver.py)."""
 
-    def save(self, step: int, trainer_state: dict[str, Any], rating: float | None = None) -> None:
+    def save(
+        self, step: int, trainer_state: dict[str, Any], ratings: Mapping[str, float] | None = None
+    ) -> None:
         """Begins a checkpoint. A collective."""
 
     def poll(self) -> None:
         """Completes the checkpoint under way if it is written. A collective."""
 
 
+def _wandb_settings(logging: LoggingConfig) -> dict[str, str] | None:
+    """What is said to W&B about the run; None where it is off."""
+    given = {"name": logging.wandb_name, "entity": logging.wandb_entity, "group": logging.wandb_group}
+    chosen = {"project": logging.wandb_project} | {key: value for key, value in given.items() if value}
+    return chosen if logging.wandb and logging.wandb_project else None
+
+
 class RunFolder:
     """trainer.Observer: rank 0 writes the files of the run folder, the others take part in the gathering.
 
     `resumed` is the state that the run goes on from, as `save` received and completed it; None for a new run.
+    `said` are the warnings about the data, which the last line repeats.
     """
 
     def __init__(
@@ -53,11 +66,15 @@ class RunFolder:
         total_steps: int,
         resumed: dict[str, Any] | None,
         saver: Saver,
+        said: Mapping[str, str],
     ) -> None:
         self.folder = Path(config.run.output_dir)
         self.comm = comm
         self._saver = saver
         self._agreements: list[float] = []
+        self._accuracy: dict[int, float] = {}
+        """Of the newest evaluation, by its step."""
+        self._keep = config.checkpoint
         resumed_step = resumed["step"] if resumed else None
         self.seed = config.run.seed
         self._rollouts = config.logging.rollouts
@@ -76,7 +93,7 @@ class RunFolder:
             self._writer = MetricsWriter(
                 self.folder,
                 tensorboard=config.logging.tensorboard,
-                wandb_project=config.logging.wandb_project if config.logging.wandb else "",
+                wandb=_wandb_settings(config.logging),
                 config=asdict(config),
                 resumed_step=resumed_step,
                 saved=resumed["metrics"] if resumed else None,
@@ -85,7 +102,7 @@ class RunFolder:
             self._progress = self._stack.enter_context(
                 RunProgress(console, total=total_steps, done=resumed_step or 0)
             )
-            self._warnings = RunWarnings(total_steps, read_metrics(self.folder) if resumed else ())
+            self._warnings = RunWarnings(total_steps, read_metrics(self.folder) if resumed else (), said)
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -107,7 +124,7 @@ class RunFolder:
             self._writer.log(report.step, report.metrics)
             self._progress.step(report.step, report.metrics)
             self._warnings.on_step(report.metrics, scored)
-        self._agreements += [report.metrics[AGREEMENT]] if AGREEMENT in report.metrics else []
+        self._agreements += [report.metrics[_AGREEMENT]] if _AGREEMENT in report.metrics else []
 
     def on_nonfinite(
         self, step: int, pairs: Sequence[QuestionPair], scored: Sequence[ScoredResponse]
@@ -118,9 +135,10 @@ class RunFolder:
         return folder
 
     def on_evaluation(self, step: int, scores: Scores, seconds: float) -> None:
+        metrics = scores.metrics()
+        self._accuracy = {step: metrics[_EVALUATION]}
         if self._writer is None or self._warnings is None:
             return
-        metrics = scores.metrics()
         logger.info(
             "  ".join([f"evaluation, step {step}:", *(f"{k[5:]} {v:.3f}" for k, v in metrics.items())])
         )
@@ -131,22 +149,31 @@ class RunFolder:
         self._warnings.on_evaluation(metrics)
 
     def summary(self) -> str:
-        """The last lines of a finished run: where it lies, the warnings that it had, and what to do next."""
+        """The last lines of a finished run: its folder, best checkpoint and warnings, and what to do next."""
         warnings = self._warnings.summary() if self._warnings is not None else ""
+        facts = filter(None, (str(self.folder), self._best(), warnings or "without a warning"))
         return "\n  ".join(
             [
-                f"{self.folder}, {warnings or 'without a warning'}. Next:",
+                f"{', '.join(facts)}. Next:",
                 f"coreward show {quote(str(self.folder))}",
                 f"coreward report {quote(str(self.folder))}",
                 f"coreward evaluate {self._result} --file QUESTIONS.jsonl",
             ]
         )
 
+    def _best(self) -> str:
+        """The best checkpoint by checkpoint.keep_best_by; "" where none is kept for being it."""
+        by = self._keep.keep_best_by
+        best = best_checkpoint(self.folder / CHECKPOINTS, by) if self._keep.keep_best else None
+        return f"best checkpoint by {by} {best[0].name} ({best[1]:.3f})" if best else ""
+
     def save(self, step: int, state: dict[str, Any]) -> None:
         started = time.perf_counter()
         metrics = self._writer.state_dict() if self._writer is not None else None
-        rating = sum(self._agreements) / len(self._agreements) if self._agreements else None
-        self._saver.save(step, {**state, "metrics": metrics}, rating)
+        ratings = {EVALUATION: self._accuracy[step]} if step in self._accuracy else {}
+        if self._agreements:
+            ratings[AGREEMENT] = sum(self._agreements) / len(self._agreements)
+        self._saver.save(step, {**state, "metrics": metrics}, ratings)
         self._agreements = []
         if self._writer is not None:
             self._writer.log(step, {"time/checkpoint": time.perf_counter() - started})

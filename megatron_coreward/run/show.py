@@ -1,14 +1,15 @@
 """Shows a run's rollouts and figures readably, also while it goes on.
 
-    python -m megatron_coreward.show RUN                    the newest step
-    python -m megatron_coreward.show RUN --step 12 --pair 7 one pair, responses in full
-    python -m megatron_coreward.show RUN --follow           every step as it is written
-    python -m megatron_coreward.show RUN --metrics          the figures of the last steps
+    coreward show runs/quickstart                     # the newest step
+    coreward show runs/quickstart --step 12 --pair 7  # one pair, responses in full
+    coreward show runs/quickstart --follow            # every step as it is written
+    coreward show runs/quickstart --metrics           # figures of the last steps
 
 Reads files only: no torch, no model.
 """
 
 import argparse
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_coreward.run.rollouts import read_rollouts, rollout_steps
+from megatron_coreward.utils.arguments import Parser
 from megatron_coreward.utils.folders import is_held
+from megatron_coreward.utils.logging import exit_code
 from megatron_coreward.utils.metrics import read_metrics, three_digits
 from megatron_coreward.utils.run_names import METRICS_FILE, ROLLOUTS
 
@@ -36,28 +39,24 @@ Row = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    return exit_code(run, _parser().parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
     console = Console()
-    try:
-        check_run_folder(options.run)
-        if options.metrics:
-            console.print(metrics_table(read_metrics(options.run), options.steps, console.width))
-        elif options.follow:
+    check_run_folder(options.run)
+    if options.metrics:
+        console.print(metrics_table(read_metrics(options.run), options.steps, console.width))
+    elif options.follow:
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
             follow(console, options)
-        else:
-            show_step(console, options, _chosen_step(options))
-    except ValueError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        return 2
-    except KeyboardInterrupt:  # the way to end --follow
-        return 0
+    else:
+        show_step(console, options, _chosen_step(options))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m megatron_coreward.show", description="Shows a run's rollouts and figures."
-    )
+    parser = Parser(prog="coreward show", description=__doc__)
     parser.add_argument("run", type=Path, help="run folder (run.output_dir)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--step", type=int, help="this step")

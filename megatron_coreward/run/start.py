@@ -63,12 +63,24 @@ def resume_point(config: Config, comm: Communicator) -> Path | None:
     return checkpoint
 
 
-def warn_of_changes(before: dict[str, Any], config: Config) -> None:
-    """Names the keys that differ from `before`, those of the run that saved the checkpoint."""
+def warn_of_changes(saved: dict[str, Any], config: Config, fingerprint: str) -> None:
+    """Names what has changed since a checkpoint was saved; `saved` is its state.json.
+
+    The keys that differ, and the file of a reward method of one's own; `fingerprint` is that of the file now,
+    "" with a built-in method. A key that did not exist when the checkpoint was saved had its default.
+    """
+    defaults = asdict(Config())
     for section, keys in asdict(config).items():
         for key, value in keys.items():
-            old = before.get(section, {}).get(key)
+            old = saved["config"].get(section, {}).get(key, defaults[section][key])
             if old != value and (section, key) not in _OF_ONE_START:
                 logger.warning(
                     "%s.%s is now %r; it was %r when the checkpoint was saved", section, key, value, old
                 )
+    before = saved["trainer"].get("reward_file", "")
+    if before and fingerprint and before != fingerprint:
+        logger.warning(
+            "the file of reward.method=%s has changed: its fingerprint is %s; it was %s when the checkpoint "
+            "was saved",
+            *(config.reward.method, fingerprint, before),
+        )

@@ -1,8 +1,8 @@
 """Runs that cannot learn, or have stopped to: what gives them away, and the key to look at.
 
 Every rule looks at the figures so far and speaks once. `RunWarnings.summary` repeats in the run's last line
-what was said, so that a run which ends with "done" does not look sound when it is not. A new rule is a new
-row of RULES.
+what was said, also about the data, so that a run which ends with "done" does not look sound when it is not.
+A new rule is a new row of RULES.
 """
 
 import logging
@@ -100,12 +100,15 @@ RULES = (
 class RunWarnings:
     """Says each warning once, on rank 0, and lists them all at the end.
 
-    `records` are the figures of an earlier part of the run (utils/metrics.read_metrics), where there is one.
+    `records` are the figures of an earlier part of the run (utils/metrics.read_metrics), where there is one;
+    `said` are the warnings about its data (utils/logging.repeated_warnings), names and keys.
     """
 
-    def __init__(self, total_steps: int, records: Sequence[Metrics] = ()) -> None:
+    def __init__(
+        self, total_steps: int, records: Sequence[Metrics] = (), said: Mapping[str, str] | None = None
+    ) -> None:
         self._history = History(total_steps)
-        self._said: dict[str, str] = {}
+        self._said = dict(said or {})
         for record in records:
             self._file(record)
 

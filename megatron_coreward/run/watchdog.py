@@ -20,10 +20,8 @@ from types import FrameType
 
 import torch.distributed as dist
 
-logger = logging.getLogger(__name__)
+from megatron_coreward.utils.failures import STALLED, end
 
-STALLED = 5
-"""Exit code of a rank that gave up."""
 BEATS_PER_TIMEOUT = 20
 LONGEST_BEAT_S = 5.0
 MISSED_BEATS = 3
@@ -89,7 +87,7 @@ class Watchdog:
             report = self._report()
         if self._closed.is_set() or report.entered != entered:
             return
-        logger.error("%s", verdict(before, self._reports(), self._timeout_s))
+        end(verdict(before, self._reports(), self._timeout_s), STALLED)
         logging.shutdown()
         os._exit(STALLED)  # the main thread is stuck in a call that nothing else ends
 

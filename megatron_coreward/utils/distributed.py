@@ -21,12 +21,17 @@ from megatron_coreward.utils.restarts import of_this_attempt
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 """A collective that waits longer means a lost rank. A slow rollout or checkpoint stays well below."""
+_alone: list[str] = []
+"""Variables that `initialize` has set for a process without torchrun, until `shutdown` clears them."""
 
 
 def initialize(timeout: timedelta = DEFAULT_TIMEOUT) -> None:
     """Joins the process group that torchrun describes, or makes one of a single process on a free port.
 
     NCCL with one GPU per rank where CUDA is available, gloo on CPU. Does nothing if a group exists.
+
+    Raises:
+        ValueError: another program uses the port at which the ranks would meet.
     """
     if dist.is_initialized():
         return
@@ -34,18 +39,27 @@ def initialize(timeout: timedelta = DEFAULT_TIMEOUT) -> None:
     if "RANK" not in os.environ:
         store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timeout)
         # vLLM's external launcher reads these of every process, as if torchrun had started it.
-        os.environ.update(
-            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port)
-        )
+        variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+        os.environ.update(variables)
+        _alone.extend(variables)
     device = choose_device()
-    dist.init_process_group(
-        "nccl" if device else "gloo",
-        device_id=device,
-        store=store,
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=timeout,
-    )
+    try:
+        dist.init_process_group(
+            "nccl" if device else "gloo",
+            device_id=device,
+            store=store,
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            timeout=timeout,
+        )
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise ValueError(
+            f"MASTER_PORT is {os.environ['MASTER_PORT']}, but another program uses this port: set another "
+            "one, or start the ranks of one machine by coreward train --ranks N, which finds a free one"
+        ) from error
 
 
 def choose_device() -> torch.device | None:
@@ -92,6 +106,8 @@ def shutdown() -> None:
     """Leaves the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    while _alone:
+        os.environ.pop(_alone.pop(), None)
 
 
 class TorchCommunicator:

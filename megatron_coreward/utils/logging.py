@@ -1,24 +1,31 @@
-"""One logger set-up for all entry points: rank 0 tells the story, other ranks only trouble."""
+"""One logger set-up for all entry points: rank 0 tells the story, other ranks only trouble.
+
+Imports the standard library only: without the other packages a program still says that they are missing.
+"""
 
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVarTuple
+from typing import TYPE_CHECKING, TypeVarTuple
 
-from rich.console import Console
-
+from megatron_coreward.utils.failures import FILE_ONLY, REFUSED, Failure, end
 from megatron_coreward.utils.run_names import LOG_FILE
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PACKAGE = "megatron_coreward"
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 TIME_FORMAT = "%H:%M:%S"
 TIME_WIDTH = len("00:00:00 ")
 """Characters before a message on a terminal."""
-REFUSED = 2
-"""Exit code of a program whose input is wrong; argparse ends with the same."""
+
+_REPEATED = "repeated_at_the_end"
+"""The attribute of such a log record."""
 
 Arguments = TypeVarTuple("Arguments")
 
@@ -29,7 +36,7 @@ class TerminalHandler(logging.Handler):
     Long ones are wrapped by the terminal itself, so that a command in them can be copied.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: "Console") -> None:
         super().__init__()
         self._console = console
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", TIME_FORMAT))
@@ -42,13 +49,15 @@ class TerminalHandler(logging.Handler):
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def setup_logging(rank: int = 0, output_dir: Path | None = None) -> Console:
+def setup_logging(rank: int = 0, output_dir: Path | None = None) -> "Console":
     """Sends this package's messages to stderr and, on rank 0, to `output_dir`/train.log.
 
     Rank 0 shows messages from INFO on, other ranks from WARNING on, with their rank. Returns the console
     that a live display (run/progress.py) has to share with the messages. Call it before megatron,
     transformers or vllm are imported: it quiets them.
     """
+    from rich.console import Console
+
     console = Console(stderr=True)
     _quiet_third_parties()
     root = logging.getLogger()
@@ -63,6 +72,7 @@ def setup_logging(rank: int = 0, output_dir: Path | None = None) -> Console:
         handlers.append(logging.StreamHandler(sys.stderr))
         rank_tag = "" if rank == 0 else f"[rank {rank}] "
         handlers[0].setFormatter(logging.Formatter(rank_tag + FORMAT, datefmt=TIME_FORMAT))
+    handlers[0].addFilter(lambda record: record.name != FILE_ONLY)
     if rank == 0 and output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(output_dir / LOG_FILE))
@@ -74,19 +84,49 @@ def setup_logging(rank: int = 0, output_dir: Path | None = None) -> Console:
     return console
 
 
-def print_error(error: Exception) -> None:
-    """The one line with which an entry point refuses its input, on stderr."""
-    Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+def warn(logger: logging.Logger, name: str, key: str, text: str, *values: object) -> None:
+    """A warning that a run repeats in its last line, as `name` and the `key` to look at."""
+    logger.warning(text, *values, extra={_REPEATED: (name, key)})
 
 
-def exit_code(program: Callable[[*Arguments], int], *arguments: *Arguments) -> int:
-    """What `program` returns; or REFUSED for wrong input, after one line about it on rank 0."""
+class _Collector(logging.Handler):
+    """Keeps what `warn` says and passes everything else by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: dict[str, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _REPEATED in vars(record):
+            name, key = vars(record)[_REPEATED]
+            self.said[name] = key
+
+
+@contextmanager
+def repeated_warnings() -> Iterator[dict[str, str]]:
+    """The name and key of every `warn` of this package while the context lasts."""
+    handler = _Collector()
+    logging.getLogger(PACKAGE).addHandler(handler)
     try:
-        return program(*arguments)
-    except (ValueError, OSError) as error:  # raised on every rank, or on the only one
-        if int(os.environ.get("RANK", 0)) == 0:
-            print_error(error)
-        return REFUSED
+        yield handler.said
+    finally:
+        logging.getLogger(PACKAGE).removeHandler(handler)
+
+
+def exit_code(program: Callable[[*Arguments], int | Callable[[], int]], *arguments: *Arguments) -> int:
+    """What `program` returns; or the code of what ended it, after one line about that.
+
+    Wrong input is a ValueError or OSError of `program`, on every rank or the only one. A program that goes on
+    to where these are no longer the input's fault returns that work, and is done when it is.
+    """
+    try:
+        try:
+            work = program(*arguments)
+        except (ValueError, OSError) as error:
+            raise Failure(str(error), REFUSED) from error
+        return work if isinstance(work, int) else work()
+    except Failure as failure:
+        return end(str(failure), failure.code)
 
 
 def _quiet_third_parties() -> None:

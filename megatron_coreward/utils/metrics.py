@@ -94,7 +94,8 @@ class MetricsWriter:
 
     `resumed_step` is the step of the checkpoint a run goes on from, and `saved` the `state_dict()` that was
     put into it: later figures of the interrupted run are removed, so that no step is there twice, and the
-    wandb run goes on. None starts a new run.
+    wandb run goes on. None starts a new run. `wandb` are arguments of wandb.init (project, name, ...);
+    without them nothing is logged there.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class MetricsWriter:
         folder: Path,
         *,
         tensorboard: bool = False,
-        wandb_project: str = "",
+        wandb: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None,
         resumed_step: int | None = None,
         saved: Mapping[str, Any] | None = None,
@@ -120,7 +121,7 @@ class MetricsWriter:
                 self._wandb_id.write_text(saved["wandb_id"])
         self._file = path.open("a")
         self._tensorboard = _open_tensorboard(folder, resumed_step) if tensorboard else None
-        self._wandb = _open_wandb(self._wandb_id, wandb_project, config or {}) if wandb_project else None
+        self._wandb = _open_wandb(self._wandb_id, wandb, config or {}) if wandb else None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line, flushed. JSON has no NaN or infinity: they are written as null."""
@@ -146,6 +147,9 @@ class MetricsWriter:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+            if self._wandb.offline:
+                folder = self._wandb_id.parent / "wandb"
+                logger.info("W&B was offline: upload the run with wandb sync %s/offline-run-*", folder)
 
 
 def _truncate(path: Path, resumed_step: int | None) -> int:
@@ -168,14 +172,13 @@ def _open_tensorboard(folder: Path, resumed_step: int | None) -> Any:
     return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
 
 
-def _open_wandb(id_file: Path, project: str, config: Mapping[str, Any]) -> Any:
+def _open_wandb(id_file: Path, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
     import wandb
 
     if not id_file.exists():
         id_file.write_text(uuid.uuid4().hex[:8])
     return wandb.init(
-        project=project,
-        name=id_file.parent.name,
+        **{"name": id_file.parent.name, **settings},
         id=id_file.read_text(),
         resume="allow",
         dir=str(id_file.parent),

@@ -1,4 +1,4 @@
-"""Every recipe of examples/paper/ at its full size, on worlds of up to 4,096 ranks that are not there."""
+"""Every recipe of examples/gpu/ at its full size, on worlds of up to 4,096 ranks that are not there."""
 
 import json
 import multiprocessing
@@ -32,7 +32,7 @@ class World:
     layout: tuple[int, int] | None = None
 
     def config(self, folder: Path) -> Config:
-        config = load_config(RECIPES / f"{self.recipe}.yaml", [f"model.path={folder}"])
+        config = load_config([RECIPES / f"{self.recipe}.yaml"], [f"model.path={folder}"])
         if self.layout:
             config = replace(config, parallel=ParallelConfig(*self.layout, sequence=self.layout[0] > 1))
         return config

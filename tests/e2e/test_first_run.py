@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from megatron_coreward.cli import report, summarize
+from megatron_coreward.config.run_settings import read_run_settings
 from megatron_coreward.run import show
 from megatron_coreward.utils.metrics import read_metrics
 from tests.support.paths import FIXTURES
@@ -66,6 +67,8 @@ def test_convert(tmp_path: Path) -> None:
     ours, first = (load_file(f / "model.safetensors") for f in (converted, FIRST / "run" / "hf"))
     assert ours.keys() == first.keys()
     assert all((ours[name] == first[name]).all() for name in first)
+    settings = read_run_settings(converted)
+    assert settings is not None and settings.values["data.system_prompt"] == ""
 
 
 def test_evaluate(tmp_path: Path) -> None:
@@ -75,9 +78,9 @@ def test_evaluate(tmp_path: Path) -> None:
     result = launch(
         1,
         *("-m", "megatron_coreward.evaluate", "--checkpoint", str(CHECKPOINT), "--file", str(file)),
-        *("--samples", "2", "--max-prompt-tokens", "96", "--max-response-tokens", "32"),
-        *("--output", str(tmp_path / "out"), "data.system_prompt=", "rollout.memory_gb=0.25"),
+        *("--samples", "2", "--output", str(tmp_path / "out"), "rollout.memory_gb=0.25"),
     )
     assert result.returncode == 0, result.stdout
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["benchmarks"]["questions"]["questions"] == 4
+    assert (summary["system_prompt"], summary["max_response_tokens"]) == ("", 32), "those of the run"

@@ -105,7 +105,6 @@ def test_vllm_finds_the_last_evaluation_in_the_exported_folder(straight: Path, t
             "--samples",
             "1",
         ),
-        *("--max-response-tokens", "24", "data.system_prompt=", "data.max_prompt_tokens=96"),
     )
     assert result.returncode == 0, result.stdout
     found = json.loads((tmp_path / "summary.json").read_text())

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 METRICS = (
     "reward/mean",
+    "reward/signal",
     "original/answered",
     "original/majority_share",
     "original/truncated",

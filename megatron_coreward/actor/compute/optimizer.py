@@ -1,6 +1,7 @@
 """Megatron's AdamW with clipping, and the learning rate of each step.
 
-Warm-up is (k+1)/n, so that the first step learns too; in the authors' code it starts at 0.
+The k-th of n steps of the warm-up has k/n of the rate, so that the first learns too; the authors' starts at
+0.
 """
 
 import math

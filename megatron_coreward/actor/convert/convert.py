@@ -23,6 +23,7 @@ from megatron_coreward.actor.checkpoint.folder import (
     STATE_FILE,
     copy_hf_files,
     require_intact,
+    run_settings,
     saved_sizes,
     write_state,
 )
@@ -127,7 +128,7 @@ def _describe(shape: ModelShape) -> dict[str, Any]:
         "config": None,
         "versions": versions(),
         "trainer": None,
-        "signal": None,
+        "ratings": {},
     }
 
 
@@ -173,6 +174,8 @@ def megatron_to_hf(
             if comm.rank == 0:
                 write_index(new, shards)
                 carry_hf_files(checkpoint / HF_FILES, new, max(specs, key=lambda spec: spec.nbytes).dtype)
+                if settings := run_settings(checkpoint):
+                    settings.write(new)
     return Converted(output, len(specs), num_bytes, time.perf_counter() - started)
 
 

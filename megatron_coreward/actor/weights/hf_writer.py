@@ -79,9 +79,9 @@ def write_index(folder: Path, shards: Sequence[Shard]) -> None:
         (folder / INDEX).write_text(json.dumps(index, indent=2))
 
 
-def carry_hf_files(source: Path, folder: Path, dtype: torch.dtype) -> None:
-    """Copies configs, tokenizer and chat template; config.json gets `dtype`. Raises OSError."""
-    copy_hf_files(source, folder)
+def carry_hf_files(source: Path, folder: Path, dtype: torch.dtype, chat_template: str = "") -> None:
+    """Copies as copy_hf_files; config.json gets `dtype`. Raises OSError."""
+    copy_hf_files(source, folder, chat_template)
     config: dict[str, Any] = json.loads((source / "config.json").read_text())
     key = "torch_dtype" if "torch_dtype" in config else "dtype"  # its name before transformers 5
     config[key] = str(dtype).removeprefix("torch.")

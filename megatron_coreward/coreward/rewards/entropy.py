@@ -8,12 +8,13 @@ entropy (7 nats there).
 """
 
 from megatron_coreward.config.learning import RewardConfig
+from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.judging import Groups, Judgement
 from megatron_coreward.grading.grader import NO_ANSWER
 from megatron_coreward.types import Response, View
 
 
-def score(response: Response, seed: int) -> float:
+def signal(response: Response, config: Config) -> float:
     """Mean entropy per token in nats, at least 0."""
     assert response.confidence is not None, "the policy has not measured its confidence"
     return response.confidence.entropy
@@ -26,7 +27,7 @@ def judge(groups: Groups, config: RewardConfig) -> dict[View, Judgement]:
         view: Judgement(
             [
                 -fallback if fallback > 0 and answer == NO_ANSWER else -entropy
-                for answer, entropy in zip(group.answers.classes, group.scores, strict=True)
+                for answer, entropy in zip(group.answers.classes, group.signals, strict=True)
             ]
         )
         for view, group in groups.items()

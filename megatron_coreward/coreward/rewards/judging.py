@@ -1,20 +1,27 @@
-"""The records that a reward method works on: the answers to one question, and its judgement of them.
+"""The record of a reward method, and those that it works on: the answers to one question, its judgement.
 
 A method is a function from the groups of one question to judgements, one per group:
 
     judge(groups, config) -> {view: Judgement}
 
-It sees classes of equal answers (grading/grader.py), never texts, ranks or other questions. registry.py
-lists the methods; docs/reward_methods.md says how to add one.
+It sees classes of equal answers (grading/grader.py), never ranks or other questions. What it wants to know of
+a response's text, length or log-probs is its signal, a number that is taken where the response is held:
+
+    signal(response, config) -> float
+
+registry.py lists the built-in methods; docs/reward_methods.md says how to write one.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from megatron_coreward.config.learning import RewardConfig
+from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.voting import Vote, vote
 from megatron_coreward.grading.grader import NO_ANSWER
-from megatron_coreward.types import View
+from megatron_coreward.types import Response, View
 
 
 @dataclass(frozen=True)
@@ -44,14 +51,14 @@ def voted(classes: Sequence[int], forms: Sequence[str], config: RewardConfig) ->
 class Group:
     """All that a method may ask about one wording of one question.
 
-    `answers` are those of the policy's responses, which are judged; `scores` what registry.Method.score gives
-    each of these responses; `teacher` are the answers of the teacher's responses to the same wording; `truth`
+    `answers` are those of the policy's responses, which are judged; `signals` what Method.signal gives each
+    of these responses; `teacher` are the answers of the teacher's responses to the same wording; `truth`
     is the one ground truth, in its own class and in those of the answers that equal it. What the method does
     not need is empty.
     """
 
     answers: Answers
-    scores: Sequence[float] = ()
+    signals: Sequence[float] = ()
     teacher: Answers = Answers()
     truth: Answers = Answers()
 
@@ -71,7 +78,74 @@ class Judgement:
 
 
 Groups = Mapping[View, Group]
-Judge = Callable[[Groups, RewardConfig], dict[View, Judgement]]
+Judge = Callable[[Groups, RewardConfig], Mapping[View, Judgement]]
+Signal = Callable[[Response, Config], float]
+
+
+class Source(NamedTuple):
+    """The file of a method of one's own, and the beginning of its SHA-256."""
+
+    file: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """One reward method.
+
+    Attributes:
+        judge: the method itself: judge(groups, config.reward).
+        signal: a number per response, taken where the response is held: signal(response, config).
+        both_views: it judges one wording by the other, so `rollout.views` must be both.
+        votes: its labels are majority votes; `reward.ties`, `.min_agreement`, `.weight_by_share` and
+            `rollout.vote_samples` apply.
+        teacher: it needs the teacher's responses (section `teacher`); the KL penalty is towards the teacher.
+        truth: it needs the ground truth of every question.
+        confidence: the policy must measure Response.confidence first.
+        graded: a reward above 0 says that the method holds the answer for right, which the log then compares
+            with the ground truth (diagnostics/reward_accuracy).
+        options: keys of its own, `reward.options.NAME`, with defaults: booleans, numbers or texts. A given
+            value must be of the default's type; `judge` finds them all in `config.options`.
+        source: where a method of one's own comes from (own.py sets it).
+    """
+
+    judge: Judge
+    signal: Signal | None = None
+    both_views: bool = False
+    votes: bool = False
+    teacher: bool = False
+    truth: bool = False
+    confidence: bool = False
+    graded: bool = True
+    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    source: Source | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the source; "" for a built-in method."""
+        return self.source.fingerprint if self.source is not None else ""
+
+
+def judged(method: Method, groups: Groups, config: RewardConfig) -> Mapping[View, Judgement]:
+    """The method's judgements of one question.
+
+    Raises:
+        ValueError: they are not one finite reward for every response of every group.
+    """
+    judgements = method.judge(groups, config)
+    if set(judgements) != set(groups):
+        raise ValueError(f"the method judged {_views(judgements)}, but was given {_views(groups)}")
+    for view, group in groups.items():
+        rewards, responses = judgements[view].rewards, len(group.answers.classes)
+        if len(rewards) != responses:
+            raise ValueError(f"the method gave {len(rewards)} rewards to {responses} responses")
+        if not all(map(math.isfinite, rewards)):
+            raise ValueError(f"the method gave the rewards {rewards}, which are not all finite numbers")
+    return judgements
+
+
+def _views(by_view: Mapping[View, object]) -> str:
+    return ", ".join(view.value for view in by_view) or "no view"
 
 
 def by_vote(answers: Answers, voters: Answers) -> Judgement:
@@ -85,9 +159,9 @@ def by_vote(answers: Answers, voters: Answers) -> Judgement:
     return Judgement(rewards_for(answers, label), voters.winner, voters.vote.share, voters.vote)
 
 
-def by_score(group: Group) -> Judgement:
-    """The score itself as reward."""
-    return Judgement(list(group.scores))
+def by_signal(group: Group) -> Judgement:
+    """The signal itself as reward."""
+    return Judgement(list(group.signals))
 
 
 def rewards_for(answers: Answers, label: int) -> list[float]:

@@ -1,8 +1,10 @@
-"""The reward methods of `reward.method`, and the inputs that each of them needs from a step."""
+"""The reward methods of `reward.method`, the built-in ones by name, and what a configuration asks of them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from dataclasses import replace
 
+from megatron_coreward.config.keys import nearest
+from megatron_coreward.config.loading import converted
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards import (
     co_reward,
@@ -14,38 +16,9 @@ from megatron_coreward.coreward.rewards import (
     random_reward,
     self_certainty,
 )
-from megatron_coreward.coreward.rewards.judging import Judge
-from megatron_coreward.types import Response, View
-
-
-@dataclass(frozen=True)
-class Method:
-    """One reward method.
-
-    Attributes:
-        judge: the method itself.
-        both_views: it judges one wording by the other, so `rollout.views` must be both.
-        votes: its labels are majority votes; `reward.ties`, `.min_agreement`, `.weight_by_share` and
-            `rollout.vote_samples` apply.
-        teacher: it needs the teacher's responses (section `teacher`); the KL penalty is towards the teacher.
-        truth: it needs the ground truth of every question.
-        confidence: the policy must measure Response.confidence first.
-        score: a number per response, taken where the response is held: score(response, run.seed).
-    """
-
-    judge: Judge
-    both_views: bool = False
-    votes: bool = False
-    teacher: bool = False
-    truth: bool = False
-    confidence: bool = False
-    score: Callable[[Response, int], float] | None = None
-
-    @property
-    def graded(self) -> bool:
-        """Rewards are 0 or 1 for wrong and right, in the method's opinion."""
-        return self.score is None
-
+from megatron_coreward.coreward.rewards.judging import Method
+from megatron_coreward.coreward.rewards.own import load
+from megatron_coreward.types import View
 
 METHODS = {
     "co_reward": Method(co_reward.judge, both_views=True, votes=True),
@@ -53,9 +26,9 @@ METHODS = {
     "co_rewarding_3": Method(co_rewarding_3.judge, both_views=True, votes=True, teacher=True),
     "majority_voting": Method(majority_voting.judge, votes=True),
     "ground_truth": Method(ground_truth.judge, truth=True),
-    "self_certainty": Method(self_certainty.judge, confidence=True, score=self_certainty.score),
-    "entropy": Method(entropy.judge, confidence=True, score=entropy.score),
-    "random": Method(random_reward.judge, score=random_reward.score),
+    "self_certainty": Method(self_certainty.judge, self_certainty.signal, confidence=True, graded=False),
+    "entropy": Method(entropy.judge, entropy.signal, confidence=True, graded=False),
+    "random": Method(random_reward.judge, random_reward.signal, graded=False),
 }
 
 VIEWS = {
@@ -66,7 +39,35 @@ VIEWS = {
 
 
 def method_of(config: Config) -> Method:
-    return METHODS[config.reward.method]
+    """The record of `reward.method`. ValueError for one of one's own that cannot be used."""
+    name = config.reward.method
+    return load(name) if ":" in name else METHODS[name]
+
+
+def with_options(config: Config) -> Config:
+    """The configuration with a value for every option of its method (`reward.options`), in its type.
+
+    Raises:
+        ValueError: an option that the method does not have, or a value of another type.
+    """
+    options, given = method_of(config).options, config.reward.options
+    for name in [name for name in given if name not in options]:
+        known = ", ".join(f"{option} ({default!r})" for option, default in options.items()) or "none"
+        guess = nearest(name, options)
+        hint = f" Did you mean reward.options.{guess}?" if guess else ""
+        raise ValueError(
+            f"reward.options.{name} is {given[name]!r}, but reward.method={config.reward.method} has no such "
+            f"option; its options and their defaults: {known}.{hint}"
+        )
+    values = {name: converted(given.get(name, default), type(default)) for name, default in options.items()}
+    for name, value in values.items():
+        wanted = type(options[name])
+        if type(value) is not wanted or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(
+                f"reward.options.{name} is {given[name]!r}, but must be of type {wanted.__name__} "
+                f"(default {options[name]!r})."
+            )
+    return replace(config, reward=replace(config.reward, options=values))
 
 
 def views_of(config: Config) -> tuple[View, ...]:

@@ -9,11 +9,12 @@ the advantage.
 """
 
 from megatron_coreward.config.learning import RewardConfig
-from megatron_coreward.coreward.rewards.judging import Groups, Judgement, by_score
+from megatron_coreward.config.schema import Config
+from megatron_coreward.coreward.rewards.judging import Groups, Judgement, by_signal
 from megatron_coreward.types import Response, View
 
 
-def score(response: Response, seed: int) -> float:
+def signal(response: Response, config: Config) -> float:
     """Self-certainty in nats, at least 0."""
     assert response.confidence is not None, "the policy has not measured its confidence"
     return response.confidence.self_certainty
@@ -21,4 +22,4 @@ def score(response: Response, seed: int) -> float:
 
 def judge(groups: Groups, config: RewardConfig) -> dict[View, Judgement]:
     """Looks at no answer."""
-    return {view: by_score(group) for view, group in groups.items()}
+    return {view: by_signal(group) for view, group in groups.items()}

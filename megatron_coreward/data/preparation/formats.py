@@ -1,17 +1,20 @@
 """Records of public math data, or of your own, as questions with answers. A converter for each format."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from megatron_coreward.data.columns import (
     BOX,
     GSM8K_MARK,
     QUESTION_COLUMNS,
+    REPHRASED_COLUMNS,
     TRUTH_COLUMNS,
     Missing,
+    NamedColumns,
     Unreadable,
     find,
+    has,
     label_of,
     question_of,
     truth_of,
@@ -23,7 +26,8 @@ from megatron_coreward.data.tables import Record
 class Item:
     """A question as a source has it; level and subject are blank where the source has none.
 
-    `fault` says why an answer that is there could not be read.
+    `fault` says why an answer that is there could not be read; `rephrased` is None where the source has no
+    rephrasings and blank where it has one that cannot be read.
     """
 
     question: str
@@ -31,6 +35,7 @@ class Item:
     level: str = ""
     subject: str = ""
     fault: str = ""
+    rephrased: str | None = None
 
 
 Converter = Callable[[Record], Item]
@@ -91,12 +96,23 @@ def from_dapo(record: Record) -> Item:
 CONVERTERS: dict[str, Converter] = {"math": from_math, "gsm8k": from_gsm8k, "dapo": from_dapo}
 
 
-def from_columns(question: str, answer: str | None, level: str | None, subject: str | None) -> Converter:
-    """A converter for columns of these names; None where there is no such column."""
+def from_columns(named: NamedColumns, level: str | None, subject: str | None) -> Converter:
+    """A converter for columns of these names, which must exist; of the usual ones where none is named."""
 
     def convert(record: Record) -> Item:
-        text, fault = answer_in(record, answer) if answer else (None, "")
+        answers = _columns(record, named.answer, TRUTH_COLUMNS)
+        rephrasings = _columns(record, named.rephrased, REPHRASED_COLUMNS)
+        text, fault = answer_in(record, *answers) if answers else (None, "")
         labels = [label_of(record, (find(record, (name,)),)) if name else "" for name in (level, subject)]
-        return Item(question_in(record, question), text, labels[0].strip(), labels[1].strip(), fault)
+        return Item(
+            question_in(record, *filter(None, (named.question,))),
+            *(text, labels[0].strip(), labels[1].strip(), fault),
+            question_in(record, *rephrasings) if rephrasings else None,
+        )
 
     return convert
+
+
+def _columns(record: Record, named: str, usual: Sequence[str]) -> list[str]:
+    """The named column, else those of the usual ones that the record has."""
+    return [named] if named else [name for name in usual if has(record, name)]

@@ -1,7 +1,8 @@
 """Questions of a source by split, without those that training or a fair test cannot use.
 
-A split counts what it drops by reason: no question, no answer, duplicates, contradictory answers, questions
-of the test split or of other files. The folder of all splits appears only when it is complete.
+A split counts what it drops by reason: no question, no rephrasing where others have one, no answer,
+duplicates, contradictory answers, questions of the test split or of other files. The folder of all splits
+appears only when it is complete.
 """
 
 import json
@@ -14,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_coreward.config.fields import DATA_SUFFIXES
 from megatron_coreward.data.columns import Unreadable
 from megatron_coreward.data.pair_files import ViewRow, write_view
 from megatron_coreward.data.preparation.formats import Converter, Item, question_in
-from megatron_coreward.data.tables import RECORD_SUFFIXES, iter_records, unit_of
+from megatron_coreward.data.tables import iter_records, unit_of
 from megatron_coreward.grading.answers import normal_form
 from megatron_coreward.rephrasing.checks import scripts
 from megatron_coreward.utils.folders import publish, temporary_name
@@ -55,6 +57,8 @@ class Split:
         earlier = self.kept.get(key)
         if not key:
             self.drop("no question", place)
+        elif item.rephrased == "":
+            self.drop("no rephrasing", place)
         elif item.answer is None and not unanswered:
             self.drop(item.fault or "no answer", place)
         elif latin and scripts(item.question) - {"LATIN"}:
@@ -82,10 +86,10 @@ def find_inputs(source: Path, split: str | None) -> list[tuple[str, Path]]:
         return [(split or split_of([source.name]) or "train", source)]
     if not source.is_dir():
         raise ValueError(f"INPUT {source}: no such file or folder")
-    files = [f for f in source.rglob("*") if f.suffix.lower() in RECORD_SUFFIXES and f.name not in NO_DATA]
+    files = [f for f in source.rglob("*") if f.suffix.lower() in DATA_SUFFIXES and f.name not in NO_DATA]
     files = [file for file in files if not any(p.startswith(".") for p in file.relative_to(source).parts)]
     if not files:
-        raise ValueError(f"INPUT {source} holds no data file; looked for {', '.join(RECORD_SUFFIXES)}")
+        raise ValueError(f"INPUT {source} holds no data file; looked for {', '.join(DATA_SUFFIXES)}")
     inputs = []
     for file in sorted(files, key=natural):
         name = split or split_of([source.name, *file.relative_to(source).parts])
@@ -159,7 +163,11 @@ def check_rows(splits: dict[str, Split], source: Path) -> None:
     for name, split in splits.items():
         if not split.kept:
             reasons = ", ".join(f"{reason} {count}" for reason, count in split.dropped.items())
-            raise ValueError(f"INPUT {source}: no row of {name} is left ({reasons or 'it has none'})")
+            ways = "; --keep-unanswered keeps them, `own --answer-column NAME` reads another column"
+            raise ValueError(
+                f"INPUT {source}: no row of {name} is left ({reasons or 'it has none'})"
+                f"{ways if 'no answer' in split.dropped else ''}"
+            )
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -180,7 +188,7 @@ def write(splits: dict[str, Split], folder: Path, source: str) -> None:
     new.mkdir(parents=True)
     for name, split in splits.items():
         rows = [
-            ViewRow(index, item.question, item.answer, item.level, item.subject)
+            ViewRow(index, item.question, item.answer, item.level, item.subject, item.rephrased)
             for index, item in enumerate(split.kept.values())
         ]
         write_view(rows, new / f"{name}.parquet", source, name)

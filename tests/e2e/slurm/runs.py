@@ -13,7 +13,7 @@ from tests.support.models import tiny_model
 from tests.support.programs import ROOT, environment, settings, without_times, write_data
 
 HERE = Path(__file__).parent
-RECIPE = "examples/paper/qwen2.5_3b.yaml"
+RECIPE = "examples/gpu/qwen2.5_3b.yaml"
 LONG = 100_000  # steps that no test will see the end of
 MISSING = 2  # exit code of the scripts where root or a program is missing
 

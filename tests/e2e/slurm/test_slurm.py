@@ -1,4 +1,4 @@
-"""A recipe with train.sbatch under a real SLURM of two nodes of one rank: stopped, requeued, resumed, done.
+"""A recipe with run.sbatch under a real SLURM of two nodes of one rank: stopped, requeued, resumed, done.
 
 The nodes are slurmd daemons on this machine. Tests without SLURM: tests/unit/examples/test_sbatch.py.
 """
@@ -38,7 +38,7 @@ class Cluster:
         """Starts the recipe with output folder and log called `name`; returns the job's number."""
         arguments = recipe_settings(self.folder, self.folder / name, **overrides)
         options = ("--nodes=2", "--gpus-per-node=0", f"--output={name}.out", *options)
-        script = ("examples/launch/train.sbatch", RECIPE)
+        script = ("examples/gpu/run.sbatch", RECIPE)
         return self._run("sbatch", "--parsable", *options, *script, *arguments).strip()
 
     def signal(self, job: str, name: str) -> None:
@@ -94,14 +94,14 @@ def test_usr1_requeues_and_the_end_is_that_of_an_uninterrupted_job(cluster: Clus
     assert (end["JobState"], end["Restarts"], end["ExitCode"]) == ("COMPLETED", "1", "0:0"), log
     stopped, resumed = log.split(f"requeueing job {job}")
     assert "USR1 received" in stopped and f"step {STEPS}/{STEPS}" not in stopped, log
-    assert "job.sh: done" in resumed and "step 1/" not in resumed, log
+    assert "run.sbatch: done" in resumed and "step 1/" not in resumed, log
     assert_same_run(run, cluster.folder / "straight")
     lives = [path.name.rsplit("-", 1) for path in run.glob("wandb/offline-run-*")]
     assert len(lives) == 2 and len({name for _, name in lives}) == 1, "not the same W&B run"
 
 
 def test_the_time_limit_requeues_and_term_does_not(cluster: Cluster) -> None:
-    """SLURM sends USR1, as long ahead of the limit as train.sbatch says; SIGTERM ends its second life."""
+    """SLURM sends USR1, as long ahead of the limit as run.sbatch says; SIGTERM ends its second life."""
     job, run = cluster.submit("limited", "--time=60", run__steps=LONG), cluster.folder / "limited"
     cluster.wait(job, lambda: steps(run) >= 3)
     cluster.limit(job, 20)  # --signal=B:USR1@1200: at once

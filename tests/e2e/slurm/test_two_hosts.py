@@ -1,4 +1,4 @@
-"""node.sh on two hosts, made of network namespaces with their own addresses, ports and names, and a cable."""
+"""run.sh on two hosts, made of network namespaces with their own addresses, ports and names, and a cable."""
 
 import os
 import signal
@@ -34,10 +34,10 @@ class Hosts:
         self.environment = environment
 
     def start(self, host: str, name: str, first: str, arguments: list[str]) -> subprocess.Popen[str]:
-        """node.sh on `host` for run `name`, where host `first` is node 0."""
+        """run.sh on `host` for run `name`, where host `first` is node 0."""
         node = {"NODES": "2", "NODE_RANK": str(int(host != first)), "RDZV_ENDPOINT": f"host-{first}:{PORT}"}
         return subprocess.Popen(
-            [self.environment["ON_HOST"], host, "bash", "examples/launch/node.sh", *arguments],
+            [self.environment["ON_HOST"], host, "bash", "examples/gpu/run.sh", *arguments],
             cwd=self.folder,
             env={**self.environment, **node, "LOG_DIR": f"runs/logs/{name}", "RDZV_ID": name},
             stdout=subprocess.PIPE,

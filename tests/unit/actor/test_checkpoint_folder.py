@@ -9,26 +9,30 @@ import pytest
 from megatron_coreward.actor.checkpoint import folder as checkpoint_folder
 from megatron_coreward.actor.checkpoint.folder import (
     Retention,
+    best_checkpoint,
     find_damage,
     find_problem,
     latest_checkpoint,
     measure,
     prune,
+    ratings_of,
     read_state,
     require_intact,
+    run_settings,
     write_state,
 )
 from tests.support.fakes import ThreadCommunicator, run_threads
+from tests.support.paths import FIXTURES
 
 
-def make(folder: Path, step: int, signal: float | None = None) -> Path:
+def make(folder: Path, step: int, ratings: dict[str, float] | None = None) -> Path:
     path = folder / f"step_{step:06d}"
     (path / "hf").mkdir(parents=True)
     for rank in range(3):
         (path / f"__{rank}_0.distcp").write_bytes(bytes([rank]) * 1000)
     (path / "hf/config.json").write_text("{}")
     names = ["__0_0.distcp", "__1_0.distcp", "__2_0.distcp", "hf/config.json"]
-    write_state(path, {"step": step, "signal": signal}, measure(path, names))
+    write_state(path, {"step": step, "ratings": ratings or {}}, measure(path, names))
     return path
 
 
@@ -126,11 +130,19 @@ def test_what_is_no_checkpoint_is_refused(content: str | None, message: str, tmp
         (Retention(last=1, every=3), [3, 6]),
         (Retention(last=1, best=2), [2, 4, 6]),
         (Retention(last=1, every=5, best=1), [2, 5, 6]),
+        (Retention(last=1, best=1, best_by="evaluation"), [4, 6]),
+        (Retention(last=1, best=3, best_by="evaluation"), [1, 3, 4, 6]),
+        (Retention(last=1, best=2, best_by="probe"), [6]),
     ],
 )
 def test_retention(retention: Retention, kept: list[int], tmp_path: Path) -> None:
-    for step, signal in zip(range(1, 7), (None, 0.9, 0.2, 0.7, 0.1, 0.3), strict=True):
-        make(tmp_path, step, signal)
+    agreement = (None, 0.9, 0.2, 0.7, 0.1, 0.3)
+    evaluation = (0.4, None, 0.5, 0.5, None, None)
+    for step, values in enumerate(zip(agreement, evaluation, strict=True), start=1):
+        named = zip(("agreement", "evaluation"), values, strict=True)
+        make(tmp_path, step, {name: value for name, value in named if value is not None})
+    assert best_checkpoint(tmp_path, "evaluation") == (tmp_path / "step_000004", 0.5), "the newer of two"
+    assert best_checkpoint(tmp_path, "probe") is None
     run_threads(2, lambda comm: prune(tmp_path, retention, comm))
     assert left(tmp_path) == kept
 
@@ -148,7 +160,19 @@ def test_what_is_newer_than_the_newest_complete_one_stays(tmp_path: Path) -> Non
 
 
 def test_state_says_what_it_was_given(tmp_path: Path) -> None:
-    state = read_state(make(tmp_path, 7, 0.25))
-    assert (state["step"], state["signal"], state["format"]) == (7, 0.25, 2)
+    state = read_state(make(tmp_path, 7, {"agreement": 0.25}))
+    assert (state["step"], state["ratings"], state["format"]) == (7, {"agreement": 0.25}, 2)
     assert state["files"]["__1_0.distcp"]["bytes"] == 1000
     assert json.loads((tmp_path / "step_000007/state.json").read_text()) == state
+
+
+def test_ratings_of_the_first_version() -> None:
+    assert ratings_of({"signal": 0.4}) == {"agreement": 0.4}
+    assert ratings_of({"signal": None}) == {}
+    first = FIXTURES / "first_run" / "run" / "checkpoints" / "step_000003"
+    assert ratings_of(read_state(first)).keys() == {"agreement"}
+    settings = run_settings(first)
+    assert settings is not None and settings.stop_token_ids == ()
+    assert (
+        settings.values["data.system_prompt"] == "" and settings.values["rollout.max_response_tokens"] == 32
+    )

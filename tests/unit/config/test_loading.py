@@ -9,16 +9,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from megatron_coreward.config.loading import load_config, to_yaml
+from megatron_coreward.config.loading import _RECIPES, load_config, to_yaml
 from megatron_coreward.config.schema import Config
 from tests.support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
+"""Keys since the first version."""
 GIVEN_PATH = "model.path=models/toy"
 
 
 def load(*overrides: str) -> Config:
-    return load_config(None, [GIVEN_PATH, *overrides])
+    return load_config([], [GIVEN_PATH, *overrides])
 
 
 def write(folder: Path, text: str) -> Path:
@@ -35,13 +36,13 @@ def test_defaults() -> None:
 
 def test_later_layers_win(tmp_path: Path) -> None:
     path = write(tmp_path, "model:\n  path: here\ndata:\n  batch_pairs: 4\n  limit: 9\n")
-    config = load_config(path, ["data.batch_pairs=8", "data.batch_pairs=16"])
+    config = load_config([path], ["data.batch_pairs=8", "data.batch_pairs=16"])
     assert (config.model.path, config.data.limit, config.data.batch_pairs) == ("here", 9, 16)
 
 
 def test_empty_section_and_empty_file_set_nothing(tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, "data:\n"), [GIVEN_PATH]) == load()
-    assert load_config(write(tmp_path, ""), [GIVEN_PATH]) == load()
+    assert load_config([write(tmp_path, "data:\n")], [GIVEN_PATH]) == load()
+    assert load_config([write(tmp_path, "")], [GIVEN_PATH]) == load()
 
 
 @pytest.mark.parametrize(
@@ -117,41 +118,69 @@ def test_bad_override(override: str, message: str) -> None:
 )
 def test_bad_file(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        load_config(write(tmp_path, text))
+        load_config([write(tmp_path, text)])
 
 
 def test_file_values(tmp_path: Path) -> None:
     """A number for a text key is a text, a quoted number for a numeric key a number, a date a text."""
     text = "data: {original: 12, rephrased: 2026-01-02T03:04, limit: '7'}\noptimizer: {lr: 1e-5, eps: '2'}\n"
-    config = load_config(write(tmp_path, text + "logging: {wandb_project: }\nrun.steps: 3\n"), [GIVEN_PATH])
+    config = load_config([write(tmp_path, text + "logging: {wandb_project: }\nrun.steps: 3\n")], [GIVEN_PATH])
     assert (config.data.original, config.data.rephrased, config.data.limit) == ("12", "2026-01-02T03:04", 7)
     assert (config.optimizer.lr, config.optimizer.eps) == (1e-5, 2.0)
     assert (config.logging.wandb_project, config.run.steps) == ("", 3)
 
 
+def test_files_merge_from_left_to_right(tmp_path: Path) -> None:
+    """Key by key: a later file changes what it names, and the error says which file has the mistake."""
+    base, mine = tmp_path / "base.yaml", tmp_path / "mine.yaml"
+    base.write_text("model: {path: here}\ndata: {limit: 9, batch_pairs: 4}\n")
+    mine.write_text("data: {batch_pairs: 8}\n")
+    data = load_config([base, mine]).data
+    assert (data.limit, data.batch_pairs) == (9, 8)
+    assert load_config([mine, base]).data.batch_pairs == 4
+    assert load_config([base, mine], ["data.batch_pairs=2"]).data.batch_pairs == 2
+    for text, problem in {
+        "data: {batch_pair: 1}": "Unknown configuration key",
+        "data: {limit: x}": "data.limit is 'x'",
+    }.items():
+        mine.write_text(text)
+        with pytest.raises(ValueError, match=re.escape(f"{mine}: {problem}")):
+            load_config([base, mine])
+
+
+def test_a_recipe_by_an_earlier_name(tmp_path: Path) -> None:
+    folder = tmp_path / "examples" / _RECIPES
+    folder.mkdir(parents=True)
+    (folder / "qwen2.5_3b.yaml").touch()
+    for before in ("qwen2.5_3b/config.yaml", "other/qwen2.5_3b.yaml"):
+        path = tmp_path / "examples" / before
+        with pytest.raises(ValueError, match=re.escape(f"{path} does not exist. It is {folder}/qwen")):
+            load_config([path])
+
+
 def test_a_wrong_value_is_an_error_even_if_a_later_layer_replaces_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data.limit is 'many'"):
-        load_config(write(tmp_path, "data:\n  limit: many\n"), [GIVEN_PATH, "data.limit=3"])
+        load_config([write(tmp_path, "data:\n  limit: many\n")], [GIVEN_PATH, "data.limit=3"])
 
 
 def test_a_later_layer_gives_what_is_missing(tmp_path: Path) -> None:
     path = write(tmp_path, "model: {path: here}\nrun:\n  steps: ???\n")
-    assert load_config(path, ["run.steps=3"]).run.steps == 3
+    assert load_config([path], ["run.steps=3"]).run.steps == 3
     with pytest.raises(
         ValueError, match="run.steps is missing: set it in the YAML file or as run.steps=VALUE"
     ):
-        load_config(path)
+        load_config([path])
 
 
 def test_missing_and_unreadable_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere.yaml does not exist"):
-        load_config(tmp_path / "nowhere.yaml")
+        load_config([tmp_path / "nowhere.yaml"])
     with pytest.raises(ValueError, match="cannot be read"):
-        load_config(tmp_path)
+        load_config([tmp_path])
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="cannot be read|is not valid YAML"):
-        load_config(binary)
+        load_config([binary])
 
 
 @settings(deadline=None, max_examples=50)
@@ -162,13 +191,13 @@ def test_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, prompt: str, 
     config.data.system_prompt, config.optimizer.lr = prompt, lr
     path = tmp_path_factory.mktemp("config") / "config.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
-    assert load_config(path) == config
+    assert load_config([path]) == config
 
 
 def test_yaml_text_of_a_run_stays_the_same() -> None:
     """Sections, order and style are those of an older run folder; later keys come in between."""
     path = ROOT / "tests/fixtures/first_run/run/config.yaml"
-    lines = iter(to_yaml(load_config(path)).splitlines())
+    lines = iter(to_yaml(load_config([path])).splitlines())
     assert [line for line in path.read_text().splitlines() if line not in lines] == []
 
 
@@ -190,7 +219,7 @@ sizes |= dict(num_key_value_heads=1, vocab_size=300, architectures=["Qwen2ForCau
 (folder / "model.safetensors").touch()
 (folder / "tokenizer.json").touch()
 names = [f"model.path={folder}", f"run.output_dir={folder / 'run'}", "data.source=synthetic"]
-config = load_config(None, names)
+config = load_config([], names)
 show(config, validate(config, 2), 2, Console(file=io.StringIO()))
 render()
 assert "torch" not in sys.modules and "transformers" not in sys.modules
@@ -200,4 +229,4 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/config.yaml")), ids=lambda path: path.parent.name)
 def test_examples_load(path: Path) -> None:
-    load_config(path)
+    load_config([path])

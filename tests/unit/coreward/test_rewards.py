@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from megatron_coreward.config.learning import RewardConfig
+from megatron_coreward.config.schema import Config, RunConfig
 from megatron_coreward.coreward.rewards.judging import Answers, Group, voted
 from megatron_coreward.coreward.rewards.registry import METHODS
 from megatron_coreward.grading.grader import NO_ANSWER, Grader
@@ -133,8 +134,8 @@ def test_ground_truth():
     assert judged[REPHRASED].label == "answer 3" and judged[REPHRASED].vote is None
 
 
-def test_self_certainty_and_entropy_are_the_score_with_its_sign():
-    group = {ORIGINAL: Group(answers([0, N, 1]), scores=[2.5, 0.5, 1.0])}
+def test_self_certainty_and_entropy_are_the_signal_with_its_sign():
+    group = {ORIGINAL: Group(answers([0, N, 1]), signals=[2.5, 0.5, 1.0])}
     assert judge("self_certainty", group)[ORIGINAL].rewards == [2.5, 0.5, 1.0]
     assert judge("entropy", group)[ORIGINAL].rewards == [-2.5, -0.5, -1.0]
     assert judge("entropy", group, no_answer_entropy=7.0)[ORIGINAL].rewards == [-2.5, -7.0, -1.0]
@@ -148,20 +149,23 @@ def response(sample, version=0, pair_id=1):
     )
 
 
-def test_scores_are_those_of_the_response():
-    assert METHODS["self_certainty"].score(response(0), 1) == 3.0
-    assert METHODS["entropy"].score(response(0), 1) == 0.25
+def test_signals_are_those_of_the_response():
+    assert METHODS["self_certainty"].signal(response(0), Config()) == 3.0
+    assert METHODS["entropy"].signal(response(0), Config()) == 0.25
 
 
 def test_random_rewards_are_a_fair_coin_that_depends_on_seed_step_and_place_only():
-    score = METHODS["random"].score
+    signal = METHODS["random"].signal
+    seeds = [replace(Config(), run=RunConfig(seed=seed)) for seed in range(5)]
     places = [(seed, version, pair) for seed in range(5) for version in range(20) for pair in range(20)]
-    flips = [[score(response(s, version, pair), seed) for s in range(2)] for seed, version, pair in places]
+    flips = [
+        [signal(response(s, version, pair), seeds[seed]) for s in range(2)] for seed, version, pair in places
+    ]
     assert {flip for pair in flips for flip in pair} == {0.0, 1.0}
     assert abs(np.mean(flips) - 0.5) < 0.03
     assert abs(np.mean([a == b for a, b in flips]) - 0.5) < 0.05, "samples are independent"
-    assert flips[0] == [score(response(s, places[0][1], places[0][2]), places[0][0]) for s in range(2)]
-    assert judge("random", {ORIGINAL: Group(answers([0, N]), scores=[1.0, 0.0])})[ORIGINAL].rewards == [1, 0]
+    assert flips[0] == [signal(response(s, *places[0][1:]), seeds[0]) for s in range(2)]
+    assert judge("random", {ORIGINAL: Group(answers([0, N]), signals=[1.0, 0.0])})[ORIGINAL].rewards == [1, 0]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -174,7 +178,7 @@ def test_rewards_follow_their_responses(name):
             classes = [0] * 4 + [rng.randint(-1, 2) for _ in range(3)]  # class 0 wins, nothing is tied
             groups[view] = Group(
                 answers(classes),
-                scores=[rng.random() for _ in classes],
+                signals=[rng.random() for _ in classes],
                 teacher=answers([1, 1, 0]),
                 truth=Answers([2], ["answer 2"]),
             )
@@ -182,7 +186,7 @@ def test_rewards_follow_their_responses(name):
         mixed = {
             view: Group(
                 answers([group.answers.classes[i] for i in order[view]]),
-                [group.scores[i] for i in order[view]],
+                [group.signals[i] for i in order[view]],
                 group.teacher,
                 group.truth,
             )

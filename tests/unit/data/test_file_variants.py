@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from megatron_coreward.data.columns import USUAL, NamedColumns
 from megatron_coreward.data.pairs import check_wordings_differ, load_pairs, load_questions
+from tests.support.hub import REPOSITORY, use_cache, write_cache
 from tests.support.paths import ROOT
 
 QUESTION, REPHRASING = "What is 3+4?", "Add 3 and 4."
@@ -22,6 +24,7 @@ USES = {
     "evaluation": "evaluation.file",
     "training": "label-free training",
     "truth": "reward.method=ground_truth",
+    "originals": "reward.method=majority_voting",
 }
 NAN = float("nan")
 
@@ -32,6 +35,7 @@ class Variant:
 
     `reads` is the ground truth it gives ("" for none), `refused` what the error says, `warns` what a warning
     says. `second` is the record of the file of rephrasings. A `row` may be the content of the file itself.
+    `named` are the columns that the configuration names; `at_hub` reads it as a file of a data set.
     """
 
     form: str
@@ -42,6 +46,8 @@ class Variant:
     refused: str = ""
     warns: str = ""
     second: dict[str, Any] | None = field(default=None)
+    named: NamedColumns = USUAL
+    at_hub: bool = False
 
     def line(self) -> str:
         """The line of the table in docs/data.md."""
@@ -65,6 +71,14 @@ def trained(form: str, says: str, row: dict[str, Any], **outcome: Any) -> Varian
 def view(question: Any, index: Any = 0, truth: Any = "7") -> dict[str, Any]:
     """A record of one view, in the paper's layout."""
     return {"prompt": question, "extra_info": {"index": index}, "reward_model": {"ground_truth": truth}}
+
+
+OWN = {"text": QUESTION, "again": REPHRASING, "key": "7"}
+
+
+def own(form: str, says: str, use: str = "training", row: dict[str, Any] = OWN, **more: Any) -> Variant:
+    """A file with columns of its own, which the configuration names."""
+    return Variant(form, says, use, row, **{"named": NamedColumns(*OWN)} | more)
 
 
 def said(text: str) -> list[dict[str, str]]:
@@ -224,11 +238,82 @@ VARIANTS = [
     Variant(
         "JSONL", "`solution` with ####", "truth", {"question": QUESTION, "solution": "We add. #### 7"}, "7"
     ),
+    Variant("JSONL", "`question` alone", "originals", {"question": QUESTION}),
+    Variant("CSV", "`question`, `answer`", "originals", {"question": QUESTION, "answer": "7"}, "7"),
+    trained("CSV", "`question`, `rephrased`, `answer`", {"answer": "7"}, reads="7"),
+    trained("JSON", "`question`, `rephrased`", {}),
+    trained(
+        "CSV",
+        "`rephrased` empty",
+        {"rephrased": ""},
+        refused="line 2 has no rephrasing: column 'rephrased' is blank",
+    ),
+    Variant(
+        *("JSONL", "`question` alone", "training", {"question": QUESTION}),
+        refused="no rephrasings: no column 'rephrased_question' or 'rephrased' among question; name their "
+        "file in data.rephrased; `coreward rephrase` makes one, and reward.method=majority_voting learns",
+    ),
+    own("JSONL", "`text`, `again`, `key`, named by `data.*_column`", reads="7"),
+    own("CSV", "`text`, `again`, `key`, named by `data.*_column`", reads="7"),
+    own("Parquet", "`text`, `key`, named by `data.*_column`", "evaluation", reads="7"),
+    own(
+        "JSONL",
+        "`problem`, `answer`, others named",
+        "evaluation",
+        {"problem": QUESTION, "answer": 7},
+        reads="7",
+    ),
+    own(
+        "Parquet",
+        "two files, `text` in both, named",
+        row={"text": QUESTION, "index": 1, "key": 7},
+        second={"text": REPHRASING, "index": 1},
+        named=NamedColumns("text", "", "key"),
+        reads="7",
+    ),
+    own(
+        "JSONL",
+        "`question`, but `data.question_column=text`",
+        row={"question": QUESTION, "again": REPHRASING, "key": "7"},
+        refused="no column 'text' among question, again, key; data.question_column names it",
+    ),
+    own(
+        "JSONL",
+        "no `key`, but `data.answer_column=key`",
+        row={"text": QUESTION, "again": REPHRASING, "answer": "7"},
+        refused="no column 'key' among text, again, answer; data.answer_column names it",
+    ),
+    own(
+        "JSONL",
+        "`again` null, named by `data.rephrased_column`",
+        row={"text": QUESTION, "again": None, "key": "7"},
+        refused="line 1 has no rephrasing: column 'again' is null",
+    ),
+    Variant(
+        "Parquet",
+        "`hf://OWNER/NAME/FILE`",
+        "evaluation",
+        {"question": QUESTION, "answer": "7"},
+        "7",
+        at_hub=True,
+    ),
+    trained("JSONL", "`hf://OWNER/NAME/FILE`", {"answer": "7"}, reads="7", at_hub=True),
+    Variant(
+        *("CSV", "`hf://OWNER/NAME/FILE`, two files", "training"),
+        {"question": QUESTION, "index": 3, "answer": 7},
+        "7",
+        second={"question": REPHRASING, "index": 3},
+        at_hub=True,
+    ),
 ]
 
 
 def write(variant: Variant, row: dict[str, Any] | bytes, name: str, folder: Path) -> str:
     path = folder / f"{name}.{variant.form.lower()}"
+    if variant.at_hub:
+        local = write(replace(variant, at_hub=False), row, name, folder)
+        write_cache(folder / "cache", {path.name: Path(local).read_bytes()})
+        return f"hf://{REPOSITORY}/{path.name}"
     if isinstance(row, bytes):
         path.write_bytes(row)
     elif variant.form == "Parquet":
@@ -246,17 +331,21 @@ def read(variant: Variant, folder: Path) -> list[tuple[str, str, str]]:
     """(question, rephrasing, ground truth) of every record, as training or evaluation reads them."""
     file = write(variant, variant.row, "file", folder)
     if variant.use == "evaluation":
-        return [(one.question, REPHRASING, one.answer) for one in load_questions(file)]
+        questions = load_questions(file, named=variant.named)
+        return [(one.question, REPHRASING, one.answer) for one in questions]
     second = write(variant, variant.second, "second", folder) if variant.second else ""
-    truth = variant.use == "truth"
-    pairs = load_pairs(file, second, rephrased_needed=not truth, truth_needed=truth)
-    if not truth:
+    needs = {"rephrased_needed": variant.use == "training", "truth_needed": variant.use == "truth"}
+    pairs = load_pairs(file, second, named=variant.named, **needs)
+    if variant.use == "training":
         check_wordings_differ(pairs, file, second)
     return [(pair.original, pair.rephrased or REPHRASING, pair.answer or "") for pair in pairs]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=[f"{one.form}, {one.says}, {one.use}" for one in VARIANTS])
-def test_file(variant: Variant, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_file(
+    variant: Variant, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_cache(tmp_path / "cache", monkeypatch)
     if variant.refused:
         with pytest.raises(ValueError) as error:
             read(variant, tmp_path)

@@ -326,7 +326,14 @@ def test_questions_from_jsonl(tmp_path: Path) -> None:
             "or 'ground_truth' or 'solution' among prompt; every question needs one",
         ),
         ("q.json", '[{"prompt": "A?", "answer": ""}]', "row 0 has no answer: column 'answer' is blank"),
-        ("q.json", '[{"prompt": 3, "answer": "1"}]', "row 0 has no question"),
+        ("q.json", '[{"prompt": 3, "answer": "1"}]', "q.json:1: row 0 has no question"),
+        ("q.json", '\n{"prompt": 3, "answer": "1"}', "q.json:2: row 0 has no question"),
+        (
+            "q.json",
+            '[ {"prompt": "[,]", "answer": 1},\n\n {"prompt": "B?"}\n ,\n{"prompt": 1}]',
+            "q.json:5: row 2",
+        ),
+        ("q.json", '[\n1,\n "A?"]', "q.json:2: row 0 is a int (rows count from 0); every record must be an"),
         (
             "q.jsonl",
             '{"question": "A?", "answer": "no number ####"}',

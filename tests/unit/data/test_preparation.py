@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from megatron_coreward.cli.prepare import DONE, main
-from megatron_coreward.data.pairs import load_questions
+from megatron_coreward.data.pairs import load_pairs, load_questions
 from megatron_coreward.data.preparation import splits as preparation
 from megatron_coreward.utils.logging import REFUSED
 
@@ -193,6 +193,21 @@ def test_own_chat_and_answers_of_all_kinds(tmp_path: Path) -> None:
     assert splits["train"]["dropped"]["column 'a' is NaN"]["first"].endswith(", line 4")
 
 
+@pytest.mark.parametrize("columns", [("question", "rephrased", "answer"), ("text", "again", "key")])
+def test_pairs_are_held_out_in_both_wordings(tmp_path: Path, columns: tuple[str, str, str]) -> None:
+    """Of columns with the names that training reads nothing has to be said."""
+    question, rephrased, answer = columns
+    rows: list[dict[str, Any]] = [{question: f"Q{i}?", rephrased: f"R{i}?", answer: i} for i in range(9)]
+    rows += [{question: "Q9?", rephrased: " ", answer: 9}, {question: "Q10?", rephrased: "R?", answer: None}]
+    names = [f"--question-column={question}", f"--rephrased-column={rephrased}", f"--answer-column={answer}"]
+    path = jsonl(tmp_path / "mine.jsonl", rows)
+    splits = run(tmp_path, "own", path, "--holdout", "3", *(names if question == "text" else []))
+    assert dropped(splits["train"]) == {"no rephrasing": 1, "no answer": 1, "held out as test": 3}
+    pairs = load_pairs(str(tmp_path / "out" / "train.parquet"))
+    assert len(pairs) == 6 and len(answers(tmp_path, "test")) == 3
+    assert all(pair.rephrased == pair.original.replace("Q", "R") for pair in pairs)
+
+
 def test_training_needs_no_answers(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "mine.jsonl", [{"q": "A?"}, {"q": "B?"}])
     splits = run(tmp_path, "own", path, "--question-column", "q", "--keep-unanswered")
@@ -249,7 +264,13 @@ def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "--answer-column",
         "a",
     )
-    assert "--answer-column" in error_of("own", good, "--question-column", "problem")
+    unanswered = jsonl(tmp_path / "j.jsonl", [{"problem": "A?"}])
+    assert "left (no answer 1); --keep-unanswered keeps them, `own --answer-column NAME`" in error_of(
+        "own", unanswered
+    )
+    for option, column in (("question", "text"), ("answer", "key"), ("rephrased", "again")):
+        message = f"j.jsonl of {tmp_path.name}, line 1: no column '{column}' among problem; is this the right"
+        assert message in error_of("own", unanswered, "--keep-unanswered", f"--{option}-column", column)
     assert "must be at least 1 and below the 1 rows" in error_of("math", good, "--holdout", "1")
     assert "no such file" in error_of("math", good, "--exclude", "nowhere.json")
     turns = {"prompt": [{"role": "user"}], "solution": "1"}

@@ -272,6 +272,29 @@ def test_load_tokenizer(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path / "empty"))
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{}", "its files are no tokenizer's: KeyError 'added_tokens'"),
+        ("[]", "its files are no tokenizer's: TypeError"),
+        ("null", "its files are no tokenizer's: AttributeError"),
+        ('{"added_tokens": [], "model": {"type": "WordLevel"}}', "tokenizer.json: missing field"),
+        (
+            '{"added_tokens": [], "model": {"type": "None", "vocab": {}}}',
+            "tokenizer.json: data did not match",
+        ),
+        ("{", "Expecting property name enclosed in double quotes"),
+    ],
+)
+def test_json_that_is_no_tokenizer(tmp_path: Path, content: str, reason: str) -> None:
+    llama().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError) as error:
+        load_tokenizer(str(tmp_path))
+    assert str(error.value).startswith(f"model.path={tmp_path}: no tokenizer could be loaded ({reason}")
+    assert "\n" not in str(error.value)
+
+
 def test_remote_code_runs_only_when_allowed(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path)
     marker = tmp_path / "was_run"

@@ -62,6 +62,8 @@ def test_join_keeps_pairs_aligned(tmp_path: Path) -> None:
 def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions = str(write_questions(tmp_path, 2))
     (tmp_path / "shard_0").mkdir()
+    mine = str(tmp_path / "mine.jsonl")
+    Path(mine).write_text('{"question": "A?"}')
     cases = {
         (
             "cut",
@@ -72,6 +74,14 @@ def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             "2",
         ): "--part is 2, but must be at least 0 and below --of (2)",
         ("cut", "none.parquet", "--part", "0", "--of", "1"): "none.parquet",
+        (
+            "cut",
+            mine,
+            "--part",
+            "0",
+            "--of",
+            "1",
+        ): f"; `coreward prepare own {mine} --output DIR` makes",
         (
             "join",
             str(tmp_path / "shard_0"),

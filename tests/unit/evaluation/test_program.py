@@ -8,17 +8,23 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from megatron_coreward.cli import ask
+from megatron_coreward.config.model_shape import read_shape
 from megatron_coreward.config.schema import Config
+from megatron_coreward.data.prompts import load_tokenizer
 from megatron_coreward.evaluation import program as module
 from megatron_coreward.evaluation import report
 from megatron_coreward.evaluation.inputs import Benchmark, EvaluationInputs
 from megatron_coreward.evaluation.measures import Scores, compare
+from megatron_coreward.evaluation.model import EvaluatedModel
 from megatron_coreward.grading.grader import Grader
 from tests.support.fakes import run_threads
 from tests.support.models import tiny_model
+from tests.support.paths import ROOT
 from tests.support.scripted import SCRIPT, ScriptedEngine, config, questions
 
-SIZES = ["--max-prompt-tokens", "200", "--max-response-tokens", "16"]
+SIZES = ["data.max_prompt_tokens=200", "rollout.max_response_tokens=16"]
+START = ROOT / "examples" / "arithmetic_arms" / "start_model"
 
 
 def inputs(output: Path | None, ks: list[int], seeds: list[int], samples: int = 4) -> EvaluationInputs:
@@ -28,17 +34,16 @@ def inputs(output: Path | None, ks: list[int], seeds: list[int], samples: int = 
     ]
     settings: Config = config(samples)
     settings.model.path = "some/model"
-    return EvaluationInputs(
+    model = EvaluatedModel(
         config=settings,
-        folder=Path("some/model"),
+        folder=START,
         checkpoint=None,
         scratch=None,
+        shape=read_shape(START),
+        tokenizer=load_tokenizer(str(START)),
         stop_ids=(),
-        benchmarks=benchmarks,
-        ks=ks,
-        seeds=seeds,
-        output=output,
     )
+    return EvaluationInputs(model=model, benchmarks=benchmarks, ks=ks, seeds=seeds, output=output)
 
 
 def measure(given: EvaluationInputs, world_size: int = 1) -> dict[str, Any]:
@@ -177,18 +182,18 @@ def arguments(model: Path, folder: Path) -> list[str]:
     [
         (["--samples", "0"], "evaluation.samples is 0"),
         (["--samples", "1001"], "--samples is 1001, but must be at most 1000"),
-        (["--temperature", "-1"], "evaluation.temperature is -1"),
-        (["--seed", "-1"], "run.seed is -1"),
+        (["evaluation.temperature=-1"], "evaluation.temperature is -1"),
+        (["run.seed=-1"], "run.seed is -1"),
         (["--seeds", "0"], "--seeds is 0, but must be at least 1"),
         (["--samples", "4", "--k", "1,8"], "--k is 1,8, but each k must be from 1 to --samples (4)"),
         (["--k", "0"], "--k is 0, but each k must be from 1"),
         (["--k", "1;2"], "--k is '1;2', but must be whole numbers with commas"),
         (["--greedy-only", "--seeds", "2"], "--greedy-only samples nothing"),
         (["--greedy-only", "--k", "1"], "--greedy-only samples nothing"),
-        (["--max-response-tokens", "1000"], "= 1200 tokens, but the model's context is 256"),
-        (["--max-prompt-tokens", "0"], "data.max_prompt_tokens is 0"),
+        (["rollout.max_response_tokens=1000"], "= 1200 tokens, but the model's context is 256"),
+        (["data.max_prompt_tokens=0"], "data.max_prompt_tokens is 0"),
         (
-            ["--max-prompt-tokens", "1"],
+            ["data.max_prompt_tokens=1"],
             "data.max_prompt_tokens=1: all 2 evaluation questions have a longer prompt",
         ),
         (
@@ -226,7 +231,7 @@ def test_wrong_arguments_are_one_clear_error(
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["--model", "missing"], "model.path is 'missing'"),
+        (["--model", "missing"], "--model is 'missing'"),
         (["--checkpoint", "{folder}"], "state.json is missing"),
         (["--checkpoint", "{model}"], "is no complete checkpoint: it is a Hugging Face folder"),
         (["--model", "{model}"], "no questions: give --file"),
@@ -258,10 +263,9 @@ def test_inputs(model: Path, tmp_path: Path, accepted: list[EvaluationInputs]) -
         str(labels),
         "--samples",
         "6",
-        "--seed",
-        "4",
         "--seeds",
         "2",
+        "run.seed=4",
     ]
     assert module.main([*arguments(model, tmp_path), *given]) == 0
     [read] = accepted
@@ -275,3 +279,25 @@ def test_inputs(model: Path, tmp_path: Path, accepted: list[EvaluationInputs]) -
 def test_a_chosen_k(model: Path, tmp_path: Path, accepted: list[EvaluationInputs]) -> None:
     assert module.main([*arguments(model, tmp_path), "--k", "8,1,8"]) == 0
     assert accepted[0].ks == [1, 8]
+
+
+@pytest.mark.parametrize(("flag", "key"), module.MOVED.items())
+def test_an_option_that_is_a_key_now_names_it(
+    flag: str, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--model", "any", flag, "7"])
+    assert ended.value.code == 2
+    assert f"write {key}=7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [module, ask])
+def test_help_fits_a_screen_and_begins_with_an_example(
+    program: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        program.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    assert lines[0].startswith("usage: coreward ") and " --model RUN/hf " in lines[0]

@@ -37,7 +37,7 @@ def test_every_arm_draws_equally_many_responses(arms):
     drawn = {}
     for name in arms.ARMS:
         run = arms.Run(name, 1, 1e-5)
-        config = load_config(FOLDER / "config.yaml", [f"{k}={v}" for k, v in run.overrides.items()])
+        config = load_config([FOLDER / "config.yaml"], [f"{k}={v}" for k, v in run.overrides.items()])
         check_method(config)
         batch = batch_arithmetic(config, world_size=1, pairs_in_data=2000)
         drawn[name] = batch.drawn + batch.by_teacher

@@ -1,4 +1,4 @@
-"""The recipes in examples/paper/: the paper's settings, valid layouts, memory at the start, scripts."""
+"""The recipes in examples/gpu/: the paper's settings, valid layouts, memory at the start, scripts."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from megatron_coreward.preflight.costs import GIB, count_parameters
 from tests.support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
-RECIPES = EXAMPLES / "paper"
+RECIPES = EXAMPLES / "gpu"
 SCRIPTS = sorted([*EXAMPLES.rglob("*.sh"), *EXAMPLES.rglob("*.sbatch")])
 DATA = ("train_original.parquet", "train_rewrite_Qwen3-32B.parquet", "test.parquet")
 
@@ -136,7 +136,7 @@ def load(name: str, project: Path, *overrides: str) -> Config:
     (model / "config.json").write_text(json.dumps(MODELS[name][0]))
     (model / "model.safetensors").touch()
     (model / "tokenizer.json").touch()
-    return load_config(RECIPES / f"{name}.yaml", [f"model.path={model}", *overrides])
+    return load_config([RECIPES / f"{name}.yaml"], [f"model.path={model}", *overrides])
 
 
 def test_every_recipe_is_known() -> None:
@@ -213,7 +213,7 @@ def test_shellcheck() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_table_of_recipes(name: str) -> None:
     """The row of a recipe names its model and the numbers of GPUs that are checked here."""
-    model = load_config(RECIPES / f"{name}.yaml", []).model.path.partition("/")[2]
+    model = load_config([RECIPES / f"{name}.yaml"], []).model.path.partition("/")[2]
     *ranks, most = LARGE.get(name, (4, 8, 32))
     row = f"| [`{name}.yaml`]({name}.yaml) | {model} | {', '.join(map(str, ranks))} or {most} |"
     assert row in (RECIPES / "README.md").read_text(), row
@@ -222,14 +222,14 @@ def test_table_of_recipes(name: str) -> None:
 @pytest.mark.parametrize("name", LARGE)
 def test_command_for_several_nodes(name: str) -> None:
     nodes = LARGE[name][0] // 8
-    script = f"examples/launch/train.sbatch examples/paper/{name}.yaml"
+    script = f"examples/gpu/run.sbatch examples/gpu/{name}.yaml"
     assert f"sbatch --nodes {nodes} --gpus-per-node 8 {script}" in (RECIPES / "README.md").read_text()
 
 
 def test_job_has_time_to_save() -> None:
     """SLURM warns early enough for torchrun's patience, and may requeue without truncating the log."""
-    job = (EXAMPLES / "launch/train.sbatch").read_text()
-    patience = re.search(r"SHUTDOWN_TIMEOUT:-(\d+)", (EXAMPLES / "launch/node.sh").read_text())
+    job = (RECIPES / "run.sbatch").read_text()
+    patience = re.search(r"SHUTDOWN_TIMEOUT:-(\d+)", (RECIPES / "run.sh").read_text())
     warning = re.search(r"--signal=B:USR1@(\d+)", job)
     assert patience and warning
     assert int(warning[1]) >= int(patience[1]) + 60

@@ -1,4 +1,4 @@
-"""examples/launch without SLURM: stubs for srun, scontrol and the trainer, and the real torchrun.
+"""examples/gpu without SLURM: stubs for srun, scontrol and the trainer, and the real torchrun.
 
 The stubs cannot show that SLURM sends SIGUSR1 and starts a requeued job again.
 """
@@ -33,7 +33,8 @@ exit "$highest"
 """
 
 PYTHON = """#!/bin/bash
-# rank.sh's python -m megatron_coreward.train
+# rank.sh's python -m megatron_coreward.train; run.sh's other modules are the real ones
+if [[ $2 != megatron_coreward.train ]]; then exec {python} "$@"; fi
 shift 2
 exec {python} trainer.py "$@"
 """
@@ -72,7 +73,7 @@ sys.exit(3)
 
 
 class Cluster:
-    """A project folder with stubs on the PATH; `start` is what SLURM does with train.sbatch."""
+    """A project folder with stubs on the PATH; `start` is what SLURM does with run.sbatch."""
 
     def __init__(self, folder: Path, nodes: int = 1) -> None:
         self.folder = folder
@@ -106,9 +107,9 @@ class Cluster:
         path.write_text(script)
         path.chmod(0o755)
 
-    def start(self, *arguments: str, script: str = "job.sh", **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, script: str = "run.sbatch", **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["bash", f"examples/launch/{script}", *arguments],
+            ["bash", f"examples/gpu/{script}", *arguments],
             cwd=self.folder,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
@@ -117,7 +118,7 @@ class Cluster:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, script: str = "job.sh", **environment: str) -> tuple[int, str]:
+    def run(self, *arguments: str, script: str = "run.sbatch", **environment: str) -> tuple[int, str]:
         """Exit code and output."""
         job = self.start(*arguments, script=script, **environment)
         return finish(job)
@@ -142,7 +143,7 @@ def finish(job: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def free_port() -> int:
-    """One that job.sh can derive from a job's id."""
+    """One that run.sbatch can derive from a job's id."""
     while True:
         port = random.randrange(20001, 32000)
         with socket.socket() as probe:
@@ -180,7 +181,7 @@ def test_usr1_saves_requeues_and_resumes(tmp_path: Path) -> None:
 
     code, output = cluster.run("config.yaml", "run.seed=7")
     assert code == 0, output
-    assert "job.sh: done" in output
+    assert "run.sbatch: done" in output
     assert cluster.lines("starts_0") == cluster.lines("starts_1") == [start, start]
     assert len(cluster.lines("scontrol")) == 1
     for node in ("node_0", "node_1"):
@@ -200,11 +201,11 @@ def test_sigterm_saves_without_requeue(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("trainer_code", "starts", "message"),
     [
-        (0, 1, "job.sh: done"),
-        (2, 2, "job.sh: wrong input"),
-        (4, 1, "job.sh: a loss or gradient was not finite"),
-        (5, 2, "job.sh: a rank stalled"),
-        (7, 2, "job.sh: the run failed (exit code 7); the ranks' messages are in runs/logs/recipe-"),
+        (0, 1, "run.sbatch: done"),
+        (2, 2, "run.sbatch: wrong input"),
+        (4, 1, "run.sbatch: a loss or gradient was not finite"),
+        (5, 2, "run.sbatch: a rank stalled"),
+        (7, 2, "run.sbatch: the run failed (exit code 7); the ranks' messages are in runs/logs/recipe-"),
     ],
 )
 def test_exit_codes(cluster: Cluster, trainer_code: int, starts: int, message: str) -> None:
@@ -217,24 +218,24 @@ def test_exit_codes(cluster: Cluster, trainer_code: int, starts: int, message: s
 
 
 def test_the_script_for_sbatch_hands_on_its_arguments(cluster: Cluster) -> None:
-    code, output = cluster.run("a.yaml", "data.system_prompt=a b", script="train.sbatch", TRAINER_CODE="0")
+    code, output = cluster.run("a.yaml", "data.system_prompt=a b", script="run.sbatch", TRAINER_CODE="0")
     assert code == 0, output
     assert cluster.lines("starts_0") == ["--config a.yaml run.auto_resume=true data.system_prompt=a b"]
-    code, output = cluster.run(script="train.sbatch")
+    code, output = cluster.run(script="run.sbatch")
     assert code != 0 and "CONFIG is missing" in output
 
 
 @pytest.mark.parametrize(
     ("config", "name"),
     [
-        ("examples/paper/qwen2.5_3b.yaml", "qwen2.5_3b"),
+        ("examples/gpu/qwen2.5_3b.yaml", "qwen2.5_3b"),
         ("examples/quickstart/config.yaml", "quickstart"),
         ("my.yaml", "my"),
         ("config.yaml", "config"),
     ],
 )
 def test_logs_are_called_after_the_configuration(cluster: Cluster, config: str, name: str) -> None:
-    code, output = cluster.run(config, script="node.sh", TRAINER_CODE="0")
+    code, output = cluster.run(config, script="run.sh", TRAINER_CODE="0")
     assert code == 0, output
     [log] = (cluster.folder / f"runs/logs/{name}/node_0").rglob("stdout.log")
     assert log.is_file()
@@ -273,7 +274,7 @@ def test_missing_environment(cluster: Cluster) -> None:
         (
             "image.sqsh",
             "--container-image image.sqsh --container-mounts {folder}:{folder} --container-workdir {folder} "
-            "bash examples/launch/node.sh config.yaml",
+            "bash examples/gpu/run.sh config.yaml",
         ),
     ],
 )

@@ -33,7 +33,7 @@ GPU16, CPU32 = Kernels("bfloat16", fused_norm=True), Kernels("float32", fused_no
 
 
 def load(*overrides: str) -> Config:
-    return load_config(None, ["model.path=x", "data.source=synthetic", *overrides])
+    return load_config([], ["model.path=x", "data.source=synthetic", *overrides])
 
 
 def cluster(gpus: int = 4, device: str = "H100", per_node: int = 8) -> Cluster:

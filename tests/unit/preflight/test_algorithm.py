@@ -46,7 +46,7 @@ def error_of(config: Config) -> str:
     ],
 )
 def test_impossible(base: list[str], overrides: list[str], said: list[str]) -> None:
-    message = error_of(load_config(None, [*base, *overrides]))
+    message = error_of(load_config([], [*base, *overrides]))
     assert all(part in message for part in said) and "\n" not in message
 
 
@@ -64,7 +64,7 @@ def test_impossible(base: list[str], overrides: list[str], said: list[str]) -> N
 )
 def test_possible(base: list[str], overrides: list[str]) -> None:
     """What is wrong with these is the model only, which is looked at last."""
-    assert "there is no such folder" in error_of(load_config(None, [*base, *overrides]))
+    assert "there is no such folder" in error_of(load_config([], [*base, *overrides]))
 
 
 def test_every_option_has_its_place_in_the_documentation() -> None:

@@ -44,7 +44,7 @@ def load(tmp_path: Path) -> Callable[..., Config]:
     """A valid configuration on a small Llama, with overrides."""
     model = write_model(tmp_path / "model", LLAMA)
     base = [f"model.path={model}", f"run.output_dir={tmp_path / 'run'}", "data.source=synthetic"]
-    return lambda *overrides: load_config(None, [*base, *overrides])
+    return lambda *overrides: load_config([], [*base, *overrides])
 
 
 def refused(config: Config, message: str, world_size: int = 1) -> None:
@@ -152,7 +152,8 @@ def test_data_files(load: Callable[..., Config], tmp_path: Path) -> None:
     present = tmp_path / "here.parquet"
     present.touch()
     files = ["data.source=parquet", f"data.original={present}"]
-    refused(load(*files, f"data.rephrased={missing}"), f"data.rephrased is {missing!r}")
+    hint = "but there is no such file. Leave it empty if data.original holds both wordings."
+    refused(load(*files, f"data.rephrased={missing}"), f"data.rephrased is {missing!r}, {hint}")
     refused(load(f"evaluation.file={missing}"), f"evaluation.file is {missing!r}, but there is no such file")
     refused(load(f"data.original={present}"), "data.source=synthetic reads no files")
     text = tmp_path / "questions.txt"
@@ -343,7 +344,7 @@ from megatron_coreward.config.loading import load_config
 
 names = ["model.path=owner/name", f"run.output_dir={sys.argv[1]}", "data.source=synthetic"]
 try:
-    validate(load_config(None, names), 1)
+    validate(load_config([], names), 1)
 except ValueError as error:
     sys.stdout.write(str(error))
 """

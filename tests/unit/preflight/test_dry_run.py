@@ -41,7 +41,7 @@ PARAMETERS = 11 * 8 + 4 * LAYER + 8
 
 
 def load(*overrides: str) -> Config:
-    return load_config(None, ["model.path=x", "data.source=synthetic", *overrides])
+    return load_config([], ["model.path=x", "data.source=synthetic", *overrides])
 
 
 def test_batch_arithmetic() -> None:

@@ -5,7 +5,10 @@ Models are real (tiny) folders, each spoiled in one way. Run and dry run read th
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from megatron_coreward.config.model_shape import ModelShape, read_shape
 from megatron_coreward.evaluation import program as evaluate
 from megatron_coreward.preflight import files
 from megatron_coreward.train import main as train
+from tests.support.hub import REPOSITORY, use_cache, write_cache
 from tests.support.models import FAMILIES, tiny_model
 from tests.support.spoiled import LLAMA3, POINTER, SPOILED, WEIGHTS, set_json, write
 
@@ -121,7 +125,7 @@ def test_settings_are_refused_by_training_and_evaluation(
 
 def test_the_largest_seed(model: Path, programs: Programs) -> None:
     assert programs.train(model, "run.seed=4294967295", "rollout.temperature=2")[0] == 0
-    code, text = programs.evaluate(model, "--seed", "4294967295", "--seeds", "2")
+    code, text = programs.evaluate(model, "run.seed=4294967295", "--seeds", "2")
     assert code == 2 and "no seed may be above 4294967295" in text
 
 
@@ -151,6 +155,32 @@ def test_what_a_folder_is_instead_of_a_model(tmp_path: Path, model: Path, progra
     programs.refused("GGUF is not read: take the folder", gguf / "model.Q4_K_M.gguf")
     shutil.copytree(model, tmp_path / "models" / "toy")
     programs.refused(f"Set model.path to one: {tmp_path / 'models' / 'toy'}.", tmp_path / "models")
+    cached = shutil.copytree(model, tmp_path / "models--owner--toy" / "snapshots" / "0a1b")
+    programs.refused(f"Set model.path to one: {cached}.", cached.parents[1])
+    programs.refused(f"holds config.json, {model}.", model / "model.safetensors")
+    data = tmp_path / "data"
+    data.mkdir()
+    programs.refused(f"{data} is empty. Put a model there: hf download", data)
+    (data / "train.parquet").touch()
+    programs.refused("holds data (train.parquet), which data.original", data)
+    code, text = programs.evaluate(run)
+    assert code == 2 and f"{run} is a run's folder. Set --model to its model, {run / 'hf'}." in text
+
+
+def test_half_a_download(model: Path, programs: Programs) -> None:
+    """With and without config.json, as the hub's client leaves a --local-dir that it was stopped at."""
+    unfinished = model / ".cache" / "huggingface" / "download" / "model.safetensors.0a1b.incomplete"
+    unfinished.parent.mkdir(parents=True)
+    unfinished.touch()
+    assert programs.train(model)[0] == 0, "all is there"
+    message = f"A download to {model} has not ended (1 files *.incomplete)."
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    programs.refused(message, model)
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    write("model.safetensors.index.json", json.dumps({"weight_map": shards}))(model)
+    programs.refused(f"are missing: {shards['b']}. {message}", model)
+    (model / "config.json").unlink()
+    programs.refused(message, model)
 
 
 def test_data_is_read_as_by_the_run(tmp_path: Path, model: Path, programs: Programs) -> None:
@@ -228,6 +258,53 @@ def test_a_hub_model_that_is_not_in_the_cache_is_planned(
     assert code == 2 and "as a hub id it could not be fetched" in text
     code, text = programs.train("owner/name", "data.source=parquet", f"data.original={tmp_path / 'gone'}")
     assert code == 2 and "there is no such file" in text
+
+
+def test_data_sets_that_are_not_in_the_cache_are_planned(
+    model: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From the batch and the limits, with a line about it; what is in the cache is read."""
+    use_cache(tmp_path / "hub", monkeypatch)
+    pairs = "".join(f'{{"question": "{n}+1?", "rephrased": "{n} and 1?"}}\n' for n in range(7)).encode()
+    test = b"question,answer\n1+1?,2\n"
+    by_id = ("data.source=parquet", f"data.original=hf://{REPOSITORY}/pairs.jsonl")
+    tested = f"evaluation.file=hf://{REPOSITORY}/test.csv"
+    unread = "Dry run: data not read: not in the cache, the run fetches "
+    code, text = programs.train(model, *by_id, tested, "data.limit=77")
+    assert code == 0 and f"{unread}data.original, evaluation.file" in text
+    assert "77 pairs / 77 = 1" in text and "KV cache" in text
+    code, text = programs.train("owner/name", *by_id, "data.batch_pairs=5")
+    assert code == 0 and "; data not read: not in the cache, the run fetches data.original" in text
+    assert "5 pairs / 5 = 1" in text
+    code, text = programs.train(model, *by_id, tested, dry=False)
+    assert code == 2 and f"data.original=hf://{REPOSITORY}/pairs.jsonl: could not be fetched (" in text
+    write_cache(tmp_path / "hub", {"pairs.jsonl": pairs})
+    code, text = programs.train(model, *by_id, tested)
+    assert code == 0 and f"{unread}evaluation.file" in text and "7 pairs / 7 = 1" in text
+    write_cache(tmp_path / "hub", {"test.csv": test})
+    code, text = programs.train(model, *by_id, tested)
+    assert code == 0 and "not read" not in text
+    programs.refused(
+        f"data.original=hf://{REPOSITORY}: this names no file; set data.original to hf://{REPOSITORY}/FILE; "
+        "its data files in the cache are: pairs.jsonl, test.csv",
+        *(model, "data.source=parquet", f"data.original=hf://{REPOSITORY}"),
+    )
+    programs.refused("a data set reads hf://OWNER/NAME", model, "evaluation.file=hf://name")
+
+
+def test_an_evaluation_reads_data_sets_and_columns_of_other_names(
+    model: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The file is read before the model's context is found too short, and refused before."""
+    use_cache(tmp_path / "hub", monkeypatch)
+    write_cache(tmp_path / "hub", {"test.csv": b"text,key\n1+1?,\n"})
+    programs.questions = f"hf://{REPOSITORY}/test.csv"
+    named = ("data.question_column=text", "data.answer_column=key")
+    small = ("--max-prompt-tokens", "48", "--max-response-tokens", "8")
+    code, text = programs.evaluate(model, *small, *named)
+    assert code == 2 and "test.csv:2: line 2 has no answer: column 'key' is blank" in text
+    code, text = programs.evaluate(model, *small)
+    assert code == 2 and "'problem' among text, key; these names are read; data.question_column=NAME" in text
 
 
 def test_a_dry_run_fetches_no_weights(
@@ -316,3 +393,15 @@ def test_pickled_weights_and_none(model: Path, programs: Programs) -> None:
     (model / WEIGHTS).rename(model / "pytorch_model.bin")
     programs.refused("pickled weights (*.bin, *.pt) can run code and are not read", model)
     assert re.search("tokenizer", programs.evaluate(model)[1]) is None
+
+
+def test_the_command_for_pickled_weights(model: Path, programs: Programs) -> None:
+    """The way out that the error names, as it stands there."""
+    torch.save(load_file(model / WEIGHTS), model / "pytorch_model.bin")
+    (model / WEIGHTS).unlink()
+    code, text = programs.train(model)
+    assert code == 2
+    command = shlex.split(text.partition("If you trust them: ")[2])
+    assert command[0] == "python"
+    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    assert programs.train(model)[0] == 0

@@ -44,7 +44,7 @@ CPU = Machine(None, None, None)
 
 
 def load(*overrides: str) -> Config:
-    return load_config(None, ["model.path=models/any", "data.source=synthetic", *overrides])
+    return load_config([], ["model.path=models/any", "data.source=synthetic", *overrides])
 
 
 def refused(message: str, call: Callable[..., Any], *arguments: Any) -> None:

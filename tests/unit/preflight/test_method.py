@@ -8,9 +8,15 @@ from megatron_coreward.coreward.rewards.registry import METHODS, VIEWS, views_of
 from megatron_coreward.preflight.method import check_method
 from megatron_coreward.types import View
 
+RATED_BY_EVALUATION = [
+    "checkpoint.keep_best=1",
+    "checkpoint.keep_best_by=evaluation",
+    "evaluation.file=held_out.jsonl",
+]
+
 
 def configured(*overrides):
-    return load_config(None, ["model.path=m", *overrides])
+    return load_config([], ["model.path=m", *overrides])
 
 
 def test_the_methods_are_the_choices():
@@ -56,9 +62,38 @@ def test_views(overrides, views):
             ["reward.method=entropy", "checkpoint.keep_best=1"],
             ["checkpoint.keep_best is 1", "original questions only", "rollout.views to both"],
         ),
+        (
+            ["checkpoint.keep_best=1", "checkpoint.keep_best_by=evaluation"],
+            ["keep_best_by is evaluation", "Set evaluation.file to held-out questions", "to agreement"],
+        ),
+        (
+            [*RATED_BY_EVALUATION, "checkpoint.every=10", "evaluation.every=0"],
+            ["evaluation.every is 0 and checkpoint.every 10", "Set both to 10"],
+        ),
+        (
+            [*RATED_BY_EVALUATION, "checkpoint.every=0", "evaluation.every=5"],
+            ["evaluation.every is 5 and checkpoint.every 0", "Set both to 5"],
+        ),
+        (
+            [*RATED_BY_EVALUATION, "checkpoint.every=10", "evaluation.every=4"],
+            ["evaluation.every is 4 and checkpoint.every 10", "a multiple of the other"],
+        ),
     ],
 )
 def test_options_that_do_not_go_together(overrides, parts):
     with pytest.raises(ValueError) as error:
         check_method(configured(*overrides))
     assert all(part in str(error.value) for part in parts), error.value
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["checkpoint.every=10", "evaluation.every=10"],
+        ["checkpoint.every=10", "evaluation.every=5", "reward.method=majority_voting"],
+        ["checkpoint.every=10", "evaluation.every=20"],
+        ["evaluation.file=", "data.source=synthetic"],
+    ],
+)
+def test_checkpoints_that_can_be_rated_by_evaluation(overrides):
+    check_method(configured(*RATED_BY_EVALUATION, *overrides))

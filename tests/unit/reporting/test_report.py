@@ -92,7 +92,7 @@ def make_run(folder: Path, method: str, steps: int = 12, views=tuple(View), roll
     overrides = [f"model.path={HOSTILE}", f"reward.method={method}", f"optimizer.lr={lr}"]
     writer = MetricsWriter(folder)
     (folder / "config.yaml").write_text(
-        to_yaml(load_config(None, [*overrides, f"run.output_dir={folder}", "run.seed=4"]))
+        to_yaml(load_config([], [*overrides, f"run.output_dir={folder}", "run.seed=4"]))
     )
     scored = [response(pair.pair_id, view, sample) for pair in PAIRS for view in views for sample in range(4)]
     if method == "co_reward":

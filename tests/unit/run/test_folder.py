@@ -1,41 +1,99 @@
-"""What a finished run says last."""
+"""What rates a checkpoint, and which one a finished run names."""
 
-import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from megatron_coreward.cli.main import COMMANDS
+from megatron_coreward.actor.checkpoint.folder import write_state
 from megatron_coreward.config.loading import load_config
+from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.run.folder import RunFolder
 from megatron_coreward.types import StepReport
-from megatron_coreward.utils.distributed import TorchCommunicator
+from tests.support.fakes import ThreadCommunicator, run_threads
+
+AGREEMENTS = {1: 0.25, 2: 0.75, 3: 1.0, 4: 1.0}
 
 
-class NoSaver:
-    """A saver of a run without checkpoints."""
+class PlainSaver:
+    """A saver whose checkpoints hold a state.json and nothing else."""
 
-    def save(self, step: int, trainer_state: dict[str, Any], rating: float | None = None) -> None:
-        raise AssertionError("no checkpoint is due")
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ratings: dict[int, Mapping[str, float]] = {}
+
+    def save(
+        self, step: int, trainer_state: dict[str, Any], ratings: Mapping[str, float] | None = None
+    ) -> None:
+        self.ratings[step] = ratings or {}
+        path = self.folder / "checkpoints" / f"step_{step:06d}"
+        path.mkdir(parents=True)
+        write_state(path, {"step": step, "ratings": self.ratings[step]}, {})
 
     def poll(self) -> None:
         pass
 
 
-@pytest.mark.parametrize("exported", [True, False])
-def test_the_last_lines_name_the_warnings_and_the_next_commands(tmp_path: Path, exported: bool) -> None:
-    run = tmp_path / "my run"
-    settings = ["model.path=x", f"run.output_dir={run}", f"run.export_hf={str(exported).lower()}"]
-    config = load_config(None, [*settings, "logging.rollouts=false", "logging.tensorboard=false"])
-    with RunFolder(config, TorchCommunicator(), Console(), 1, None, NoSaver()) as folder:
-        assert f"{run}, without a warning. Next:" in folder.summary()
-        folder.on_step(StepReport(1, {"reward/mean": 0.0, "original/signal_groups": 0.0}), [], [])
-        first, *commands = folder.summary().splitlines()
-    assert "with 1 warning: no signal (look at rollout.samples" in first and first.endswith(". Next:")
-    words = [shlex.split(command) for command in commands]
-    assert {name for _, name, *_ in words} == {"show", "report", "evaluate"} <= set(COMMANDS)
-    paths = [Path(word) for command in words for word in command[2:] if "/" in word]
-    result = run / "hf" if exported else run / "checkpoints" / "step_000001"
-    assert paths == [run, run, result]
+def scores(right: int) -> Scores:
+    greedy_Q = np.arange(4) < right
+    return Scores(np.arange(4), greedy_Q, greedy_Q.reshape(1, 4, 1), {1: greedy_Q.astype(float)[None]})
+
+
+def run(
+    comm: ThreadCommunicator, output: Path, *overrides: str
+) -> tuple[str, dict[int, Mapping[str, float]]]:
+    """Four steps that are evaluated at every second, with a checkpoint at each but the first."""
+    config = load_config(
+        [],
+        [
+            *("model.path=m", f"run.output_dir={output}", "logging.tensorboard=false"),
+            *("logging.rollouts=false", *overrides),
+        ],
+    )
+    saver = PlainSaver(output)
+    with RunFolder(config, comm, Console(stderr=True, quiet=True), 4, None, saver) as folder:
+        for step, agreement in AGREEMENTS.items():
+            folder.on_step(StepReport(step, {"coreward/agreement": agreement}), [], [])
+            if step % 2 == 0:
+                folder.on_evaluation(step, scores({2: 3, 4: 1}[step]), 0.0)
+            if step > 1:
+                folder.save(step, {})
+        return folder.summary(), saver.ratings
+
+
+@pytest.fixture
+def alone() -> Iterator[ThreadCommunicator]:
+    yield run_threads(1, lambda comm: comm)[0]
+
+
+def test_every_checkpoint_has_the_ratings_that_its_step_can_give(
+    alone: ThreadCommunicator, tmp_path: Path
+) -> None:
+    _, ratings = run(alone, tmp_path)
+    assert ratings == {
+        2: {"agreement": 0.5, "evaluation": 0.75},
+        3: {"agreement": 1.0},
+        4: {"agreement": 1.0, "evaluation": 0.25},
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "best"),
+    [
+        (["checkpoint.keep_best=1"], ", best checkpoint by agreement step_000004 (1.000)"),
+        (
+            ["checkpoint.keep_best=1", "checkpoint.keep_best_by=evaluation"],
+            ", best checkpoint by evaluation step_000002 (0.750)",
+        ),
+        ([], ""),
+    ],
+)
+def test_a_finished_run_names_its_best_checkpoint(
+    overrides: list[str], best: str, alone: ThreadCommunicator, tmp_path: Path
+) -> None:
+    """The last accuracy is a third of the first here, which the agreement cannot see."""
+    summary, _ = run(alone, tmp_path, *overrides)
+    assert summary.startswith(f"{tmp_path}{best}, with ")

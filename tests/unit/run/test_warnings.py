@@ -1,13 +1,17 @@
 """Each warning is said once, with the key to look at, and stands in the run's last line again."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from megatron_coreward.config.keys import all_keys
+from megatron_coreward.data.pairs import load_pairs
+from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.run.warnings import FIRST_RESPONSES, RULES, STEPS_WITHOUT_SIGNAL, RunWarnings
-from megatron_coreward.types import ScoredResponse, View
+from megatron_coreward.types import QuestionPair, ScoredResponse, View
+from megatron_coreward.utils.logging import repeated_warnings
 from tests.support.paths import ROOT
 
 HEALTHY = {
@@ -44,6 +48,24 @@ def test_a_healthy_run_says_nothing(said: pytest.LogCaptureFixture) -> None:
         warnings.on_step(HEALTHY, responses(FIRST_RESPONSES))
     warnings.on_evaluation({"eval/greedy_pass@1": 0.41})
     assert not said.records and warnings.summary() == ""
+
+
+def test_what_was_wrong_with_the_data_stands_in_the_last_line(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"question": "A?", "rephrased": "B?", "answer": ["1", "2"]}\n')
+    with repeated_warnings() as said:
+        load_pairs(str(file))
+        PairSampler([QuestionPair(0, "A?", "B?", (1,), (2,))], batch_pairs=2)
+    load_pairs(str(file))
+    warnings = RunWarnings(total_steps=40, said=said)
+    assert warnings.summary() == (
+        "with 2 warnings: ground truths not read (look at data.original (its answers)); "
+        "batches smaller than asked for (look at data.batch_pairs)"
+    )
+    warnings.on_step(HEALTHY, responses(1))
+    warnings.on_evaluation({"eval/greedy_pass@1": 0.5})
+    warnings.on_evaluation({"eval/greedy_pass@1": 0.1})
+    assert warnings.summary().startswith("with 3 warnings: ground truths not read")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02])

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from megatron_coreward import __version__
+from megatron_coreward.cli.main import COMMANDS
 from tests.support.paths import ROOT
 from tools.lock_requirements import closure, read_lines
 
@@ -106,17 +108,90 @@ def test_extras_match_the_lock() -> None:
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), text
 
 
-def test_a_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, since a build leaves a folder in the source."""
-    source = tmp_path / "source"
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "megatron_coreward", source / "megatron_coreward", ignore=ignored)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder)]
     command = [sys.executable, "-m", "pip", "--quiet", "wheel", *options, str(source)]
     subprocess.run(command, check=True)
-    [wheel] = tmp_path.glob("*.whl")
+    [path] = folder.glob("*.whl")
+    return path
+
+
+def install(wheel: Path, folder: Path, packages: str = "") -> Path:
+    """Puts the wheel into an empty environment of its own, which may see the packages of another folder;
+    returns its command."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    options = ["--quiet", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", *options], check=True)
+    [site] = folder.glob("lib/python*/site-packages")
+    (site / "packages.pth").write_text(packages)  # its own .pth files, as of an editable install, do not act
+    return folder / "bin" / "coreward"
+
+
+def run_installed(command: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """From a folder that is not the project's, in an environment that is not activated."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        [str(command), *arguments],
+        cwd=command.parent,
+        env=environment | {"PYTHONPROFILEIMPORTTIME": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_packages_the_installed_doctor_names_them_and_other_commands_the_way_out(
+    wheel: Path, tmp_path: Path
+) -> None:
+    command = install(wheel, tmp_path / "empty")
+    result = run_installed(command, "doctor")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "failed   torch: not installed -> make setup" in result.stdout
+    assert "failed   other packages: not installed: huggingface_hub, jinja2" in result.stdout
+    assert run_installed(command, "--version").stdout == f"coreward {__version__}\n"
+    result = run_installed(command, "train", "run.yaml")
+    assert result.returncode == 1 and "has no package" in result.stderr.splitlines()[-1]
+
+
+def test_the_installed_commands_work_from_any_folder_and_help_needs_no_torch(
+    wheel: Path, tmp_path: Path
+) -> None:
+    command = install(wheel, tmp_path / "full", sysconfig.get_path("purelib"))
+    for name in COMMANDS:
+        result = run_installed(command, name, "--help")
+        assert result.returncode == 0 and result.stdout.startswith(f"coreward {name}"), result.stderr
+        imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+        assert "megatron_coreward" in imported and not imported & {"torch", "transformers", "matplotlib"}
+    result = run_installed(command, "doctor", "--skip-step", "--json")
+    assert result.returncode == 0 and '"name": "GPU"' in result.stdout, result.stderr
+    code = "import megatron_coreward; print(megatron_coreward.__file__)"
+    python = str(command.parent / "python")
+    where = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={})
+    assert where.stdout.startswith(str(tmp_path)), where
+    result = run_installed(command, "train", "run.yaml", "--ranks", "2")
+    assert result.returncode == 2 and "run.yaml does not exist" in result.stderr
+
+
+def test_make_setup_ends_with_where_the_command_is(tmp_path: Path) -> None:
+    """In a folder that is set up already."""
+    for name in ("Makefile", "setup.py", "pyproject.toml", "requirements/cpu-lock.txt", ".venv/.ready"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text() if name == "Makefile" else "")
+    made = subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    last = made.stdout.splitlines()[-1]
+    assert last == f"Ready. The command is {tmp_path}/.venv/bin/coreward; or run: . .venv/bin/activate"
+
+
+def test_a_wheel_has_every_file_of_the_package(wheel: Path) -> None:
+    source = wheel.parent / "source"
     with zipfile.ZipFile(wheel) as archive:
         [folder] = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
         packed = {name for name in archive.namelist() if not name.startswith(folder)}

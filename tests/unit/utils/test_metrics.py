@@ -196,7 +196,7 @@ def test_a_broken_netrc_is_not_a_login(logged_out):
 
 def test_an_offline_wandb_run_is_written_into_the_run_folder(tmp_path, logged_out):
     pytest.importorskip("wandb")
-    writer = MetricsWriter(tmp_path / "run", wandb_project="test", config={"lr": 1.0})
+    writer = MetricsWriter(tmp_path / "run", wandb={"project": "test"}, config={"lr": 1.0})
     writer.log(1, {"policy/kl": 0.5})
     writer.close()
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
@@ -206,3 +206,15 @@ def test_an_offline_wandb_run_is_written_into_the_run_folder(tmp_path, logged_ou
 def test_figures_need_no_torch():
     code = "import sys, megatron_coreward.utils.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=DOCS.parents[1]).returncode == 0
+
+
+def test_wandb_knows_the_names_of_a_run(tmp_path, logged_out, caplog):
+    """And an offline run says how it gets there."""
+    pytest.importorskip("wandb")
+    names = {"project": "test", "name": "seed 1", "entity": "us", "group": "seeds"}
+    with caplog.at_level("INFO"):
+        writer = MetricsWriter(tmp_path / "run", wandb=names)
+        run = writer._wandb
+        writer.close()
+    assert {"project": run.project, "name": run.name, "entity": run.entity, "group": run.group} == names
+    assert f"wandb sync {tmp_path / 'run' / 'wandb'}/offline-run-*" in caplog.text

@@ -1,0 +1,23 @@
+"""What a run that goes on says about its configuration."""
+
+from dataclasses import asdict
+
+import pytest
+
+from megatron_coreward.config.schema import Config
+from megatron_coreward.run.start import warn_of_changes
+
+
+def test_changed_keys_are_named_and_new_ones_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    """A checkpoint of an older version lacks keys: nothing to say while they are at their defaults."""
+    config = Config()
+    before = asdict(config)
+    saved = {"config": before, "trainer": {}}
+    del before["logging"]["wandb_group"], before["weight_sync"]
+    config.run.resume = True
+    warn_of_changes(saved, config, "")
+    assert not caplog.text
+    config.optimizer.lr, config.logging.wandb_group = 1e-5, "seeds"
+    warn_of_changes(saved, config, "")
+    assert "optimizer.lr is now 1e-05; it was 3e-06" in caplog.text
+    assert "logging.wandb_group is now 'seeds'; it was ''" in caplog.text
