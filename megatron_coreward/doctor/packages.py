@@ -47,10 +47,9 @@ class Finding:
 def system() -> Iterator[Finding]:
     """Operating system and Python."""
     version = platform.python_version()
-    good = sys.version_info[:2] == (3, 11)
-    yield Finding(
-        "Python", OK if good else FAILED, version, "" if good else "use Python 3.11 (megatron-core 0.16.1)"
-    )
+    good = sys.version_info[:2] in ((3, 11), (3, 12))
+    remedy = "use Python 3.11, or on GPUs 3.12 (megatron-core 0.16.1)"
+    yield Finding("Python", OK if good else FAILED, version, "" if good else remedy)
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     good = platform.system() == "Linux"
     yield Finding(
