@@ -77,6 +77,7 @@ from megatron_coreward.utils.run_names import CHECKPOINTS, HF_EXPORT
 if TYPE_CHECKING:
     from megatron_coreward.actor.policy import MegatronPolicy
     from megatron_coreward.actor.reference import MegatronReference
+    from megatron_coreward.actor.saver import CheckpointSaver
     from megatron_coreward.actor.teacher import MegatronTeacher
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def prepare(options: TrainOptions) -> int | Callable[[], int]:
     check_memory_settings(config.memory)
     check_machine(config, this_machine(), os.environ)
     check_gpu_memory(config, shape, world_size)
-    config = _at(shape.folder, config)
+    config = _at(shape.folder, config)  # a hub id's local copy
     data = read_inputs(config, shape, world_size)
     try:
         comm = join(config)
@@ -215,7 +216,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     """Builds every part, trains, exports. A collective over all ranks."""
     # Imported here, since a dry run and a refused configuration need neither megatron nor vllm.
     from megatron_coreward.actor.export import export_hf
-    from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
+    from megatron_coreward.actor.saver import load_checkpoint
     from megatron_coreward.rollout.engine import VllmEngine
 
     output = Path(config.run.output_dir)
@@ -226,11 +227,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
         sampler = PairSampler(data.pairs, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     total_steps = config.run.steps or config.run.epochs * sampler.steps_per_epoch
     policy, teacher, reference = _build_actors(config, comm, total_steps)
-    saver = CheckpointSaver(
-        *(output / CHECKPOINTS, policy, _retention(config), teacher),
-        in_background=config.checkpoint.async_save,
-        stop_ids=data.stop_ids,
-    )
+    saver = _saver(config, policy, teacher, data.stop_ids)
     state = load_checkpoint(resumed, policy, teacher) if resumed else None
     make_room(config.memory, policy, teacher or reference, PHASES["rollout"])
     engine = VllmEngine(config, config.model.path, data.stop_ids, config.run.seed)
@@ -266,7 +263,6 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
         watchdog.enter(trainer.step, "export")
         if ended is None and config.run.export_hf:
             export_hf(policy, Path(config.model.path), output / HF_EXPORT, stop_ids=data.stop_ids)
-    grader.close()
     engine.close()
     shutdown()
     if ended is not None:
@@ -285,9 +281,16 @@ def _announced(config: Config) -> Method:
     return method
 
 
-def _retention(config: Config) -> Retention:
-    kept = config.checkpoint
-    return Retention(kept.keep_last, kept.keep_every, kept.keep_best, kept.keep_best_by)
+def _saver(
+    config: Config, policy: "MegatronPolicy", teacher: "MegatronTeacher | None", stop_ids: tuple[int, ...]
+) -> "CheckpointSaver":
+    from megatron_coreward.actor.saver import CheckpointSaver
+
+    kept, folder = config.checkpoint, Path(config.run.output_dir) / CHECKPOINTS
+    retention = Retention(kept.keep_last, kept.keep_every, kept.keep_best, kept.keep_best_by)
+    return CheckpointSaver(
+        *(folder, policy, retention, teacher), in_background=kept.async_save, stop_ids=stop_ids
+    )
 
 
 def _build_actors(

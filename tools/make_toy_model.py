@@ -89,7 +89,6 @@ class SupervisedTrainer:
         return scores.metrics()["eval/pass@1"]
 
     def close(self) -> None:
-        self.grader.close()
         self.engine.close()
 
 

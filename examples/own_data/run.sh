@@ -3,6 +3,7 @@
 #   bash examples/own_data/run.sh run.steps=10
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+if [ -d .venv/bin ]; then PATH=$PWD/.venv/bin:$PATH; fi
 
 coreward train examples/own_data/config.yaml "$@"
 coreward summarize runs/own_data

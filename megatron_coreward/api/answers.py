@@ -50,7 +50,7 @@ def vote(
         ties, min_agreement: as `reward.ties` and `reward.min_agreement` (docs/config.md).
     """
     config = RewardConfig(ties=ties, min_agreement=min_agreement)
-    with Grader() as own:
-        forms = [own.answer(text) for text in texts]
-        answers = voted(own.classes(forms), forms, config)
+    own = Grader()
+    forms = [own.answer(text) for text in texts]
+    answers = voted(own.classify([forms])[0], forms, config)
     return VoteResult(answers.winner, answers.vote.share, answers.vote.tied, list(answers.classes))

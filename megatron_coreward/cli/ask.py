@@ -1,7 +1,7 @@
 """Asks a model questions of your own: its samples, their answers and the vote.
 
     coreward ask --model RUN/hf "What is 12 plus 30?"
-    coreward ask --checkpoint RUN/checkpoints/step_000040 --samples 16 --full "..." "..."
+    coreward ask --checkpoint RUN/checkpoints/step_000040 --samples 16 "..." "..."
     coreward ask --model RUN/hf - < questions.txt                a question a line
 
 Exit codes: 0 done, 2 wrong input (one line says what). More: docs/evaluation.md.

@@ -30,8 +30,6 @@ COMMANDS = {
     "ask": ("megatron_coreward.cli.ask", "your own question to a model: answers and vote"),
 }
 """Command -> the module whose `main` it runs, and what it is for."""
-SLOW = ("train", "evaluate", "convert", "doctor")
-"""Commands that take seconds before their first own word."""
 OTHER_NAMES = {
     **{"summarize_run": "summarize", "plot": "report", "plot_run": "report", "audit_pairs": "audit"},
     **{"convert_checkpoint": "convert", "prepare_math": "prepare", "rephrase_questions": "rephrase"},
@@ -39,13 +37,15 @@ OTHER_NAMES = {
     **{"sft": "train", "grpo": "train", "rl": "train", "run": "train", "fit": "train"},
 }
 """What earlier versions and other libraries call a command."""
+SLOW = ("train", "evaluate", "convert", "doctor")
+"""Commands that take seconds before their first own word."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given[0] if given else ""
     if command in COMMANDS:
-        if command in SLOW and sys.stderr.isatty() and not {"-h", "--help"} & set(given):
+        if command in SLOW and sys.stderr.isatty() and not {"-h", "--help", "--help-all"} & set(given):
             sys.stderr.write(f"coreward {command}: loading PyTorch\n")
         return run_program(COMMANDS[command][0], given[1:])
     if command in ("", "-h", "--help", "help"):

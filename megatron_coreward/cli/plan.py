@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     overrides = [*([f"model.path={options.model}"] if options.model else []), *options.overrides]
     recipe = None if options.config else recipe_of(load_config([], overrides).model.path)
     config = load_config(options.config or ([recipe] if recipe else []), overrides)
-    source = " ".join(options.config or []) or (
+    source = " ".join(options.config or ()) or (
         f"the recipe {recipe.parent.name}/{recipe.name}" if recipe else "the defaults"
     )
     source = " ".join([source, *options.overrides])

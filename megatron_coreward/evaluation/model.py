@@ -154,7 +154,7 @@ def run_with_engine(
                 shutdown()
                 raise Failure(str(error), REFUSED) from error
         engine = VllmEngine(config, str(folder), model.stop_ids, config.run.seed)
-    with Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers) as grader:
-        work(engine, comm, grader)
+    grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
+    work(engine, comm, grader)
     engine.close()
     return 0

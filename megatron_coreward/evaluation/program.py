@@ -54,9 +54,10 @@ def prepare(options: argparse.Namespace) -> Callable[[], int]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    # Without allow_abbrev=False --seed would be short for --seeds.
     parser = Parser(
-        prog="coreward evaluate", description=__doc__, instead=_as_key, allow_abbrev=False
-    )  # or --seed would be short for --seeds
+        prog="coreward evaluate", description=__doc__, instead=as_override, moved=MOVED, allow_abbrev=False
+    )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", default="", metavar="DIR", help="Hugging Face folder or hub id")
@@ -83,11 +84,6 @@ def _parser() -> argparse.ArgumentParser:
         help="any key of docs/config.md: evaluation.temperature=0.6, data.system_prompt=, run.seed=2",
     )
     return parser
-
-
-def _as_key(option: str, value: str) -> str:
-    key = MOVED.get(option)
-    return f"write {key}={value or 'VALUE'}" if key else as_override(option, value)
 
 
 def run(inputs: EvaluationInputs) -> int:

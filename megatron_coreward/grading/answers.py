@@ -5,12 +5,10 @@ r"""From a response's text to the normal form of its answer.
 Of several boxes the last one counts that holds an answer. Boxes with nothing but commas and "and" between
 them are one list; a sign directly before a box belongs to it. A box that never closes (a truncated response)
 is no answer, nor is an empty box, a bare word after `\boxed`, or a box that shows the format. The normal
-form is what crosses ranks and what a log shows. equality="exact" compares what stands in the last complete
-box.
+form is what crosses ranks and what a log shows. equality="exact" is the rule of the authors' code.
 """
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
@@ -18,11 +16,8 @@ from typing import NamedTuple
 from megatron_coreward.grading.spelling import normalise
 from megatron_coreward.grading.units import changes_value
 
-MAX_FORM_BYTES = 256
-"""Longer forms cross ranks as a hash."""
-MAX_ANSWER_CHARS = 2000
-"""A longer answer is not normalised, only stripped: it is no answer, and it is hashed anyway."""
-_HASH = re.compile(r"#[0-9a-f]{64}")
+MAX_FORM_BYTES = 256  # longer forms cross ranks as a hash
+MAX_ANSWER_CHARS = 2000  # a longer answer is not normalised: it is none, and it is hashed anyway
 _TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*\{?|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[^\s${}]+(?:\{[^\s${}]*\}[^\s${}]*)*")
 _BARE_WORD = re.compile(r"[aI]|[^\w\\]*[a-zA-Z]{2,}\W*|\W+")
@@ -43,46 +38,55 @@ _EXAMPLE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class _Box:
+class _Box(NamedTuple):
     begin: int
     end: int
     content: str
-    bare: bool
 
 
 def extract_answer(text: str, equality: str = "math") -> str:
     r"""The answer in the boxes of a response; "" if there is none.
 
     Args:
-        equality: "exact" takes the content of the last complete box as it stands, whatever it is.
+        equality: "exact" takes what the authors' code takes, whatever it is.
     """
-    last = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
-    if last < 0:
-        return ""
     if equality == "exact":
-        boxes = _boxes(text, last) or _boxes(text, 0)
-        return boxes[-1].content if boxes else ""
-    boxes = [box for box in _boxes(text, 0) if not _says_nothing(box)]
-    shown = [box for box in boxes if not _EXAMPLE.search(text, max(0, box.begin - 60), box.begin)]
-    boxes = shown or boxes
-    if not boxes:
-        return ""
-    run = [len(boxes) - 1]
-    while run[-1] and _JOINT.fullmatch(text, boxes[run[-1] - 1].end, boxes[run[-1]].begin):
-        run.append(run[-1] - 1)
-    answers = [_signed(text, boxes[i], boxes[i - 1].end if i else 0) for i in reversed(run)]
+        return _last_box(text)
+    boxes = [box for box in _boxes(text) if len(box.content) >= 80 or not _PLACEHOLDER.fullmatch(box.content)]
+    boxes = [box for box in boxes if not _EXAMPLE.search(text, max(0, box.begin - 60), box.begin)] or boxes
+    first = len(boxes) - 1
+    while first > 0 and _JOINT.fullmatch(text, boxes[first - 1].end, boxes[first].begin):
+        first -= 1
     distinct: dict[str, str] = {}
-    for answer in answers:
+    for i, box in enumerate(boxes[first:], first):
+        answer = _signed(text, box, boxes[i - 1].end if i else 0)
         distinct.setdefault(normal_form(answer, equality), answer)
     return ", ".join(distinct.values())
 
 
-def _boxes(text: str, begin: int) -> list[_Box]:
-    """The complete boxes at or after `begin`, in order, of nested ones the innermost; in one pass."""
+def _last_box(text: str) -> str:
+    r"""The rule of the authors' code. Where that raises an error (`\fbox{5}`, `\boxed5`) there is no answer.
+
+    What follows the last `\boxed ` with a space, up to a dollar sign; if there is none, what stands in the
+    last `\boxed{..}`, where every brace counts.
+    """
+    if r"\boxed " in text:
+        return text.rpartition(r"\boxed ")[2].partition("$")[0]
+    _, box, content = text.rpartition(r"\boxed")
+    level = 0
+    for brace in re.finditer("[{}]", content) if box and content.startswith("{") else ():
+        level += 1 if brace[0] == "{" else -1
+        if level == 0:
+            return content[1 : brace.start()]
+    return ""
+
+
+def _boxes(text: str) -> list[_Box]:
+    """The complete boxes in order, of nested ones the innermost; in one pass."""
     open_braces: list[tuple[int, int] | None] = []  # of each brace still open: where its box begins, if one
     boxes: list[_Box] = []
-    for match in _TOKEN.finditer(text, begin):
+    first = re.search(r"\\{1,2}(?:boxed|fbox)", text)  # braces before it close nothing that counts
+    for match in _TOKEN.finditer(text, first.start()) if first else ():
         token, end = match.group(), match.end()
         is_box = len(token) > 2
         if token.endswith("{") and (is_box or token == "{"):
@@ -90,17 +94,12 @@ def _boxes(text: str, begin: int) -> list[_Box]:
         elif token == "}" and open_braces:
             opened = open_braces.pop()
             if opened is not None and not (boxes and boxes[-1].begin > opened[0]):
-                boxes.append(_Box(opened[0], end, text[opened[1] : match.start()], bare=False))
+                boxes.append(_Box(opened[0], end, text[opened[1] : match.start()]))
         elif is_box and (bare := _BARE.match(text, end)):
             content = bare.group().rstrip(".,;:")
-            boxes.append(_Box(match.start(), end + len(content), content, bare=True))
+            if not _BARE_WORD.fullmatch(content):
+                boxes.append(_Box(match.start(), end + len(content), content))
     return boxes
-
-
-def _says_nothing(box: _Box) -> bool:
-    if box.bare and _BARE_WORD.fullmatch(box.content):
-        return True
-    return len(box.content) < 80 and _PLACEHOLDER.fullmatch(box.content) is not None
 
 
 def _signed(text: str, box: _Box, begin: int) -> str:
@@ -118,13 +117,8 @@ def _signed(text: str, box: _Box, begin: int) -> str:
 def normal_form(answer: str, equality: str) -> str:
     """The form under which an answer is compared, sent and logged; "" if there is no answer.
 
-    Args:
-        answer: what extract_answer returned, or a ground truth.
-        equality: "math" normalises; "exact" keeps the raw string, as the authors' code does.
-
-    Returns:
-        At most MAX_FORM_BYTES bytes of UTF-8. A longer form becomes "#" and its blake2b hash, and is equal
-        only to itself.
+    "math" normalises; "exact" keeps the raw string, as the authors' code does. A form of more than
+    MAX_FORM_BYTES bytes of UTF-8 becomes "#" and its blake2b hash, and is equal only to itself.
     """
     assert equality in ("math", "exact"), f"unknown equality {equality!r}"
     if not answer.strip():
@@ -134,11 +128,6 @@ def normal_form(answer: str, equality: str) -> str:
         form = normalise(answer) if len(answer) <= MAX_ANSWER_CHARS else answer.strip()
     encoded = form.encode("utf-8", errors="surrogatepass")
     return form if len(encoded) <= MAX_FORM_BYTES else "#" + blake2b(encoded, digest_size=32).hexdigest()
-
-
-def is_hashed(form: str) -> bool:
-    """Whether `form` stands for an answer that was too long to send."""
-    return _HASH.fullmatch(form) is not None
 
 
 class Parts(NamedTuple):
@@ -182,35 +171,25 @@ def _take_name(body: str) -> tuple[str, str]:
     Equations proper (`y=2y+1`, `2x+z=5`) stay whole.
     """
     items = [_ONE_NAMED.fullmatch(item) for item in body.split(",")]
-    if len(items) > 1 and None not in items:
-        named = sorted((item[1], item[2] or "", item[3]) for item in items if item is not None)
-        letters = {letter for letter, _, _ in named}
-        if not any(
-            letter in re.sub(r"\\[a-zA-Z]+", "", value) for letter in letters for _, _, value in named
-        ):
-            values = ",".join(value for _, _, value in named)
-            if len(letters) == 1:
-                return letters.pop(), values
-            if len(letters) == len(named):
-                return ",".join(sorted(letters)), f"({values})"
-    match = _NAMED.fullmatch(body)
-    if match is None:
-        return "", body
-    name, rest = match[1].strip("()") if match[1].startswith("(") else match[1], match[2]
-    sides = rest.split("=")
-    letters_of = [re.sub(r"\\[a-zA-Z]+", "", side) for side in sides]
-    if (
-        len(sides) > 1
-        and "," not in rest
-        and not re.search("[a-zA-Z]", letters_of[-1])
-        and re.search("[a-zA-Z]", rest)
+    named = sorted(item.groups("") for item in items if item is not None)
+    letters = sorted({letter for letter, _, _ in named})
+    if len(items) == len(named) > 1 and not any(
+        x in _letters(value) for x in letters for _, _, value in named
     ):
-        sides = rest.split("=")[-1:]  # A=\pi r^2=9\pi
-    short = re.sub(r"\([a-z]\)$", "", name)
-    computed = len(sides) > 1 and not any(re.search("[a-zA-Z]", letters) for letters in letters_of)
-    whole = "=".join(sides)
-    if (_RELATION.search(whole) and not computed) or any(
-        n in letters_of[-1] for n in short.split(",") if n[:1] != "\\"
-    ):
+        values = ",".join(value for _, _, value in named)
+        if len(letters) in (1, len(named)):
+            return ",".join(letters), values if len(letters) == 1 else f"({values})"
+    if (match := _NAMED.fullmatch(body)) is None:
         return "", body
-    return name, whole
+    name, value = re.sub(r"^\((.+)\)$", r"\1", match[1]), match[2]
+    sides = value.split("=")
+    if len(sides) > 1 and "," not in value and not _letters(sides[-1]) and re.search("[a-zA-Z]", value):
+        value = sides[-1]  # A=\pi r^2=9\pi
+    computed = "=" in value and not _letters(value)
+    own_names = re.sub(r"\([a-z]\)$", "", name).split(",")
+    own = any(own_name in _letters(value.rpartition("=")[2]) for own_name in own_names)
+    return ("", body) if own or (_RELATION.search(value) and not computed) else (name, value)
+
+
+def _letters(text: str) -> str:
+    return "".join(re.findall(r"[a-zA-Z]+(?:_\w|_\{\w+\})?", re.sub(r"\\[a-zA-Z]+", "", text)))

@@ -3,32 +3,30 @@ r"""Values of answers, and when two are equal, without a computer algebra system
 A scalar is a number, or an expression in letters known by its numbers at fixed points: at each of them a
 letter stands for another number, drawn from its name. Two scalars are equal if they agree wherever both are
 defined. Rational numbers are exact, so comparing two of them is a proof; others have 120 digits, of which 60
-must agree, and what could make these mislead, as 10^{60}\sqrt2+1, is refused. Nothing takes more than
-milliseconds.
+must agree, and what could make these mislead, as 10^{60}\sqrt2+1, is refused.
 """
 
 import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from fractions import Fraction
-from functools import cmp_to_key, lru_cache
+from functools import lru_cache
 from hashlib import blake2b
+from itertools import pairwise
 from math import comb, factorial, isqrt
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mpmath import MPContext
 
 Number = Any
-"""A Fraction, a real or complex mpmath number, or (only as the end of an interval) a float, +-inf."""
+"""A Fraction, a real or complex mpmath number, None, or (only as the end of an interval) a float, +-inf."""
 MP = MPContext()  # of our own: nobody else changes its precision
 MP.dps = 120
 _SAME, _NEGLIGIBLE, _SMALLEST, _LARGEST = (MP.mpf(bound) for bound in ("1e-60", "1e-90", "1e-30", "1e30"))
 _MAX_BITS, _MAX_EXPONENT, _MAX_FACTORIAL = 1 << 17, 1000, 5000
-CONSTANTS: dict[str, Number] = {"pi": +MP.pi, "e": +MP.e, "i": MP.mpc(0, 1), "oo": float("inf")}
+CONSTANTS: dict[str, Number] = {r"\pi": +MP.pi, "e": +MP.e, "i": MP.mpc(0, 1), r"\infty": float("inf")}
 POINTS = ((1, 1), (0, 1), (20, 20), (2000, 3000), (-1, 1), (10**7, 10**6), (-(10**7), 10**6))
 """Where letters lie at each point: least number and range."""
-MIN_DEFINED = 2
-"""Points at which an expression must be defined for us to say what it equals."""
+MIN_DEFINED = 2  # points at which an expression must be defined for us to say what it equals
 
 
 class UndefinedError(ArithmeticError):
@@ -54,15 +52,7 @@ def _settled(a: Number) -> Number:
 
 
 def _inexact(a: Number) -> Number:
-    return MP.convert(a) if not a or _SMALLEST <= abs(MP.convert(a)) <= _LARGEST else refuse()
-
-
-def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[[Number, Number], Number]:
-    def work(a: Number, b: Number) -> Number:
-        exact = isinstance(a, Fraction) and isinstance(b, Fraction)
-        return operation(a, b) if exact else _settled(operation(_inexact(a), _inexact(b)))
-
-    return work
+    return x if not (x := MP.convert(a)) or _SMALLEST <= abs(x) <= _LARGEST else refuse()
 
 
 def power(base: Number, exponent: Number) -> Number:
@@ -70,17 +60,12 @@ def power(base: Number, exponent: Number) -> Number:
     whole = isinstance(exponent, Fraction) and exponent.denominator == 1
     if whole and isinstance(base, Fraction):
         bits = max(abs(base.numerator).bit_length() - 1, base.denominator.bit_length() - 1)
-        return (
-            base**exponent.numerator if (base or exponent) and abs(exponent) * bits <= _MAX_BITS else refuse()
-        )
-    fits = whole or (is_real(base) and base > 0 and (is_real(exponent) or base == CONSTANTS["e"]))
+        fits = (base or exponent) and abs(exponent) * bits <= _MAX_BITS
+        return base**exponent.numerator if fits else refuse()
+    fits = whole or base == CONSTANTS["e"] or (is_real(base) and base > 0 and is_real(exponent))
     if not fits or abs(exponent) > _MAX_EXPONENT:
         refuse()
-    if whole:
-        return _settled(_inexact(base) ** exponent.numerator)
-    if isinstance(exponent, Fraction) and exponent.denominator <= 64:
-        return power(root(base, Fraction(exponent.denominator)), Fraction(exponent.numerator))
-    return _settled(_inexact(base) ** _inexact(exponent))
+    return _settled(_inexact(base) ** (exponent.numerator if whole else _inexact(exponent)))
 
 
 def root(a: Number, index: Number) -> Number:
@@ -89,10 +74,10 @@ def root(a: Number, index: Number) -> Number:
     if not 2 <= n <= 64 or not is_real(a) or (a < 0 and n % 2 == 0 and n > 2):
         refuse()
     if a < 0:
-        return -root(-a, index) if n % 2 else FUNCTIONS["mul"](CONSTANTS["i"], root(-a, index))
+        return -root(-a, index) if n % 2 else CONSTANTS["i"] * _inexact(root(-a, index))
     if isinstance(a, Fraction):
-        parts = a.numerator, a.denominator
-        guess = Fraction(*(isqrt(k) if n == 2 else round(min(k, 1 << 50) ** (1 / n)) for k in parts))
+        nearest = isqrt if n == 2 else lambda k: round(min(k, 1 << 50) ** (1 / n))
+        guess = Fraction(nearest(a.numerator), nearest(a.denominator))
         if guess**n == a:
             return guess
     return _settled(MP.root(_inexact(a), n))
@@ -103,28 +88,17 @@ def _natural(a: Number) -> int:
     return a.numerator if fits else refuse()
 
 
-def _real(work: Callable[[Any], Any]) -> Callable[[Number], Number]:
-    def of_real(a: Number) -> Number:
-        result = _settled(work(_inexact(a))) if is_real(a) and (a > 0 or work != MP.ln) else refuse()
-        return result if is_real(result) else refuse()
-
-    return of_real
-
-
-REAL_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    **{"sin": MP.sin, "cos": MP.cos, "tan": MP.tan, "cot": MP.cot, "sec": MP.sec, "csc": MP.csc},
-    **{"exp": MP.exp, "ln": MP.ln},
+REAL_FUNCTIONS = ("sin", "cos", "tan", "cot", "sec", "csc", "exp", "ln", "log")
+_ARITHMETIC: dict[str, Callable[..., Number]] = {
+    **{"add": operator.add, "sub": operator.sub, "mul": operator.mul, "bars": abs},
+    **dict.fromkeys(("div", "frac"), operator.truediv),
 }
-FUNCTIONS: dict[str, Callable[..., Number]] = {
-    **{name: _real(work) for name, work in REAL_FUNCTIONS.items()},
-    **{"bars": lambda a: abs(a) if isinstance(a, Fraction) else _settled(abs(a))},
-    **{"log": lambda base, a: FUNCTIONS["div"](FUNCTIONS["ln"](a), FUNCTIONS["ln"](base))},
-    **{"add": _arithmetic(operator.add), "sub": _arithmetic(operator.sub), "mul": _arithmetic(operator.mul)},
-    **dict.fromkeys(("div", "frac"), _arithmetic(operator.truediv)),
+_REAL = (MP.sin, MP.cos, MP.tan, MP.cot, MP.sec, MP.csc, MP.exp, MP.ln, MP.ln)
+_WITH_DIGITS = _ARITHMETIC | dict(zip(REAL_FUNCTIONS, _REAL, strict=True))
+_OTHERS: dict[str, Callable[..., Number]] = {
     **{"neg": operator.neg, "pow": power, "root": root, "fact": lambda n: Fraction(factorial(_natural(n)))},
     **{"binom": lambda n, k: Fraction(comb(_natural(n), _natural(k)))},
 }
-"""By the name of the node that reader.py makes of them."""
 
 
 @lru_cache(maxsize=1024)
@@ -139,7 +113,7 @@ def same_number(a: Number, b: Number) -> bool:
     """Proved for two rational numbers; 60 digits otherwise."""
     if isinstance(a, float) or isinstance(b, float) or (isinstance(a, Fraction) and isinstance(b, Fraction)):
         return bool(a == b)
-    return bool(abs(MP.convert(a) - b) <= _SAME * max(1, abs(MP.convert(a))))
+    return bool(abs((x := MP.convert(a)) - b) <= _SAME * max(1, abs(x)))
 
 
 def less(a: Number, b: Number) -> bool:
@@ -147,18 +121,18 @@ def less(a: Number, b: Number) -> bool:
 
 
 SET = r"\{\}"
-"""Kind of a set and of a bare list: roots are listed in any order. Other kinds are brackets, signs, names."""
+"""Kinds. A set and a bare list are one: roots are listed in any order. Others are brackets, signs, names."""
+INTERVALS = ("()", "[)", "(]", "[]")
+UNIONS = (r"\cup", r"\setminus")
 
 
-@dataclass(frozen=True)
-class Scalar:
+class Scalar(NamedTuple):
     """One number; or, for an expression in letters, one for each point (None: undefined there)."""
 
-    at: tuple[Number | None, ...]
+    at: tuple[Number, ...]
 
 
-@dataclass(frozen=True)
-class Collection:
+class Collection(NamedTuple):
     """A set, tuple, interval, union, matrix, or a relation between scalars."""
 
     kind: str
@@ -168,14 +142,39 @@ class Collection:
 Value = Scalar | Collection
 
 
+def apply(name: str, *operands: Value) -> Scalar:
+    """A function of numbers, at each point; UndefinedError where that is none, or at too few points."""
+    scalars = [x for x in operands if isinstance(x, Scalar)]
+    count = max(len(x.at) for x in scalars) if len(scalars) == len(operands) else refuse()
+    columns = zip(*(x.at * (count // len(x.at)) for x in scalars), strict=True)
+    at = tuple(_at_point(name, numbers, count > 1) for numbers in columns)
+    return Scalar(at) if count - at.count(None) >= min(MIN_DEFINED, count) else refuse()
+
+
+def _at_point(name: str, numbers: tuple[Number, ...], lettered: bool) -> Number:
+    try:
+        if any(n is None for n in numbers) or (lettered and name == "root" and less(numbers[0], Fraction(0))):
+            return None  # letters stand for numbers of which there is a root
+        if name in _OTHERS:
+            return _OTHERS[name](*numbers)
+        if name in _ARITHMETIC and all(isinstance(number, Fraction) for number in numbers):
+            return _ARITHMETIC[name](*numbers)
+        result = _settled(_WITH_DIGITS[name](*map(_inexact, numbers)))
+        return result if name in _ARITHMETIC or is_real(result) else None
+    except (UndefinedError, ZeroDivisionError):
+        return None
+
+
 def same_value(a: Value, b: Value) -> bool:
     """Whether two values are equal. Collections need the same kind, and only sets have no order."""
     if isinstance(a, Scalar) and isinstance(b, Scalar):
         count = max(len(a.at), len(b.at))
         pairs = zip(a.at * (count // len(a.at)), b.at * (count // len(b.at)), strict=True)
-        common = [same_number(x, y) for x, y in pairs if x is not None and y is not None]
-        return all(common) and len(common) >= min(MIN_DEFINED, count)
+        common = [(x, y) for x, y in pairs if x is not None and y is not None]
+        return len(common) >= min(MIN_DEFINED, count) and all(same_number(x, y) for x, y in common)
     x, y = (v if isinstance(v, Collection) else Collection(SET, (v,)) for v in (a, b))
+    if x.kind in UNIONS or y.kind in UNIONS:
+        return _same_numbers(x, y)
     if (x.kind, len(x.items)) != (y.kind, len(y.items)):
         return False
     if x.kind != SET:
@@ -189,54 +188,40 @@ def same_value(a: Value, b: Value) -> bool:
     return True
 
 
-Bound = tuple[Number, int]
-"""A place before (-1) or after (1) a real number: [2,3) goes from before 2 to before 3."""
+def _same_numbers(a: Value, b: Value) -> bool:
+    """Whether two sets of reals hold the same of the ends of both and of what lies between and beside."""
+    try:
+        own, others = ends_of(a), ends_of(b)
+    except UndefinedError:
+        return False
+    if any(_holds(a, x) != _holds(b, x) for x in own if abs(x) != CONSTANTS[r"\infty"]):
+        return False
+    ends = sorted(MP.convert(end) for end in (*own, *others) if abs(end) != CONSTANTS[r"\infty"])
+    probes = [
+        (low + high) / 2 for low, high in pairwise([ends[0] - 2, *ends, ends[-1] + 2] if ends else [-1, 1])
+    ]
+    return all(_holds(a, x) == _holds(b, x) for x in (*ends, *probes))
 
 
-def _compare(a: Bound, b: Bound) -> int:
-    if same_number(a[0], b[0]):
-        return a[1] - b[1]
-    return -1 if less(a[0], b[0]) else 1
+def _holds(value: Value, x: Number) -> bool:
+    if isinstance(value, Scalar):
+        return same_number(value.at[0], x)
+    if value.kind not in INTERVALS:
+        first, *others = (_holds(item, x) for item in value.items) if value.items else (False,)
+        return first and not any(others) if value.kind == UNIONS[1] else first or any(others)
+    low, high = ends_of(value)
+    if same_number(low, x) or same_number(high, x):
+        return value.kind[same_number(high, x)] in "[]"
+    return less(low, x) and less(x, high)
 
 
-_ORDER = cmp_to_key(_compare)
-
-
-def union(parts: Sequence[Value], removed: Sequence[Value] = ()) -> Value:
-    """The numbers in any of `parts` and none of `removed` (intervals, finite sets), in the fewest parts.
-
-    Raises:
-        UndefinedError: a part is something else, or its numbers are not real.
-    """
-    spans = [span for part in parts for span in _spans(part)]
-    for low, high in (span for part in removed for span in _spans(part)):
-        cut = [(begin, min(end, low, key=_ORDER)) for begin, end in spans]
-        cut += [(max(begin, high, key=_ORDER), end) for begin, end in spans]
-        spans = [span for span in cut if _compare(*span) < 0]
-    merged: list[tuple[Bound, Bound]] = []
-    for low, high in sorted(spans, key=lambda span: _ORDER(span[0])):
-        if merged and _compare(low, merged[-1][1]) <= 0:
-            low, last = merged.pop()
-            high = max(last, high, key=_ORDER)
-        merged.append((low, high))
-    ends = [(Scalar((low,)), Scalar((high,))) for (low, _), (high, _) in merged]
-    if all(same_value(low, high) for low, high in ends):
-        return Collection(SET, tuple(low for low, _ in ends))
-    kinds = ["(["[low[1] < 0] + ")]"[high[1] > 0] for low, high in merged]
-    intervals = [Collection(kind, pair) for kind, pair in zip(kinds, ends, strict=True)]
-    return intervals[0] if len(intervals) == 1 else Collection("union", tuple(intervals))
-
-
-def _spans(part: Value) -> list[tuple[Bound, Bound]]:
-    if isinstance(part, Collection) and part.kind == "union":
-        return [span for item in part.items for span in _spans(item)]
-    if isinstance(part, Scalar):
+@lru_cache(maxsize=4096)
+def ends_of(value: Value) -> list[Number]:
+    """The ends of intervals and the numbers of finite sets; UndefinedError for what is no set of reals."""
+    if isinstance(value, Scalar) or value.kind not in (SET, *INTERVALS, *UNIONS):
         refuse()
-    items = part.items
-    ends = [x.at[0] for x in items if isinstance(x, Scalar) and len(x.at) == 1 and is_real(x.at[0])]
-    if len(ends) == len(items) and part.kind == SET:
-        return [((end, -1), (end, 1)) for end in ends]
-    if len(ends) != len(items) or len(items) != 2 or part.kind not in ("()", "[)", "(]", "[]"):
-        refuse()
-    span = (ends[0], -1 if part.kind[0] == "[" else 1), (ends[1], 1 if part.kind[1] == "]" else -1)
-    return [span] if _compare(*span) < 0 else refuse()
+    if value.kind in UNIONS:
+        return [end for item in value.items for end in ends_of(item)]
+    ends = [x.at[0] for x in value.items if isinstance(x, Scalar) and len(x.at) == 1 and is_real(x.at[0])]
+    fits = value.kind == SET or (len(ends) == 2 and less(*ends) and not same_number(*ends))
+    return ends if fits and len(ends) == len(value.items) else refuse()

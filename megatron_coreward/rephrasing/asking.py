@@ -23,19 +23,15 @@ _TASKS = (
 """Verbs that begin what is to be done."""
 _SURE_TASKS = "find|compute|determine|evaluate|calculate|simplify|solve|identify|ascertain|deduce"
 _ASKS = re.compile(
-    rf"[{_MARKS}]|_{{2,}}|\\(?:underline|rule)\b|\\square\b|[=:]\W*\Z|\([A-E]\)|\b[A-E]\)"
-    r"|\bwhat\b|\bhow (?:many|much|long|far|old|tall|often|large|big|fast|high|deep|wide|likely|quickly"
-    r"|soon|far|are|is|do|does|can)\b"
-    r"|(?:\A|[.,;:!]\s+|\n\s*)(?:and |then )?(?:which|who|whose|where|when|why|is|are|does|do|did|can"
-    r"|could|will)\b"
-    r"|\b(?:want(?:s|ed)?|ask(?:s|ed)?|need(?:s|ed)?|wish(?:es)?|like|task|job|goal|aim|try|tries|trying"
-    r"|is|are|you|please|and|then|must"
-    rf"|should|let's)\s+(?:is )?(?:to |us |you |now |next |also |first )*(?:{_TASKS})\b"
-    rf"|(?:\A|[.,;:!)\]}}$\n\\])\W{{0,8}}(?:(?:then|and|now|next|so|also|first|finally"
-    rf"|use [^.\n]{{0,40}}? to|help \w+(?: to)?|\w+ly)\s+)?(?:{_TASKS})\b"
-    rf"|\b(?:{_SURE_TASKS})\b|\b(?:wonders?|(?:needs?|wants?|likes?|wish(?:es)?) to (?:know|learn|see)"
-    rf"|is (?:sought|unknown|required|needed|wanted)|to be (?:found|determined))\b",
-    re.IGNORECASE,
+    rf"(?i)[{_MARKS}]|_{{2,}}|\\(?:underline|rule)\b|\\square\b|[=:]\W*\Z|\([A-E]\)|\b[A-E]\)|\bwhat\b"
+    rf"|\bhow (?:many|much|long|far|old|tall|often|large|big|fast|high|deep|wide|likely|quickly|soon|far|are"
+    rf"|is|do|does|can)\b|(?:\A|[.,;:!]\s+|\n\s*)(?:and |then )?(?:which|who|whose|where|when|why|is|are|does"
+    rf"|do|did|can|could|will)\b|\b(?:want(?:s|ed)?|ask(?:s|ed)?|need(?:s|ed)?|wish(?:es)?|like|task|job|goal"
+    rf"|aim|try|tries|trying|is|are|you|please|and|then|must|should|let's)\s+(?:is )?(?:to |us |you |now "
+    rf"|next |also |first )*(?:{_TASKS})\b|(?:\A|[.,;:!)\]}}$\n\\])\W{{0,8}}(?:(?:then|and|now|next|so|also"
+    rf"|first|finally|use [^.\n]{{0,40}}? to|help \w+(?: to)?|\w+ly)\s+)?(?:{_TASKS})\b|\b(?:{_SURE_TASKS})\b"
+    rf"|\b(?:wonders?|(?:needs?|wants?|likes?|wish(?:es)?) to (?:know|learn|see)|is (?:sought|unknown"
+    rf"|required|needed|wanted)|to be (?:found|determined))\b"
 )
 
 
@@ -55,45 +51,35 @@ _COMPUTED = re.compile(
     rf"\s*(?:=|\\approx|≈)\s*(?P<value>{_NUMBER})(?![\w({{\\^]|\s*[-+*/^=×·]|\s*[a-zA-Z]\b|\.\d)"
 )
 _VALUE = (
-    r"(?:(?:about|exactly|approximately|simply|just|therefore|thus|then|hence|clearly|equal to|now)\s+)*"
-    r"[\s*$\\({\[]*(?:[a-z]\s*=\s*)?[\s$\\({-]*(?P<value>\d|\.\d|[dt]?frac|sqrt|pi\b|boxed"
-    r"|[A-E]\)?[\s.*)}]*(?:\Z|[.,;])"
-    r"|(?:minus |negative )?(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
-    r"|\w+teen|twenty|thirty|forty|fifty"
-    r"|sixty|seventy|eighty|ninety|hundred|thousand|half)\b(?! (?:of|or|decimal|digit|form)))"
+    r"(?:(?:about|exactly|approximately|simply|just|therefore|thus|then|hence|clearly|equal to"
+    r"|now)\s+)*[\s*$\\({\[]*(?:[a-z]\s*=\s*)?[\s$\\({-]*(?P<value>\d|\.\d|[dt]?frac|sqrt|pi\b|boxed"
+    r"|[A-E]\)?[\s.*)}]*(?:\Z|[.,;])|(?:minus |negative )?(?:zero|one|two|three|four|five|six|seven|eight"
+    r"|nine|ten|eleven|twelve|\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand"
+    r"|half)\b(?! (?:of|or|decimal|digit|form)))"
 )
 _IS = r"(?:is|are|equals?|comes (?:out )?to|turns out to be|will be|would be|works out to)\b\s*:?"
 _CLAIM = re.compile(
-    r"\b(?:answers?|solutions?|results?)\b[*_]*"
-    rf"(?:(?:\s+(?:to|of|for|here)\b[^.?!:=$]{{0,60}}?)?\s+{_IS}|\s*[:=]|['’]s\b)[*_]*\s*{_VALUE}",
-    re.IGNORECASE,
+    r"(?i)\b(?:answers?|solutions?|results?)\b[*_]*"
+    rf"(?:(?:\s+(?:to|of|for|here)\b[^.?!:=$]{{0,60}}?)?\s+{_IS}|\s*[:=]|['’]s\b)[*_]*\s*{_VALUE}"
 )
 _SOLUTION = re.compile(
-    r"(?:\A|\n|[.?!]\s+)[*_#\s(]*(?:solution|worked solution|final answer|working|step 1)[*_]*\s*:",
-    re.IGNORECASE,
+    r"(?i)(?:\A|\n|[.?!]\s+)[*_#\s(]*(?:solution|worked solution|final answer|working|step 1)[*_]*\s*:"
 )
 _CONDITION = re.compile(
-    r"\b(?:if|suppose|supposing|when|whenever|whose|assum\w+|given|such that|so that|where|let|provided"
-    r"|until|unless|because|says?|said"
-    r"|claims?|thinks?|got|gets|should|must|may|need)\b",
-    re.IGNORECASE,
+    r"(?i)\b(?:if|suppose|supposing|when|whenever|whose|assum\w+|given|such that|so that|where|let|provided"
+    r"|until|unless|because|says?|said|claims?|thinks?|got|gets|should|must|may|need)\b"
 )
 _CONCLUDES = re.compile(
-    r"(?:\A\W*(?:so|therefore|thus|hence|consequently)|[,;]\s+(?:therefore|thus|hence|consequently"
-    r"|which (?:means|gives|makes)))\b",
-    re.IGNORECASE,
+    r"(?i)(?:\A\W*(?:so|therefore|thus|hence|consequently)|[,;]\s+(?:therefore|thus|hence|consequently"
+    r"|which (?:means|gives|makes)))\b"
 )
 _FORM = re.compile(
-    r"\W*(?:please|note|recall|remember|assume|consider|here|where|for|with|in|as|by|on|this|these|you"
-    r"|your|each|every|all|any|both"
-    rf"|no|there|also|since|an?|options?|choices?|\(?[A-E]\)|{_TASKS})\b",
-    re.IGNORECASE,
+    rf"(?i)\W*(?:please|note|recall|remember|assume|consider|here|where|for|with|in|as|by|on|this|these|you|your"
+    rf"|each|every|all|any|both|no|there|also|since|an?|options?|choices?|\(?[A-E]\)|{_TASKS})\b"
 )
 _SHORT = re.compile(
-    r"[\s*_(\[=$\\]*(?:(?:it|they|that|this|he|she|we|you|a|answer|ans|result|total)\b[\s:]*)?(?:(?:is|are"
-    r"|equals?|=|'s|costs?|has|have|gets?|makes|gives)\s*)?"
-    rf"(?:{_NUMBER})[^\w&]*(?:[a-z]+[^\w&]*)?",
-    re.IGNORECASE,
+    rf"(?i)[\s*_(\[=$\\]*(?:(?:it|they|that|this|he|she|we|you|a|answer|ans|result|total)\b[\s:]*)?(?:(?:is|are"
+    rf"|equals?|=|'s|costs?|has|have|gets?|makes|gives)\s*)?(?:{_NUMBER})[^\w&]*(?:[a-z]+[^\w&]*)?"
 )
 _OPTION = re.compile(r"(?<![A-Za-z])[A-F][.)]")
 _HAS_EXAMPLE = re.compile(r"\b(?:for example|for instance|such as|e\.g\.)", re.IGNORECASE)

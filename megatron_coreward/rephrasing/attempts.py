@@ -6,7 +6,7 @@ one is drawn again with another seed. The prompt is our own.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from megatron_coreward.rephrasing.checks import Finding, check
@@ -32,6 +32,7 @@ The question:
 
 GENERATION_REASONS = {
     "too_long": "the prompt does not fit",
+    "refused": "the endpoint does not take the question (it is too long, or a filter hits)",
     "unfinished": "cut off at the token limit",
     "unparsed": "no rephrasing in the response",
     "answers_differ": "the model answers the two wordings differently",
@@ -48,21 +49,23 @@ _THOUGHT_END = re.compile(rf"</{_THOUGHTS}>|\[/{_THOUGHTS}\]", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Drawn:
-    """A response. `finished` is False if it was cut off at the token limit."""
+    """A response. `finished` is False if it was cut off at the token limit; if refused, `text` says why."""
 
     text: str
     finished: bool = True
+    refused: bool = False
 
 
 @dataclass(frozen=True)
 class Rephrasing:
-    """The result for a question: accepted if the last attempt has no findings."""
+    """The result for a question: accepted if the last attempt has no findings, here by reason and detail."""
 
     row: int
-    question: str
+    original: str
     rephrased: str
     attempts: int
-    findings: tuple[Finding, ...] = ()
+    reasons: Sequence[str] = ()
+    details: Sequence[str] = ()
 
 
 Draw = Callable[[int, Mapping[int, str]], Mapping[int, Drawn]]
@@ -114,28 +117,26 @@ def rephrase(
     pending = dict(questions)
     for attempt in range(attempts):
         drawn = draw(attempt, pending)
-        for row, question in pending.items():
-            rephrased, findings = _judge(question, drawn.get(row))
-            faults = tuple(finding for finding in findings if finding.reason not in keep)
-            results[row] = Rephrasing(row, question, rephrased, attempt + 1, faults)
-        if compare is not None:
-            passed = {
-                row: (q, results[row].rephrased) for row, q in pending.items() if not results[row].findings
-            }
-            for row, fault in compare(attempt, passed).items():
-                question, rephrased = passed[row]
-                results[row] = Rephrasing(row, question, rephrased, attempt + 1, (fault,))
-        pending = {
-            row: question for row, question in pending.items() if results[row].findings and row in drawn
+        judged = {row: _judge(question, drawn.get(row)) for row, question in pending.items()}
+        faults = {
+            row: [finding for finding in findings if finding.reason not in keep]
+            for row, (_, findings) in judged.items()
         }
+        if compare is not None:
+            passed = {row: (pending[row], judged[row][0]) for row in pending if not faults[row]}
+            faults |= {row: [fault] for row, fault in compare(attempt, passed).items()}
+        for row, findings in faults.items():
+            reasons, details = [fault.reason for fault in findings], [fault.detail for fault in findings]
+            results[row] = Rephrasing(row, pending[row], judged[row][0], attempt + 1, reasons, details)
+        pending = {row: questions[row] for row in pending if faults[row] and row in drawn}
         if not pending:
             break
     return [results[row] for row in sorted(results)]
 
 
 def _judge(question: str, drawn: Drawn | None) -> tuple[str, list[Finding]]:
-    if drawn is None:
-        return "", [Finding("too_long")]
+    if drawn is None or drawn.refused:
+        return "", [Finding("refused", drawn.text) if drawn else Finding("too_long")]
     rephrased = parse(drawn)
     if rephrased is None:
         return drawn.text, [Finding("unparsed" if drawn.finished else "unfinished")]

@@ -49,12 +49,14 @@ def check(original: str, rephrased: str, instruction: str = "") -> list[Finding]
     Args:
         instruction: what the model was told to do; repeating eight of its words in a row is an echo.
     """
-    useless = find_empty(rephrased) or find_placeholder(rephrased) or find_identical(original, rephrased)
-    if useless:
+    if not any(char.isalnum() for char in rephrased):
+        return [Finding("empty")]
+    if useless := find_placeholder(rephrased) or find_identical(original, rephrased):
         return [useless]
+    told = told_result(_prose(original), _prose(rephrased))
     findings = [
         find_echo(original, rephrased, instruction) or find_wrapping(original, rephrased),
-        find_told_answer(original, rephrased),
+        Finding("answer_told", told) if told else None,
         find_no_question(original, rephrased),
         find_language(original, rephrased),
         find_lost_figure(original, rephrased),
@@ -62,10 +64,6 @@ def check(original: str, rephrased: str, instruction: str = "") -> list[Finding]
         find_length(original, rephrased),
     ]
     return [finding for finding in findings if finding is not None]
-
-
-def find_empty(rephrased: str) -> Finding | None:
-    return None if any(char.isalnum() for char in rephrased) else Finding("empty")
 
 
 def find_placeholder(rephrased: str) -> Finding | None:
@@ -81,11 +79,9 @@ def _letters(text: str) -> str:
 
 
 _TASK = re.compile(
-    r"\b(?:rephrased|rewritten|reworded|rephrase|rewrite|reword|original)\s+(?:question|problem|version"
-    r"|text)\b"
-    r"|\bRESULT_(?:START|END)\b|\b(?:ORIGINAL|REWRITE|REPHRASED|REWRITTEN)\s*:|<\|\w+\|>|</?think\w*>"
-    r"|</?rephrased>",
-    re.IGNORECASE,
+    r"(?i)\b(?:rephrased|rewritten|reworded|rephrase|rewrite|reword|original)\s+(?:question|problem|version"
+    r"|text)\b|\bRESULT_(?:START|END)\b|\b(?:ORIGINAL|REWRITE|REPHRASED|REWRITTEN)\s*:|<\|\w+\|>|</?think\w*>"
+    r"|</?rephrased>"
 )
 _LEAD_IN = re.compile(
     r"\W*(?:sure|certainly|of course|here(?:'s| is) (?:a|the|one) (?:re|new|possible))\b", re.IGNORECASE
@@ -119,11 +115,6 @@ def find_wrapping(original: str, rephrased: str) -> Finding | None:
         return Finding("wrapping", rest) if rest and not left_over(original) else None
     before, _, after = text.partition(inner)
     return Finding("wrapping", " ... ".join(part.strip()[:40] for part in (before, after) if part.strip()))
-
-
-def find_told_answer(original: str, rephrased: str) -> Finding | None:
-    told = told_result(_prose(original), _prose(rephrased))
-    return Finding("answer_told", told) if told else None
 
 
 def find_no_question(original: str, rephrased: str) -> Finding | None:
@@ -174,10 +165,9 @@ def _english_share(text: str) -> float | None:
 
 
 _FIGURE = re.compile(
-    r"(?:\\text\{)?\\?\[asy\\?\]\}?.*?(?:(?:\\text\{)?\\?\[/asy\\?\]\}?|$)|```(?:asy|tikz)\w*\n.*?(?:```"
+    r"(?s)(?:\\text\{)?\\?\[asy\\?\]\}?.*?(?:(?:\\text\{)?\\?\[/asy\\?\]\}?|$)|```(?:asy|tikz)\w*\n.*?(?:```"
     r"|$)|\\begin\{(?P<env>tikzpicture|asy|picture)\}.*?(?:\\end\{(?P=env)\}|$)"
-    r"|\\includegraphics\b(?:\[[^\]]*\])?\{[^}]*\}|!\[[^\]]*\]\([^)]*\)|<(?:img|svg)\b.*?>",
-    re.DOTALL,
+    r"|\\includegraphics\b(?:\[[^\]]*\])?\{[^}]*\}|!\[[^\]]*\]\([^)]*\)|<(?:img|svg)\b.*?>"
 )
 
 
@@ -192,10 +182,8 @@ def _prose(text: str) -> str:
 
 _LABEL = re.compile(r'"([^"]*)"')
 _POINTS_TO_FIGURE = re.compile(
-    r"\b(?:diagrams?|drawings?|pictures?|pictured|charts?|images?|illustrat\w+|depict\w+|displayed|shown"
-    r"|below"
-    r"|(?<!-sided )(?<!-dimensional )figure|graphs?|sketch\w*|shaded)\b",
-    re.IGNORECASE,
+    r"(?i)\b(?:diagrams?|drawings?|pictures?|pictured|charts?|images?|illustrat\w+|depict\w+|displayed|shown"
+    r"|below|(?<!-sided )(?<!-dimensional )figure|graphs?|sketch\w*|shaded)\b"
 )
 
 

@@ -1,102 +1,90 @@
-"""Rephrasing through the rollout engine: draws wordings, and compares the answers to both. Collectives.
+"""Draws wordings, and compares the answers to both, with a model behind the interface `Drawer`. Collectives.
 
-Every rank calls the same functions with the same arguments and gets the same results; replicas share the
-requests. Seeds depend on the run's seed, the question's row and the attempt, so that neither batches nor
-replicas nor a resume change what is drawn (exactly so on a CPU; see rollout/engine.py).
+Every rank calls the same functions with the same arguments and gets the same results. Seeds depend on the
+run's seed, the question's row and the attempt, so that neither batches nor replicas nor a resume change what
+is drawn (exactly so with vLLM on a CPU; see rollout/engine.py).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from megatron_coreward.config.fields import SYSTEM_PROMPT
 from megatron_coreward.coreward.voting import vote
-from megatron_coreward.data.prompts import encode_prompts
 from megatron_coreward.grading.answers import extract_answer
 from megatron_coreward.grading.grader import Grader
-from megatron_coreward.rephrasing.attempts import THOUGHT_START, Drawn, message
+from megatron_coreward.rephrasing.attempts import Drawn, message
 from megatron_coreward.rephrasing.checks import Finding
-from megatron_coreward.requests import ANSWERS, REPHRASING, Prompt, requests_for
-from megatron_coreward.roles import Communicator, RolloutEngine
-from megatron_coreward.types import Response, Sampling, View
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from megatron_coreward.requests import ANSWERS, REPHRASING, Stream
+from megatron_coreward.roles import Communicator
+from megatron_coreward.types import Sampling, View
 
 LEAST_AGREEMENT = 0.5
 """Share of its samples that a wording's answer needs to be compared at all."""
 
-_LONGEST_TAG = 16
-"""Tokens that the tag which begins the thoughts, and the white space after it, have at most."""
+Chats = Mapping[tuple[int, View], str]
+"""User turn by row and wording."""
+Responses = Mapping[tuple[int, View, int], Drawn]
+"""Response by row, wording and sample."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How wordings and answers are drawn. `answer_samples` 1 is greedy, more are sampled and vote."""
+class Purpose:
+    """What responses are for decides their system turn (none if empty), their seeds and their sampling."""
 
-    seed: int
-    max_prompt_tokens: int
+    system_prompt: str
+    stream: Stream
+    sampling: Sampling
+
+
+class Drawer(Protocol):
+    """A model that draws responses: local.py and endpoint.py. All that can be checked is at construction."""
+
+    identity: dict[str, Any]
+    """What decides the responses, beside the options of the command."""
+
+    def start(self, comm: Communicator) -> None:
+        """Gets ready. Raises ValueError if it cannot. A collective."""
+
+    def draw(self, purpose: Purpose, chats: Chats, samples: Sequence[int], step: int = 0) -> Responses:
+        """Each of `samples` for each chat, on all ranks; none where the prompt is too long. A collective."""
+
+    def close(self) -> None:
+        """Ends the model."""
+
+
+@dataclass(frozen=True)
+class Rephraser:
+    """attempts.Draw and attempts.Compare. Of `answer_samples` answers per wording the majority counts."""
+
+    drawer: Drawer
+    comm: Communicator
+    grader: Grader
     rephrasing: Sampling
     answers: Sampling
     answer_samples: int
-    thinking: bool = False
-
-
-class Rephraser:
-    """attempts.Draw and attempts.Compare on an engine."""
-
-    def __init__(
-        self,
-        engine: RolloutEngine,
-        comm: Communicator,
-        tokenizer: "PreTrainedTokenizerBase",
-        grader: Grader,
-        settings: Settings,
-    ) -> None:
-        self.engine = engine
-        self.comm = comm
-        self.tokenizer = tokenizer
-        self.grader = grader
-        self.settings = settings
 
     def draw(self, attempt: int, questions: Mapping[int, str]) -> dict[int, Drawn]:
         """One response per question whose prompt fits."""
-        texts = {row: message(question) for row, question in questions.items()}
-        prompts = self._prompts(texts, View.REPHRASED, "")
-        requests = requests_for(prompts, [attempt], self.settings.seed, REPHRASING)
-        drawn = [
-            (response.pair_id, Drawn(self._whole_text(response), response.finish_reason == "stop"))
-            for response in self.engine.generate(requests, self.settings.rephrasing)
-        ]
-        return {row: wording for share in self.comm.all_gather(drawn) for row, wording in share}
-
-    def _whole_text(self, response: Response) -> str:
-        """The response, with the tag that begins its thoughts where the chat template has put it already."""
-        end_of_prompt = self.tokenizer.decode(response.prompt_ids[-_LONGEST_TAG:]).rstrip()
-        return f"{THOUGHT_START if end_of_prompt.endswith(THOUGHT_START) else ''}{response.text}"
+        chats = {(row, View.REPHRASED): message(question) for row, question in questions.items()}
+        drawn = self.drawer.draw(Purpose("", REPHRASING, self.rephrasing), chats, [attempt])
+        return {row: response for (row, _, _), response in drawn.items()}
 
     def compare(self, attempt: int, wordings: Mapping[int, tuple[str, str]]) -> dict[int, Finding]:
         """Faults of the pairs whose two majority answers are known and differ."""
-        prompts = [
-            prompt
-            for place, view in enumerate((View.ORIGINAL, View.REPHRASED))
-            for prompt in self._prompts(
-                {row: pair[place] for row, pair in wordings.items()}, view, SYSTEM_PROMPT
-            )
-        ]
-        samples, seed = range(self.settings.answer_samples), self.settings.seed
-        requests = requests_for(prompts, samples, seed, ANSWERS, step=attempt)
-        drawn = self.engine.generate(requests, self.settings.answers)
-        answers = [_answer_of(response, self.grader.equality) for response in drawn]
-        gathered = [answer for share in self.comm.all_gather(answers) for answer in share]
+        chats = {(row, View.ORIGINAL): original for row, (original, _) in wordings.items()}
+        chats |= {(row, View.REPHRASED): rephrased for row, (_, rephrased) in wordings.items()}
+        purpose = Purpose(SYSTEM_PROMPT, ANSWERS, self.answers)
+        drawn = self.drawer.draw(purpose, chats, range(self.answer_samples), attempt)
         # A comparison that runs out of time could end differently on another rank.
-        faults = self._differences(gathered) if self.comm.rank == 0 else {}
+        faults = self._differences(drawn) if self.comm.rank == 0 else {}
         return self.comm.broadcast(faults)
 
-    def _differences(self, answers: Sequence[tuple[int, View, int, str]]) -> dict[int, Finding]:
+    def _differences(self, drawn: Responses) -> dict[int, Finding]:
         groups: dict[int, dict[View, list[str]]] = {}
-        for row, view, _, answer in sorted(answers):
-            groups.setdefault(row, {wording: [] for wording in View})[view].append(self.grader.form(answer))
+        for (row, view, _), response in sorted(drawn.items()):
+            answer = self.grader.form(extract_answer(response.text, self.grader.equality))
+            groups.setdefault(row, {wording: [] for wording in View})[view].append(answer)
         both = [group[View.ORIGINAL] + group[View.REPHRASED] for group in groups.values()]
         faults = {}
         for (row, group), forms, classes in zip(
@@ -110,13 +98,3 @@ class Rephraser:
                 first, second = (forms[classes.index(label)] for label in labels if label is not None)
                 faults[row] = Finding("answers_differ", f"{first} and {second}")
         return faults
-
-    def _prompts(self, texts: Mapping[int, str], view: View, system_prompt: str) -> list[Prompt]:
-        """The prompts of `texts`, which are by row, without those that are too long."""
-        encoded = encode_prompts(self.tokenizer, list(texts.values()), system_prompt, self.settings.thinking)
-        limit = self.settings.max_prompt_tokens
-        return [(row, view, ids) for row, ids in zip(texts, encoded, strict=True) if len(ids) <= limit]
-
-
-def _answer_of(response: Response, equality: str) -> tuple[int, View, int, str]:
-    return response.pair_id, response.view, response.sample, extract_answer(response.text, equality)

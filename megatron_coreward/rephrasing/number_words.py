@@ -5,10 +5,10 @@ into words, and never counts as a fault.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
 _ONES += " sixteen seventeen eighteen nineteen"
@@ -56,19 +56,31 @@ _IMPLIED_BY = [(re.compile(words), frozenset(map(Fraction, values))) for words, 
 MULTIPLES = {"dozen": 12, "decade": 10, "centur": 100, "pair": 2, "couple": 2, "week": 7, "hundred": 100}
 MULTIPLES |= {"thousand": 1000, "million": 10**6, "billion": 10**9}
 
-_WORD = re.compile(r"[A-Za-z]+")
-_BETWEEN = re.compile(r"[\s-]+")
+_WORD, _GAP, _END = re.compile("[A-Za-z]+"), r"[\s-]+", "(?![a-z])"
 
 
-@dataclass(frozen=True)
-class Spelled:
+def _any(words: Iterable[str]) -> str:
+    return f"(?:{'|'.join(sorted(words, key=len, reverse=True))}){_END}"
+
+
+_ATOM = rf"(?:{_any(_TENS.split())}{_GAP}{_any(_ONES.split()[1:10])}|{_any(CARDINALS)})"
+_SCALED = rf"(?:{_ATOM}{_GAP})?{_any(SCALES)}(?:{_GAP}{_any(SCALES)})*"
+_BEFORE = rf"(?:{_SCALED}{_GAP}(?:and{_GAP})?)*"
+_SPELLED = re.compile(
+    rf"(?<![a-z])(?:(?P<ordinal>{_BEFORE}(?:{_any(_TENS.split())}{_GAP})?{_any(ORDINALS)})"
+    rf"|(?P<cardinal>{_BEFORE}(?:{_SCALED}|{_ATOM}))(?:{_GAP}(?P<under>{_any(PARTS)}))?)",
+    re.IGNORECASE,
+)
+
+
+class Spelled(NamedTuple):
     """A number in words: its place in the text, its value, and whether it is a cardinal or a fraction."""
 
     start: int
     end: int
     value: Fraction
     is_cardinal: bool
-    parts: tuple[int, int] | None = None
+    parts: tuple[int, ...]
     """Numerator and denominator of a fraction."""
 
 
@@ -84,61 +96,15 @@ def _implied_by(word: str) -> frozenset[Fraction]:
 
 def spelled_numbers(text: str) -> Iterator[Spelled]:
     """Cardinals, ordinals and fractions in words, the longest reading: "one hundred and five"."""
-    words = list(_WORD.finditer(text))
-    at = 0
-    while at < len(words):
-        length, value, is_cardinal = _read(text, words, at)
-        if not length:
-            at += 1
-            continue
-        last = at + length
-        parts = None
-        if is_cardinal and last < len(words) and _adjoin(text, words[last - 1], words[last]):
-            under = PARTS.get(words[last][0].lower())
-            if under:
-                parts, last = (value, under), last + 1
-        yield Spelled(
-            words[at].start(),
-            words[last - 1].end(),
-            Fraction(*parts) if parts else Fraction(value),
-            is_cardinal,
-            parts,
-        )
-        at = last
-
-
-def _adjoin(text: str, left: re.Match[str], right: re.Match[str]) -> bool:
-    return _BETWEEN.fullmatch(text, left.end(), right.start()) is not None
-
-
-def _read(text: str, words: list[re.Match[str]], begin: int) -> tuple[int, int, bool]:
-    """(number of words, value, is a cardinal) of the number that starts at word `begin`; 0 words if none."""
-    total = group = 0
-    last, at = "", begin
-    while at < len(words) and (at == begin or _adjoin(text, words[at - 1], words[at])):
-        word = words[at][0].lower()
-        value = CARDINALS.get(word, ORDINALS.get(word))
-        fits = last in ("", "scale", "and") or (last == "tens" and value is not None and 0 < value < 10)
-        if value is not None and fits:
-            group += value
-            if word not in CARDINALS:
-                return at + 1 - begin, total + group, False
-            last = "tens" if word.endswith("ty") else "ones"
-        elif word in SCALES and last in ("", "ones", "tens"):
-            group = (group or 1) * SCALES[word]
-            if SCALES[word] > 100:
+    for match in _SPELLED.finditer(text):
+        total = group = 0
+        for word in _WORD.findall((match["cardinal"] or match["ordinal"]).lower()):
+            if word in SCALES:
+                group = (group or 1) * SCALES[word]
+            else:
+                group += CARDINALS.get(word, ORDINALS.get(word, 0))
+            if SCALES.get(word, 0) > 100:
                 total, group = total + group, 0
-            last = "scale"
-        elif word == "and" and last == "scale" and _continues(text, words, at):
-            last = "and"
-        else:
-            break
-        at += 1
-    return at - begin, total + group, True
-
-
-def _continues(text: str, words: list[re.Match[str]], at: int) -> bool:
-    """Whether a smaller number follows the "and" at word `at`, as in "one hundred and five"."""
-    if at + 1 == len(words) or not _adjoin(text, words[at], words[at + 1]):
-        return False
-    return words[at + 1][0].lower() in CARDINALS
+        value, under = total + group, PARTS.get((match["under"] or "").lower(), 0)
+        parts = (value, under) if under else ()
+        yield Spelled(*match.span(), Fraction(value, under or 1), match["ordinal"] is None, parts)

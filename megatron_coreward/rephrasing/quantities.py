@@ -67,12 +67,11 @@ _INDEX = re.compile(r"(?<![A-Za-z])[A-Za-z]_\{?$")
 _INTEGER = r"\d{1,40}"  # a longer one is read in pieces
 _NUMBER = rf"\d{{1,3}}(?:,\d{{3}})+(?!\d)(?:\.{_INTEGER})?|{_INTEGER}(?:\.{_INTEGER})?|(?<![\d.])\.{_INTEGER}"
 _MENTION = re.compile(
-    rf"(?:(?P<whole>{_INTEGER})\s*)?\\[dtc]?frac\s*"
-    rf"(?:\{{\s*(?P<over>{_INTEGER})?\s*(?P<pi>\\pi)?\s*\}}|(?P<over1>\d))"
-    rf"\s*(?:\{{\s*(?P<under>{_INTEGER})\s*\}}|(?P<under1>\d))"
+    rf"(?:(?P<whole>{_INTEGER})\s*)?\\[dtc]?frac\s*(?:\{{\s*(?P<over>{_INTEGER})?\s*(?P<pi>\\pi)?\s*\}}"
+    rf"|(?P<over1>\d))\s*(?:\{{\s*(?P<under>{_INTEGER})\s*\}}|(?P<under1>\d))"
     rf"|(?:(?P<whole2>{_INTEGER})\s+)?(?P<over2>{_INTEGER})\s*/\s*(?P<under2>{_INTEGER})"
-    rf"|(?P<number>{_NUMBER})"
-    rf"(?:(?P<factorial>!)|\s*(?P<percent>\\?%|percent\b)|\s*\^\s*(?:\{{\s*(?P<power>\d{{1,2}})\s*\}}|(?P<power1>\d)))?"
+    rf"|(?P<number>{_NUMBER})(?:(?P<factorial>!)|\s*(?P<percent>\\?%|percent\b)"
+    rf"|\s*\^\s*(?:\{{\s*(?P<power>\d{{1,2}})\s*\}}|(?P<power1>\d)))?"
 )
 _DOTS = r"\\(?:ldots|cdots|dots|dotsb|dotsc|dotsm)(?![a-z])|\.{2,}|…"
 _SEPARATOR = r"(?:[\s,+\-*$(){}]|\\(?:cdot|times|left|right|quad|[,;! ()\[\]])(?![a-z])|\band\b|\bor\b)+"
@@ -82,9 +81,8 @@ _TERM = (
 )
 _LISTING = re.compile(rf"{_TERM}(?:{_SEPARATOR}(?:{_TERM}|{_DOTS})){{2,}}")
 _EXAMPLE = re.compile(
-    r"(?:\b(?:for example|for instance|such as|like(?=\W*\d)|e\.g\.|note that|namely)|\((?=since|note))"
-    r"(?:[^.?!;]|\.(?=\d))*",
-    re.IGNORECASE,
+    r"(?i)(?:\b(?:for example|for instance|such as|like(?=\W*\d)|e\.g\.|note that|namely)|\((?=since|note))"
+    r"(?:[^.?!;]|\.(?=\d))*"
 )
 _MULTIPLE = re.compile(rf"[\s$\\-]*({'|'.join(MULTIPLES)})", re.IGNORECASE)
 _DIGITS = re.compile(r"[\s$-]*digit", re.IGNORECASE)
@@ -110,15 +108,7 @@ def quantities(text: str) -> Quantities:
 def _written(text: str) -> Iterator[Mention]:
     """Numbers in digits."""
     for match in _MENTION.finditer(text):
-        number = match["number"]
-        if number is None:
-            readings = _readings_of_fraction(match)
-        elif match["power"] or match["power1"]:
-            readings = _readings_of_power(number, int(match["power"] or match["power1"]))
-        else:
-            readings = _readings_of_number(
-                number, percent=match["percent"] is not None, factorial=match["factorial"] is not None
-            )
+        readings = tuple(_readings_of_number(match) if match["number"] else _readings_of_fraction(match))
         is_index = len(match[0]) == 1 and _INDEX.search(text, max(0, match.start() - 4), match.start())
         telling = _largest(readings) > _LARGEST_UNTOLD and not is_index
         yield Mention(match.start(), match[0], readings, is_telling=telling)
@@ -133,42 +123,38 @@ def _told(*parts: Fraction) -> Values:
     return frozenset(part for part in parts if part > _LARGEST_UNTOLD) or frozenset(parts)
 
 
-def _readings_of_fraction(match: re.Match[str]) -> tuple[Values, ...]:
+def _readings_of_fraction(match: re.Match[str]) -> Iterator[Values]:
     over = Fraction(match["over"] or match["over1"] or match["over2"] or 1)
     under = Fraction(match["under"] or match["under1"] or match["under2"])
     whole = Fraction(match["whole"] or match["whole2"] or 0)
-    readings = [_told(over, under, whole)]
+    yield _told(over, under, whole)
     if under:
-        readings.append(frozenset({whole + over / under}))
+        yield frozenset({whole + over / under})
         if match["pi"]:
-            readings.append(frozenset({180 * over / under}))  # degrees
+            yield frozenset({180 * over / under})  # degrees
         if not whole:
-            readings.append(frozenset({over / under * 100}))  # percent
-    return tuple(readings)
+            yield frozenset({over / under * 100})  # percent
 
 
-def _readings_of_power(number: str, power: int) -> tuple[Values, ...]:
-    base = Fraction(number.replace(",", ""))
-    readings = [_told(base, Fraction(power))]
-    if base <= 1000 and power <= 20:
-        readings.append(frozenset({base**power}))
-    return tuple(readings)
-
-
-def _readings_of_number(number: str, *, percent: bool, factorial: bool) -> tuple[Values, ...]:
+def _readings_of_number(match: re.Match[str]) -> Iterator[Values]:
+    number, power = match["number"], int(match["power"] or match["power1"] or 0)
     value = Fraction(number.replace(",", ""))
-    readings = [frozenset({value})]
-    if factorial and value <= _LARGEST_FACTORIAL:
-        readings.append(frozenset({Fraction(math.factorial(int(value)))}))
+    if match["power"] or match["power1"]:
+        yield _told(value, Fraction(power))
+        if value <= 1000 and power <= 20:
+            yield frozenset({value**power})
+        return
+    yield frozenset({value})
+    if match["factorial"] and value <= _LARGEST_FACTORIAL:
+        yield frozenset({Fraction(math.factorial(int(value)))})
     if value.denominator == 1 and value >= _LEAST_SQUARE and math.isqrt(int(value)) ** 2 == value:
-        readings.append(frozenset({Fraction(math.isqrt(int(value)))}))  # x^2 + y^2 = 25: a radius of 5
+        yield frozenset({Fraction(math.isqrt(int(value)))})  # x^2 + y^2 = 25: a radius of 5
     if "," in number:  # (1,200) may be a pair
-        readings.append(frozenset(Fraction(part) for part in number.split(",")))
-    if percent:
-        readings.append(frozenset({value / 100}))
+        yield frozenset(Fraction(part) for part in number.split(","))
+    if match["percent"]:
+        yield frozenset({value / 100})
     if value >= _BOUND and value.denominator == 1:
-        readings += [frozenset({value - 1}), frozenset({value + 1})]
-    return tuple(readings)
+        yield from (frozenset({value - 1}), frozenset({value + 1}))
 
 
 def _in_words(text: str) -> Iterator[Mention]:

@@ -9,44 +9,32 @@ _CANNOT = (
 )
 _UNABLE = r"(?:not able|unable|not allowed|not permitted|not in a position|not capable)"
 _TO_SERVE = (
-    r"(?:assist|help|comply|fulfil\w*|rephrase|rephrasing|reword\w*|rewrite|rewriting|paraphras\w*"
-    r"|restat\w*|process|answer that"
-    r"|answer this|do that|do this|generate|provide|create|write|produce|complete|respond|engage|discuss"
-    r"|support|continue|proceed"
-    r"|put (?:this|that|it)|change (?:this|that)|reformulat\w*)"
+    r"(?:assist|help|comply|fulfil\w*|rephrase|rephrasing|reword\w*|rewrite|rewriting|paraphras\w*|restat\w*"
+    r"|process|answer that|answer this|do that|do this|generate|provide|create|write|produce|complete|respond"
+    r"|engage|discuss|support|continue|proceed|put (?:this|that|it)|change (?:this|that)|reformulat\w*)"
 )
 _OF_THE_TASK = re.compile(
-    rf"(?:\b(?:I|we)\b[^.?!\n]{{0,40}}?|\A\W*)(?:\b{_CANNOT}|\b{_UNABLE} to|\bdecline to"
-    rf"|\brefuse to)(?: \w+ly)?"
-    rf" (?:be able to )?{_TO_SERVE}\b|\b(?:your|this|that|such a) request\b|\bas an? (?:AI\b"
-    rf"|(?:large )?language model)"
-    r"|\bI(?:'m| am) (?:just |only )?an? (?:AI\b|(?:large )?language model|assistant)"
-    r"|\b(?:no|any|an actual|a) (?:question|problem|text) (?:was|is|has been|were) (?:given|provided"
-    r"|included|supplied)"
-    r"|\bplease (?:provide|share|give me|send|supply|clarify)(?: me)?(?: with)?(?: \w+){0,3}? (?:question"
-    r"|problem|text"
-    r"|context|details|information|clarification)\b|\bthere (?:is|was|seems to be) no (?:question|problem"
-    r"|text)\b|\b(?:against|violates?"
-    r"|violating) \w+ (?:\w+ )?(?:guidelines|polic)"
-    r"|\bI(?:'d| would) rather not\b|\b(?:must|have to|need to) (?:respectfully |politely )?(?:decline"
-    r"|refuse)\b|(?:not |im)possible(?: for me)? to (?:rephrase|reword|rewrite)"
-    r"|\bthe (?:question|problem|text|prompt)\b(?: is|[^.?!]{0,40} (?:seems|appears"
-    r"|looks))(?: to be)? (?:incomplete"
-    r"|inappropriate|unclear|cut off|missing|truncated)\b"
-    r"|\b(?:doesn't|does not|didn't|did not) (?:contain|include|provide) (?:an?|any) (?:\w+ )?(?:question"
-    r"|problem)\b",
-    re.IGNORECASE,
+    rf"(?i)(?:\b(?:I|we)\b[^.?!\n]{{0,40}}?|\A\W*)(?:\b{_CANNOT}|\b{_UNABLE} to|\bdecline to"
+    rf"|\brefuse to)(?: \w+ly)? (?:be able to )?{_TO_SERVE}\b|\b(?:your|this|that|such a) request\b"
+    rf"|\bas an? (?:AI\b|(?:large )?language model)|\bI(?:'m| am) (?:just |only )?an? (?:AI\b"
+    rf"|(?:large )?language model|assistant)|\b(?:no|any|an actual|a) (?:question|problem|text) (?:was|is"
+    rf"|has been|were) (?:given|provided|included|supplied)|\bplease (?:provide|share|give me|send|supply"
+    rf"|clarify)(?: me)?(?: with)?(?: \w+){{0,3}}? (?:question|problem|text|context|details|information"
+    rf"|clarification)\b|\bthere (?:is|was|seems to be) no (?:question|problem|text)\b|\b(?:against|violates?"
+    rf"|violating) \w+ (?:\w+ )?(?:guidelines|polic)|\bI(?:'d| would) rather not\b|\b(?:must|have to"
+    rf"|need to) (?:respectfully |politely )?(?:decline|refuse)\b|(?:not "
+    rf"|im)possible(?: for me)? to (?:rephrase|reword|rewrite)|\bthe (?:question|problem|text|prompt)\b(?: is"
+    rf"|[^.?!]{{0,40}} (?:seems|appears|looks))(?: to be)? (?:incomplete|inappropriate|unclear|cut off"
+    rf"|missing|truncated)\b|\b(?:doesn't|does not|didn't|did not) (?:contain|include|provide) (?:an?"
+    rf"|any) (?:\w+ )?(?:question|problem)\b"
 )
 _OF_A_PERSON = re.compile(
-    rf"\bI(?: am|'m)?(?: \w+ly)? (?:{_CANNOT}|{_UNABLE})(?=[\s.,:;!])"
+    rf"(?i)\bI(?: am|'m)?(?: \w+ly)? (?:{_CANNOT}|{_UNABLE})(?=[\s.,:;!])"
     r"|\bI(?:'m| am)(?: (?:so|very|really|truly|terribly|deeply))? (?:sorry|afraid)\b|\A\W*(?:so "
-    r"|very )?sorry\b"
-    r"|\b(?:my|our) (?:\w+ )?apologies\b|\A\W*apologies\b|\bI (?:\w+ )?apologi[sz]e\b"
+    r"|very )?sorry\b|\b(?:my|our) (?:\w+ )?apologies\b|\A\W*apologies\b|\bI (?:\w+ )?apologi[sz]e\b"
     r"|\A\W*(?:unfortunately|regrettably|regretfully)\W+(?:I|it|this|we|the (?:question|problem))\b"
-    r"|\bI (?:don't|do not) (?:have (?:enough|access|the ability)|feel comfortable|understand"
-    r"|know how to re)|\bI(?:'m| am) (?:not|un)(?: )?comfortable\b"
-    r"|\A\W*(?:we|you) (?:cannot|can't)\b",
-    re.IGNORECASE,
+    r"|\bI (?:don't|do not) (?:have (?:enough|access|the ability)|feel comfortable|understand|know how to re)"
+    r"|\bI(?:'m| am) (?:not|un)(?: )?comfortable\b|\A\W*(?:we|you) (?:cannot|can't)\b"
 )
 _QUOTED = re.compile(
     r"\"[^\"]*\"|“[^”]*”|«[^»]*»|„[^“”]*[“”]|``[^'`]*''|(?<!\w)'[^\n]{0,400}?[.,!?]'(?!\w)"
@@ -54,12 +42,10 @@ _QUOTED = re.compile(
 )
 _SAYS = re.compile(
     r"\b(?:say(?:s|ing)?|said|tells?|told|ask(?:s|ed)|repl(?:y|ies|ied)|answer(?:s|ed)|think(?:s|ing)?"
-    r"|thought|claim(?:s|ed)|stat(?:es?|ed)"
-    r"|announc(?:es?|ed)|declar(?:es?|ed)|exclaim(?:s|ed)|respond(?:s|ed)|whisper(?:s|ed)|shout(?:s|ed)"
-    r"|remark(?:s|ed)|add(?:s|ed)"
-    r"|admit(?:s|ted)|not(?:es|ed)|mention(?:s|ed)|observ(?:es|ed)|comment(?:s|ed)|call(?:s|ed) out"
-    r"|speak(?:s|ing)?|confess(?:es|ed)"
-    r"|conversation|dialogue)\b|(?:\A|\n)\W*[A-Z]\w*:",
+    r"|thought|claim(?:s|ed)|stat(?:es?|ed)|announc(?:es?|ed)|declar(?:es?|ed)|exclaim(?:s|ed)|respond(?:s"
+    r"|ed)|whisper(?:s|ed)|shout(?:s|ed)|remark(?:s|ed)|add(?:s|ed)|admit(?:s|ted)|not(?:es|ed)|mention(?:s"
+    r"|ed)|observ(?:es|ed)|comment(?:s|ed)|call(?:s|ed) out|speak(?:s|ing)?|confess(?:es|ed)|conversation"
+    r"|dialogue)\b|(?:\A|\n)\W*[A-Z]\w*:",
 )
 _FIRST_PERSON = re.compile(r"\bI(?:'\w+)? [a-z]+")
 

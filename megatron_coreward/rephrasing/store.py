@@ -11,6 +11,8 @@ Only one process may write: hold utils.folders.FolderLock.
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +21,47 @@ import pyarrow.parquet as pq
 
 from megatron_coreward.data.pair_files import with_questions, write_table
 from megatron_coreward.rephrasing.attempts import Rephrasing
-from megatron_coreward.rephrasing.checks import Finding
 from megatron_coreward.utils.folders import publish_file, temporary_name
 
 SETTINGS, BATCHES, REPORT = "settings.json", "batches", "report.json"
 ORIGINAL, REPHRASED, REJECTS = "original.parquet", "rephrased.parquet", "rejects.parquet"
-_RESULT = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("attempts", pa.int64()),
-        ("reasons", pa.list_(pa.string())),
-        ("details", pa.list_(pa.string())),
-        ("original", pa.string()),
-        ("rephrased", pa.string()),
-    ]
-)
+_TYPES = {"row": pa.int64(), "attempts": pa.int64(), "reasons": pa.list_(pa.string())}
+_TYPES |= {"details": pa.list_(pa.string()), "original": pa.string(), "rephrased": pa.string()}
+
+
+def digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 class Store:
     """The folder of one run.
 
     Args:
-        settings: everything that decides the results, JSON-able.
+        settings: everything that decides the results, JSON-able. They are written by `begin`.
 
     Raises:
         ValueError: the folder holds a run with other settings, or something else.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder = folder
-        known = folder / SETTINGS
-        if known.is_file():
-            _check_settings(known, settings)
-        else:
-            others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-            if others:
-                raise ValueError(
-                    f"--output {folder} holds something else ({others[0]}, ...); choose another folder"
-                )
-            _write_json(settings, known)
-        (folder / BATCHES).mkdir(exist_ok=True)
+        self.folder, self.settings = folder, settings
+        file = folder / SETTINGS
+        others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        if not file.is_file() and others:
+            raise ValueError(
+                f"--output {folder} holds something else ({others[0]}, ...); choose another folder"
+            )
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
+        changes = [f"{k} is {v!r} and was {known.get(k)!r}" for k, v in settings.items() if known.get(k) != v]
+        if changes:
+            raise ValueError(
+                f"--output {folder} holds a run with other settings ({'; '.join(changes)}); go on with "
+                "those, or choose another folder"
+            )
+
+    def begin(self) -> None:
+        _write_json(self.settings, self.folder / SETTINGS)
+        (self.folder / BATCHES).mkdir(exist_ok=True)
 
     def done(self, batches: int) -> set[int]:
         """The numbers of those of `batches` batches that are done."""
@@ -69,47 +72,34 @@ class Store:
 
     def read(self, batches: int) -> list[Rephrasing]:
         """The results of all batches."""
-        return [
-            result for batch in range(batches) for result in _from_table(pq.read_table(self._file(batch)))
-        ]
+        tables = [pq.read_table(self._file(batch)) for batch in range(batches)]
+        return [Rephrasing(**row) for table in tables for row in table.to_pylist()]
 
     def finish(self, questions: pa.Table, results: Sequence[Rephrasing]) -> dict[str, Any]:
         """Writes the pair files from the input's table and all results; returns what report.json says.
 
         Without an accepted pair there are no pair files: training could not read them.
         """
-        accepted = [result for result in results if not result.findings]
-        rejects = [result for result in results if result.findings]
+        accepted = [result for result in results if not result.reasons]
+        rejects = [result for result in results if result.reasons]
         if accepted:
             originals = questions.take([result.row for result in accepted])
             write_table(originals, self.folder / ORIGINAL)
             rephrased = with_questions(originals, [result.rephrased for result in accepted])
             write_table(rephrased, self.folder / REPHRASED)
         write_table(_to_table(rejects), self.folder / REJECTS)
-        reasons = Counter(finding.reason for result in rejects for finding in result.findings)
         report = {
             "questions": len(results),
             "accepted": len(accepted),
             "accepted_at_attempt": dict(sorted(Counter(result.attempts for result in accepted).items())),
             "rejected": len(rejects),
-            "reasons": dict(reasons.most_common()),
+            "reasons": dict(Counter(reason for result in rejects for reason in result.reasons).most_common()),
         }
         _write_json(report, self.folder / REPORT)
         return report
 
     def _file(self, batch: int) -> Path:
         return self.folder / BATCHES / f"batch_{batch:06d}.parquet"
-
-
-def _check_settings(file: Path, settings: dict[str, Any]) -> None:
-    known = json.loads(file.read_text(encoding="utf-8"))
-    different = [name for name in settings if known.get(name) != settings[name]]
-    if different:
-        changes = "; ".join(f"{name} is {settings[name]!r} and was {known.get(name)!r}" for name in different)
-        raise ValueError(
-            f"--output {file.parent} holds a run with other settings ({changes}); go on with those, or "
-            f"choose another folder"
-        )
 
 
 def _write_json(content: dict[str, Any], path: Path) -> None:
@@ -119,28 +109,4 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
 
 
 def _to_table(results: Sequence[Rephrasing]) -> pa.Table:
-    rows = [
-        {
-            "row": result.row,
-            "attempts": result.attempts,
-            "reasons": [finding.reason for finding in result.findings],
-            "details": [finding.detail for finding in result.findings],
-            "original": result.question,
-            "rephrased": result.rephrased,
-        }
-        for result in results
-    ]
-    return pa.Table.from_pylist(rows, schema=_RESULT)
-
-
-def _from_table(table: pa.Table) -> list[Rephrasing]:
-    return [
-        Rephrasing(
-            row["row"],
-            row["original"],
-            row["rephrased"],
-            row["attempts"],
-            tuple(Finding(*pair) for pair in zip(row["reasons"], row["details"], strict=True)),
-        )
-        for row in table.to_pylist()
-    ]
+    return pa.Table.from_pylist([asdict(result) for result in results], schema=pa.schema(_TYPES))

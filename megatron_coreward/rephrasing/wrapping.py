@@ -10,12 +10,13 @@ stays as it is, so that it can be recognised.
 import ast
 import json
 import re
+from contextlib import suppress
+from functools import partial
 
 _PLACEHOLDER = re.compile(
-    r"\W*(?:(?:the|your|a|insert|put|write|new|rephrased|rewritten|reworded|original|same)\s+)*"
+    r"(?i)\W*(?:(?:the|your|a|insert|put|write|new|rephrased|rewritten|reworded|original|same)\s+)*"
     r"(?:question|problem|text|version|wording|rephrasing|rewrite)(?:\s+(?:goes|comes|here|only))*\W*"
-    r"|<[^<>]{0,60}>|\[[a-z_ ]{0,60}\]|\{[a-z_ ]{0,60}\}|n/?a",
-    re.IGNORECASE,
+    r"|<[^<>]{0,60}>|\[[a-z_ ]{0,60}\]|\{[a-z_ ]{0,60}\}|n/?a"
 )
 
 
@@ -45,22 +46,13 @@ def left_over(text: str) -> str:
     return match[0].strip() if match else ""
 
 
-_FENCE = re.compile(
-    r"(?P<mark>`{3,}|~{3,})(?!asy|tikz)(?:[ \t]*[\w+-]*[ \t]*\n)?(?P<text>.*?)\s*(?P=mark)?", re.DOTALL
-)
-_INLINE_CODE = re.compile(r"`([^`]+)`")
 _LEFT_OVER = re.compile(
     r"\A\s*(?:```|~~~)(?!asy|tikz)\w*|```[^`]*\?[^`]*```|\A\s*[\[{]\s*[{\"']\s*[\"']?\w+[\"']\s*:"
 )
 
 
-def _without_fence(text: str) -> str:
-    """The text without a code fence, whether or not its end is there."""
-    fence = _FENCE.fullmatch(text)
-    if fence and fence["mark"] not in fence["text"]:
-        return fence["text"]
-    code = _INLINE_CODE.fullmatch(text)
-    return code[1] if code else text
+def _rules(*patterns: str) -> list[re.Pattern[str]]:
+    return [re.compile(pattern, re.DOTALL | re.IGNORECASE) for pattern in patterns]
 
 
 _KEYS = re.compile(
@@ -81,14 +73,10 @@ def _without_json(text: str) -> str:
 
 
 def _parsed(text: str) -> object:
-    try:
-        return json.loads(text, strict=False)
-    except ValueError:
-        pass
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+    for parse in (partial(json.loads, strict=False), ast.literal_eval):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return parse(text)
+    return None
 
 
 def _question_in(value: object) -> str:
@@ -103,23 +91,11 @@ def _question_in(value: object) -> str:
     return candidates[0] if candidates else ""
 
 
-_QUOTES = {
-    '"': '"',
-    "“": "”",
-    "„": "“”",
-    "«": "»",
-    "»": "«",
-    "‘": "’",
-    "'": "'",
-    "「": "」",
-    "『": "』",
-    "”": "”",
-}
+_QUOTES = {pair[0]: pair[1:] for pair in ['""', "“”", "„“”", "«»", "»«", "‘’", "''", "「」", "『』", "””"]}
 
 
 def _without_quotes(text: str) -> str:
     """The text without quotation marks around all of it: not `"A" or "B"`, not `'Tom's`."""
-    text = re.sub(r'\A"""(.*)"""\Z', r'"\1"', text, flags=re.DOTALL)
     if len(text) < 2 or text[-1] not in _QUOTES.get(text[0], ""):
         return text
     inner = text[1:-1]
@@ -131,102 +107,73 @@ def _without_quotes(text: str) -> str:
     return inner
 
 
-_EMPHASIS = re.compile(r"(\*{1,3}|_{2,3})(?=\S)((?:(?!\1).)+)(?<=\S)\1", re.DOTALL)
-_TAGS = re.compile(
-    r"<(?P<name>[a-z][\w-]*)>(?P<text>(?:(?!</?(?P=name)>).)*)</(?P=name)>", re.DOTALL | re.IGNORECASE
+_AROUND = _rules(
+    r"(?P<mark>`{3,}|~{3,})(?!asy|tikz)(?:[ \t]*[\w+-]*[ \t]*\n)?(?P<text>(?:(?!(?P=mark)).)*)(?P=mark)?",
+    r"`(?P<text>[^`]+)`",
+    r'"""(?P<text>.*)"""',
+    r"(?P<mark>\*{1,3}|_{2,3})(?=\S)(?P<text>(?:(?!(?P=mark)).)+)(?<=\S)(?P=mark)",
+    r"<(?P<name>[a-z][\w-]*)>(?P<text>(?:(?!</?(?P=name)>).)*)</(?P=name)>",
+    r"(?!.*</?[\w-]+/?>\Z)[<⟨](?![\w-]+(?:\s+[\w-]+=[^<>]*)?/?>|[/|!])(?P<text>.*)(?<!<br)(?<!/)[>⟩]",
+    r"\((?P<text>[^()]*\?[^()]*)\)",
+    r"\[(?P<text>[^\[\]]*\?[^\[\]]*)\]",
+    r"(?:\\text)?\{(?P<text>[^{}]*\?[^{}]*)\}",
+    r"[-*_=]{3,}\s*\n(?P<text>.*)",
+    r"(?P<text>.*)\n\s*[-*_=]{3,}",
 )
-_BRACKETS = re.compile(
-    r"[<⟨](?![\w-]+(?:\s+[\w-]+=[^<>]*)?/?>|[/|!])(?P<text>.*)(?<!<br)(?<!/)[>⟩]", re.DOTALL
-)
-_ENCLOSED = re.compile(r"\(([^()]*\?[^()]*)\)|\[([^\[\]]*\?[^\[\]]*)\]|(?:\\text)?\{([^{}]*\?[^{}]*)\}")
-_RULES = re.compile(r"\A[-*_=]{3,}\s*\n|\n\s*[-*_=]{3,}\Z")
-_CLOSING_TAG = re.compile(r"</?[\w-]+/?>\Z")
+"""A fence, whether or not its end is there; emphasis; a pair of tags; the template's brackets; rules."""
 
 
 def _without_markup(text: str) -> str:
-    """The text without emphasis, a pair of tags, or the template's angle brackets around all of it."""
-    if emphasis := _EMPHASIS.fullmatch(text):
-        return emphasis[2]
-    if tags := _TAGS.fullmatch(text):
-        return tags["text"]
-    if (brackets := _BRACKETS.fullmatch(text)) and not _CLOSING_TAG.search(text):
-        return brackets["text"]
-    if enclosed := _ENCLOSED.fullmatch(text):
-        return next(filter(None, enclosed.groups()))
-    if rules := _RULES.match(text) or _RULES.search(text):
-        return text[rules.end() :] if rules.start() == 0 else text[: rules.start()]
+    """The text without what stands around all of it, or at the beginning of every line."""
     if all(line.startswith(">") for line in text.splitlines()):
         return re.sub(r"^>[ \t]?", "", text, flags=re.MULTILINE)
-    return text
+    matches = (pattern.fullmatch(text) for pattern in _AROUND)
+    return next((match["text"] for match in matches if match), text)
 
 
 _KIND = (
     r"(?:question|problem|version|wording|rephrasing|rewording|paraphrase|rewrite|rephrase|task|prompt"
-    r"|exercise"
-    r"|query|text|statement|formulation)"
+    r"|exercise|query|text|statement|formulation)"
 )
 _DONE = (
     r"(?:rephrased|rewritten|reworded|paraphrased|restated|reformulated|revised|modified|updated|reformatted)"
 )
 _NAME = (
     rf"(?:(?:the|your|my|a|new|math|mathematics|mathematical|word|final|alternative|other|different"
-    rf"|{_DONE})[ \t]+)*"
-    rf"(?:{_KIND}|{_DONE}|output|response|translation|(?:answer|result)(?!\W*\d)|Q)(?:[ \t]+(?:\d{{1,2}}"
-    rf"|statement|text"
-    rf"|in[ \t]+(?:other|different|new)[ \t]+words|\({_DONE}\)))?"
+    rf"|{_DONE})[ \t]+)*(?:{_KIND}|{_DONE}|output|response|translation|(?:answer|result)(?!\W*\d)"
+    rf"|Q)(?:[ \t]+(?:\d{{1,2}}|statement|text|in[ \t]+(?:other|different|new)[ \t]+words|\({_DONE}\)))?"
 )
 _MARK = r"[*_#>\s]*"
-_LABEL = re.compile(
-    rf"{_MARK}(?:\(?{_NAME}\)?|\[{_NAME}\]){_MARK}(?::|[ \t][-–—][ \t]){_MARK}"
-    rf"|\#+[ \t]*{_NAME}[*_ \t]*\n|\*\*{_NAME}\*\*\s*|{_NAME}[ \t]*\n",
-    re.IGNORECASE,
-)
-_LATER_LABEL = re.compile(
-    rf"\n{_MARK}(?:{_DONE}(?:[ \t]+{_KIND})?|rewrite|rephrase|rephrasing){_MARK}:{_MARK}", re.IGNORECASE
-)
-_ITEM = re.compile(r"(?:[-•*]|1[.)])[ \t]+(?!.*\n\s*(?:[-•*]|2[.)])\s)", re.DOTALL)
-_ASKING_NOTE = re.compile(r"[*_]*note[*_]*:[*_]*\s*(?=[^\n]*\?\W*\Z)", re.IGNORECASE)
-_COURTESY = re.compile(
-    r"(?:sure(?:[ \t]+thing)?|certainly|of course|absolutely|okay|ok|alright|all right|great|yes"
-    r"|no problem|got it|gladly)"
-    r"[ \t]*(?:[!.:]|,(?=[ \t]*(?:here|I|let|below)\b|\s*(?-i:[A-Z])))\s*",
-    re.IGNORECASE,
-)
-_LEAD_IN = re.compile(
-    r"(?![^\n:]*(?:\bnot\b|cannot|n['’]t\b|\bunable|\bsorry))(?:(?:sure|certainly|of course|okay|ok)\W+)?"
-    r"(?:(?:(?:so|now|well|and)\W+)?(?:here(?:['’]s| is| are| you go| it is| goes)?|below(?: is| you)?"
-    r"|this is|the following"
-    r"|(?:one|another) (?:way|possib)|I(?:['’](?:ve|ll|d|m)| have| will| would| am| can| re\w+| put"
-    r"| wrote)?|my\b|let me|let['’]s"
-    rf"|the (?:{_DONE}|new)|a (?:{_DONE}|new|possible)|{_DONE}|rephrasing|rewording|put)\b[^\n:?$\d]{{0,120}}"
-    r"|[^\n:?$\d]{0,80}\b(?:rephras|reword|rewrit|paraphras|restat|wording|(?:other|different"
-    r"|another) (?:words?|ways?)\b"
-    r"|(?:ask|put|say|phrase) (?:this|it|that)\b|(?:question|problem)\b[^\n:?$\d]{0,60} as follows"
-    r"|(?:could|can|might|may) ask)[^\n:?$\d]{0,60}|(?:put |said |stated )?(?:in|using|with) (?:other"
-    r"|different|new) (?:words"
-    r"|wording)[ \t]*)"
-    r":[*_]*\s*|in (?:other|different) words[ \t]*,\s*",
-    re.IGNORECASE,
-)
 _SPEAKS_OF_TASK = (
     r"(?:question|problem|wording|rephras\w*|reword\w*|rewrit\w*|rewrote|version"
     r"|paraphras\w*|original|in \w+ words|you go|it is|put it)"
 )
+_STARTS = _rules(
+    rf"{_MARK}(?:\(?{_NAME}\)?|\[{_NAME}\]){_MARK}(?::|[ \t][-–—][ \t]){_MARK}"
+    rf"|\#+[ \t]*{_NAME}[*_ \t]*\n|\*\*{_NAME}\*\*\s*|{_NAME}[ \t]*\n",
+    r"[*_]*note[*_]*:[*_]*\s*(?=[^\n]*\?\W*\Z)",
+    r"(?:sure(?:[ \t]+thing)?|certainly|of course|absolutely|okay|ok|alright|all right|great|yes|no problem"
+    r"|got it|gladly)[ \t]*(?:[!.:]|,(?=[ \t]*(?:here|I|let|below)\b|\s*(?-i:[A-Z])))\s*",
+    rf"(?=[^\n:]*(?:\b{_SPEAKS_OF_TASK}\b|words|\bask|follows))(?![^\n:]*(?:\bnot\b|cannot|n['’]t\b|\bunable"
+    rf"|\bsorry))(?:(?:sure|certainly|of course|okay|ok)\W+)?(?:(?:(?:so|now|well|and)\W+)?(?:here(?:['’]s"
+    rf"| is| are| you go| it is| goes)?|below(?: is| you)?|this is|the following|(?:one|another) (?:way"
+    rf"|possib)|I(?:['’](?:ve|ll|d|m)| have| will| would| am| can| re\w+| put| wrote)?|my\b|let me|let['’]s"
+    rf"|the (?:{_DONE}|new)|a (?:{_DONE}|new|possible)|{_DONE}|rephrasing|rewording|put)\b[^\n:?$\d]{{0,120}}"
+    rf"|[^\n:?$\d]{{0,80}}\b(?:rephras|reword|rewrit|paraphras|restat|wording|(?:other|different"
+    rf"|another) (?:words?|ways?)\b|(?:ask|put|say|phrase) (?:this|it|that)\b|(?:question"
+    rf"|problem)\b[^\n:?$\d]{{0,60}} as follows|(?:could|can|might|may) ask)[^\n:?$\d]{{0,60}}|(?:put |said "
+    rf"|stated )?(?:in|using|with) (?:other|different|new) (?:words|wording)[ \t]*):[*_]*\s*|in (?:other"
+    rf"|different) words[ \t]*,\s*",
+    r"(?:[-•*]|1[.)])[ \t]+(?!.*\n\s*(?:[-•*]|2[.)])\s)",
+    rf".*?\n{_MARK}(?:{_DONE}(?:[ \t]+{_KIND})?|rewrite|rephrase|rephrasing){_MARK}:{_MARK}",
+)
+"""Labels, notes, courtesies, lead-ins, an only item of a list, and all before a later label."""
 
 
 def _without_start(text: str) -> str:
-    """The text without a courtesy, a lead-in or a label before it."""
-    if label := _LABEL.match(text) or _ASKING_NOTE.match(text):
-        return text[label.end() :]
-    if courtesy := _COURTESY.match(text):
-        return text[courtesy.end() :]
-    lead_in = _LEAD_IN.match(text)
-    if lead_in and re.search(rf"\b{_SPEAKS_OF_TASK}\b|words|\bask|follows", lead_in[0], re.IGNORECASE):
-        return text[lead_in.end() :]
-    if items := _ITEM.match(text):
-        return text[items.end() :]
-    if later := _LATER_LABEL.search(text):
-        return text[later.end() :]
+    """The text without a courtesy, a lead-in, a label or a comment before it."""
+    if start := next(filter(None, (pattern.match(text) for pattern in _STARTS)), None):
+        return text[start.end() :]
     first = re.split(r"(?<=[.!:])\s|\n", text, maxsplit=1)[0]
     return text[len(first) :] if first != text and _COMMENT.match(first) else text
 
@@ -237,24 +184,16 @@ _TELLS_OF_CHANGES = (
     r"|changed|kept|unchanged|preserved|retained|(?:stay|remain)s? the same|instructions?"
 )
 _COMMENT = re.compile(
-    r"[*_(\[#>\s-]*(?:"
-    r"(?:note|explanation|comment|remark|rationale|changes(?: made)?|reasoning|clarification|disclaimer"
-    r"|p\.\s?s\.)[*_]*[ \t]*[:–—-]"
-    rf"(?=.*\b(?:{_TELLS_OF_CHANGES})\b)"
+    rf"(?i)[*_(\[#>\s-]*(?:(?:note|explanation|comment|remark|rationale|changes(?: made)?|reasoning"
+    rf"|clarification|disclaimer|p\.\s?s\.)[*_]*[ \t]*[:–—-](?=.*\b(?:{_TELLS_OF_CHANGES})\b)"
     r"|I(?:['’]ve| have)? (?:only |just |simply )?(?:changed|kept|replaced|preserved|rephrased|reworded"
-    r"|rewrote|rewritten|used|altered"
-    r"|hope this)\b"
-    rf"|this (?:new |{_DONE} )?(?:question|version|problem|rephrasing|wording|rewording) (?:keeps"
-    rf"|preserves|maintains|has the"
-    r"|retains|uses|asks|is)\b"
-    r"|(?:all |the )+(?:numbers|values|quantities|meaning|answer|logic|mathematics|math"
-    r"|calculation)\b[^.?]{0,40}"
-    r"\b(?:the same|unchanged|preserved|kept)\b"
-    r"|(?:here|below) (?:is|are) .*\b(?:question|problem|version|rephrasing)\b[^?]*\Z|hope (?:this"
-    r"|that) helps|let me know if|feel free to|(?:would|do) you (?:like|want|need) (?:me"
-    r"|another|any)"
-    r")",
-    re.IGNORECASE,
+    rf"|rewrote|rewritten|used|altered|hope this)\b|this (?:new |{_DONE} )?(?:question|version"
+    rf"|problem|rephrasing|wording|rewording) (?:keeps|preserves|maintains|has the|retains|uses|asks|is)\b"
+    r"|(?:all |the )+(?:numbers|values|quantities|meaning|answer|logic|mathematics|math|calculation)\b"
+    r"[^.?]{0,40}\b(?:the same|unchanged|preserved|kept)\b"
+    r"|(?:here|below) (?:is|are) .*\b(?:question|problem|version|rephrasing)\b[^?]*\Z"
+    r"|hope (?:this|that) helps|let me know if|feel free to"
+    r"|(?:would|do) you (?:like|want|need) (?:me|another|any))"
 )
 
 _EMPTY_ANSWER = re.compile(r"\s[*_#]*(?:answer|solution|ans|A)[*_]*:[*_\s.]*\Z", re.IGNORECASE)
@@ -271,4 +210,4 @@ def _without_comment(text: str) -> str:
     return text[: -len(last)] if last != text and _COMMENT.match(last) else text
 
 
-_LAYERS = (_without_fence, _without_json, _without_quotes, _without_markup, _without_comment, _without_start)
+_LAYERS = (_without_json, _without_markup, _without_quotes, _without_comment, _without_start)

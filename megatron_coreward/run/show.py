@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     if options.metrics:
         console.print(metrics_table(read_metrics(options.run), options.steps, console.width))
     elif options.follow:
-        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it before the run ends
             follow(console, options)
     else:
         show_step(console, options, _chosen_step(options))

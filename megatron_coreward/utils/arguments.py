@@ -8,7 +8,7 @@ import argparse
 import difflib
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from megatron_coreward.utils.failures import REFUSED, end
@@ -20,11 +20,21 @@ NAMES = 24
 
 
 class Parser(argparse.ArgumentParser):
-    """`instead` says how an option that there is none of, with its value, is written as something else."""
+    """`instead` says how an option that there is none of, with its value, is written as something else.
 
-    def __init__(self, *, instead: Callable[[str, str], str] | None = None, **settings: Any) -> None:
+    `moved` are options of earlier versions, with the keys that say the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        instead: Callable[[str, str], str] | None = None,
+        moved: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings, add_help=False)
         self._instead = instead
+        self._moved = moved or {}
         self._given: Sequence[str] = ()
         self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
         self.add_argument("--help-all", action=_HelpAll, nargs=0, help=argparse.SUPPRESS)
@@ -55,6 +65,8 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(end(f"{message} ({self.prog} --help)", REFUSED))
 
     def _remedy(self, name: str, value: str) -> str:
+        if name in self._moved:
+            return f": write {self._moved[name]}={value or 'VALUE'}"
         options = [option for action in self._actions for option in action.option_strings]
         near = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
         if near:

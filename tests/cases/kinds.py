@@ -104,7 +104,7 @@ UNEQUAL_BY_KIND: dict[str, list[tuple[str, str]]] = {
     ],
     "words that change a value": [
         ("5 million", "5"), (r"3\text{ dozen}", "3"), (r"3\text{ or more}", "3"), ("4 or fewer", "4"),
-        (r"3\text{ or more}", r"3\text{ or less}"), (r"5\text{ hundredths}", "5"),
+        (r"3\text{ or more}", r"3\text{ or less}"), (r"5\text{ hundredths}", "5"), ("5 tens", "5"),
         (r"2\text{ if }x>0", "2"),
     ],
     "contradictions": [

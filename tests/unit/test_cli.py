@@ -101,6 +101,11 @@ def test_without_a_command_all_are_listed(capsys):
     assert main(["--help"]) == 0
 
 
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"coreward {__version__}\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"), [(["train"], True), (["train", "-h"], False), (["show"], False)]
 )
@@ -110,11 +115,6 @@ def test_a_slow_command_says_at_once_that_it_loads(arguments, said, monkeypatch,
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(arguments) == 0
     assert ("coreward train: loading PyTorch\n" in capsys.readouterr().err) == said
-
-
-def test_version(capsys):
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"coreward {__version__}\n"
 
 
 @pytest.mark.parametrize(

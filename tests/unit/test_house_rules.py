@@ -1,6 +1,7 @@
 """The rules of the code base, checked on the syntax trees: sizes, one-way imports, style."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -222,10 +223,11 @@ def test_no_import_cycles() -> None:
 
 
 def test_readme_maps_every_room() -> None:
-    readme = (ROOT / "README.md").read_text()
+    _, _, after = (ROOT / "README.md").read_text().partition("\nmegatron_coreward/\n")
+    words = set(re.split(r"[\s,]+", after.partition("```")[0]))
     for path in MODULES:
         if path.parent == PACKAGE and path.name != "__init__.py":
-            assert f"`{path.name}`" in readme, f"{path.name} is not in the README's map"
+            assert path.name in words, f"{path.name} is not in the README's map"
         elif path.parent != PACKAGE:
             folder = path.relative_to(PACKAGE).parts[0]
-            assert f"`{folder}/`" in readme, f"{folder}/ is not in the README's map"
+            assert f"{folder}/" in words, f"{folder}/ is not in the README's map"

@@ -70,8 +70,8 @@ def truth_figures(step, pairs, grader, method=CO_REWARD):
 
 @pytest.fixture(scope="module")
 def grader():
-    with Grader() as grader:
-        yield grader
+    grader = Grader()
+    yield grader
 
 
 def test_label_free_figures():
@@ -169,10 +169,10 @@ def test_diagnose_gives_every_rank_all_figures():
     step = [replace(r, text=rf"\boxed{{{r.answer}}}") for r in STEP]
 
     def work(comm):
-        with Grader() as grader:
-            stage = CoRewardStage(comm, grader, Config())
-            judged = stage([r for i, r in enumerate(step) if i // 2 % comm.world_size == comm.rank])
-            return diagnose(*judged, PAIRS, grader, CO_REWARD, comm).as_dict()
+        grader = Grader()
+        stage = CoRewardStage(comm, grader, Config())
+        judged = stage([r for i, r in enumerate(step) if i // 2 % comm.world_size == comm.rank])
+        return diagnose(*judged, PAIRS, grader, CO_REWARD, comm).as_dict()
 
     [alone] = run_threads(1, work)
     for figures in run_threads(3, work):

@@ -64,8 +64,8 @@ def judged(config, by_rank, truths=None):
     config = with_options(config)
 
     def work(comm):
-        with Grader() as grader:
-            return CoRewardStage(comm, grader, config, truths)(by_rank[comm.rank])
+        grader = Grader()
+        return CoRewardStage(comm, grader, config, truths)(by_rank[comm.rank])
 
     results = run_threads(len(by_rank), work)
     scored = {r.key: r for of_rank, _ in results for r in of_rank}
@@ -89,9 +89,9 @@ def test_the_length_penalty(write):
         config, [[r for r in STEP if r.view is view] for view in (View.REPHRASED, View.ORIGINAL)]
     )
     assert {key: r.reward for key, r in other.items()} == {key: r.reward for key, r in scored.items()}
-    with Grader() as grader:
-        pair = QuestionPair(1, "q", "q", (1,), (1,), answer="7")
-        truth, _ = ground_truth_figures(list(scored.values()), {1: pair}, grader, method_of(config))
+    grader = Grader()
+    pair = QuestionPair(1, "q", "q", (1,), (1,), answer="7")
+    truth, _ = ground_truth_figures(list(scored.values()), {1: pair}, grader, method_of(config))
     assert truth.as_dict()["diagnostics/reward_accuracy"] == 1.0, "a penalty leaves the verdict"
 
 

@@ -55,9 +55,9 @@ def run_stage(parts, config=None, equality="math", views="auto", teacher=None, t
     whole = Config(reward=config or RewardConfig(), rollout=RolloutConfig(views=views))
 
     def work(comm):
-        with Grader(equality) as grader:
-            stage = CoRewardStage(comm, grader, whole, truths)
-            return stage(parts[comm.rank], teacher[comm.rank] if teacher else ())
+        grader = Grader(equality)
+        stage = CoRewardStage(comm, grader, whole, truths)
+        return stage(parts[comm.rank], teacher[comm.rank] if teacher else ())
 
     results = run_threads(len(parts), work)
     return [scored for scored, _ in results], [figures for _, figures in results]

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from megatron_coreward.cli.shards import main
 from megatron_coreward.data.preparation.shards import cut
 from megatron_coreward.rephrasing.attempts import Rephrasing
-from megatron_coreward.rephrasing.checks import Finding
 from megatron_coreward.rephrasing.store import Store
 
 
@@ -47,8 +46,8 @@ def test_join_keeps_pairs_aligned(tmp_path: Path) -> None:
         cut(str(questions), part, 3, shard)
         folder = tmp_path / f"shard_{part}"
         folder.mkdir()
-        findings = (Finding("empty"),) if part == 1 else ()
-        results = [Rephrasing(row, f"Q{part}{row}", f"R{part}{row}", 1, findings) for row in range(2)]
+        reasons = ("empty",) if part == 1 else ()
+        results = [Rephrasing(row, f"Q{part}{row}", f"R{part}{row}", 1, reasons) for row in range(2)]
         Store(folder, {}).finish(pq.read_table(shard), results)
     shards = [str(tmp_path / f"shard_{part}") for part in range(3)]
     assert main(["join", *shards, "--output", str(tmp_path)]) == 0

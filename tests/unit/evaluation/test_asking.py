@@ -20,9 +20,9 @@ from tests.support.scripted import SCRIPT, ScriptedEngine, config, question
 def asked(*ids: int, greedy: bool = False, ranks: int = 1) -> list[list[Asked]]:
     def work(comm: Any) -> list[Asked]:
         engine = ScriptedEngine(SCRIPT, comm.rank, ranks)
-        with Grader("math") as grader:
-            questions = [question(number, "") for number in ids]
-            return ask(engine, comm, questions, config(4), grader, greedy=greedy)
+        grader = Grader("math")
+        questions = [question(number, "") for number in ids]
+        return ask(engine, comm, questions, config(4), grader, greedy=greedy)
 
     return run_threads(ranks, work)
 

@@ -22,16 +22,16 @@ from tests.support.scripted import SCRIPT, ScriptedEngine, config, question, que
 def run_scripted(world_size: int = 1) -> list[tuple[Scores, list[Row]]]:
     def work(comm) -> tuple[Scores, list[Row]]:
         engine = ScriptedEngine(SCRIPT, comm.rank, world_size)
-        with Grader("math") as grader:
-            return measure(engine, comm, questions(), config(), grader, seeds=[1], ks=[4])
+        grader = Grader("math")
+        return measure(engine, comm, questions(), config(), grader, seeds=[1], ks=[4])
 
     return run_threads(world_size, work)
 
 
 def evaluate_alone(engine: ScriptedEngine, asked: list[EvaluationQuestion], equality="math", samples=4):
     def work(comm) -> Scores:
-        with Grader(equality) as grader:
-            return evaluate(engine, comm, asked, config(samples), grader)
+        grader = Grader(equality)
+        return evaluate(engine, comm, asked, config(samples), grader)
 
     return run_threads(1, work)[0]
 
@@ -125,10 +125,10 @@ def test_training_takes_part_of_what_the_program_measures():
     """Training's scores are the program's with one seed and one k; more of either leave them as they are."""
 
     def work(comm) -> tuple[Scores, Scores]:
-        with Grader("math") as grader:
-            alone = evaluate(ScriptedEngine(SCRIPT), comm, questions(), config(), grader)
-            engine = ScriptedEngine(SCRIPT)
-            more, _ = measure(engine, comm, questions(), config(), grader, seeds=[1, 2], ks=[1, 2, 3])
+        grader = Grader("math")
+        alone = evaluate(ScriptedEngine(SCRIPT), comm, questions(), config(), grader)
+        engine = ScriptedEngine(SCRIPT)
+        more, _ = measure(engine, comm, questions(), config(), grader, seeds=[1, 2], ks=[1, 2, 3])
         return alone, more
 
     [(alone, more)] = run_threads(1, work)

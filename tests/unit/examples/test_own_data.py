@@ -61,7 +61,7 @@ def test_the_example_is_planned(
     monkeypatch.chdir(ROOT)
     code, text = plan(capsys, tmp_path, "evaluation.file=examples/own_data/held_out.jsonl")
     assert code == 0 and "40 pairs / 20 = 2" in text
-    config = load_config(EXAMPLE / "config.yaml")
+    config = load_config([EXAMPLE / "config.yaml"])
     named = (config.data.original, config.evaluation.file, f"{config.model.path}/config.json")
     assert all(Path(name).is_file() for name in named)
 
@@ -141,7 +141,7 @@ def test_the_settings_on_the_page(tmp_path: Path) -> None:
     """Their files are those that the command writes; the columns that simply work are those that are read."""
     [text] = re.findall("```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
     (tmp_path / "mine.yaml").write_text(text)
-    config = load_config(tmp_path / "mine.yaml")
+    config = load_config([tmp_path / "mine.yaml"])
     assert (config.data.original, config.evaluation.file) == (
         "data/mine/train.parquet",
         "data/mine/test.parquet",

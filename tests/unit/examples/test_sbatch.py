@@ -45,6 +45,10 @@ arguments, rank = sys.argv[1:], os.environ["RANK"]
 with open(f"starts_{rank}", "a") as file:
     file.write(" ".join(arguments) + "\\n")
 code = int(os.environ["TRAINER_CODE"])
+if "REASON" in os.environ:
+    from megatron_coreward.utils.failures import end
+    time.sleep(3 * (rank == os.environ["LATE_RANK"]))
+    sys.exit(end(os.environ["REASON"], code))
 starts = len(open(f"starts_{rank}").read().splitlines())
 if code == 1 and os.environ.get("CRASHES") == "once" and starts > 1:
     sys.exit(0)
@@ -215,6 +219,21 @@ def test_exit_codes(cluster: Cluster, trainer_code: int, starts: int, message: s
     assert message in output
     assert len(cluster.lines("starts_0")) == starts
     assert cluster.lines("scontrol") == []
+
+
+@pytest.mark.parametrize("script", ["run.sbatch", "run.sh"])
+@pytest.mark.parametrize("late", ["0", "1"])
+def test_the_reason_is_the_last_line_once_and_the_exit_code_its_own_whichever_rank_is_late(
+    cluster: Cluster, script: str, late: str
+) -> None:
+    """Also after the restart that a wrong input does not deserve, which torchrun cannot know."""
+    restarts = "1" if script == "run.sbatch" else "0"
+    variables = {"GPUS_PER_NODE": "2", "TRAINER_CODE": "2", "LATE_RANK": late, "MAX_RESTARTS": restarts}
+    code, output = cluster.run("config.yaml", script=script, **variables, REASON="data.original is wrong")
+    assert code == 2, output
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert lines == ["error: data.original is wrong"] == output.splitlines()[-1:], output
+    assert "traceback : data.original is wrong" in output
 
 
 def test_the_script_for_sbatch_hands_on_its_arguments(cluster: Cluster) -> None:

@@ -138,7 +138,7 @@ def test_nothing_is_cut_at_80_columns(
 def test_the_recipe_of_a_model_is_what_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
     assert tool.main(["--model", "Qwen2.5-7B", "--gpus", "4"]) == tool.WORKS
     assert "settings: the recipe " in capsys.readouterr().out
-    assert load_config(recipe_of("Qwen2.5-7B")).parallel.tensor == 2, "which is why it works"
+    assert load_config([recipe_of("Qwen2.5-7B")]).parallel.tensor == 2, "which is why it works"
 
 
 def test_without_gpus_the_smallest_number_of_every_device(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def test_sizes_of_known_models(name: str, parameters: int) -> None:
     assert find_shape(f"owner/{name}") == KNOWN[name]
     recipe = recipe_of(f"owner/{name}")
     assert recipe is not None and recipe_of(f"models/{name}") == recipe == recipe_of(name)
-    assert load_config(recipe).model.path.endswith(f"/{name}")
+    assert load_config([recipe]).model.path.endswith(f"/{name}")
 
 
 def test_layer_activations_by_hand() -> None:

@@ -17,18 +17,15 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig
 
 from megatron_coreward.actor.checkpoint.folder import copy_hf_files, saved_sizes, write_state
-from megatron_coreward.config.hf_files import read_tensors
-from megatron_coreward.config.hf_weights import expected_shapes
 from megatron_coreward.config.model_shape import ModelShape, read_shape
 from megatron_coreward.evaluation import program as evaluate
 from megatron_coreward.preflight import files
 from megatron_coreward.train import main as train
 from tests.support.hub import REPOSITORY, use_cache, write_cache
-from tests.support.models import FAMILIES, tiny_model
-from tests.support.spoiled import LLAMA3, POINTER, SPOILED, WEIGHTS, set_json, write
+from tests.support.models import tiny_model
+from tests.support.spoiled import POINTER, SPOILED, WEIGHTS, set_json, write
 
 
 class Programs:
@@ -363,30 +360,6 @@ def test_ranks_of_a_machine_share_its_memory(
     assert programs.train(model, f"rollout.memory_gb={third}")[0] == 0
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     programs.refused("GiB of memory for 4 rank(s)", model, f"rollout.memory_gb={third}")
-
-
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"seed_oss"}))
-@pytest.mark.parametrize("tied", [True, False])
-def test_expected_shapes_are_those_of_transformers(tmp_path: Path, family: str, tied: bool) -> None:
-    folder = tiny_model(tmp_path / "model", family, tied=tied, heads=4, kv_heads=2, vocab=301)
-    expected = expected_shapes(read_shape(folder))
-    assert expected == {name: info.shape for name, info in read_tensors(folder, "model.path").items()}
-
-
-@pytest.mark.parametrize(
-    "rope",
-    [
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_scaling": LLAMA3},
-        {"rope_parameters": None, "rope_scaling": LLAMA3, "rope_theta": 7e4},
-        {"rope_parameters": LLAMA3 | {"rope_theta": 6e5}, "rope_scaling": None},
-    ],
-)
-def test_rope_is_what_transformers_makes_of_it(model: Path, rope: dict[str, Any]) -> None:
-    set_json("config.json", **rope)(model)
-    ours, theirs = read_shape(model), AutoConfig.from_pretrained(model).rope_parameters
-    assert ours.rope_theta == theirs["rope_theta"]
-    assert (ours.rope_scaling is not None) == (theirs["rope_type"] == "llama3")
 
 
 def test_pickled_weights_and_none(model: Path, programs: Programs) -> None:

@@ -1,6 +1,7 @@
 """Responses, attempts, seeds and replicas of rephrasing, and complete runs with a fake engine."""
 
 import json
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from megatron_coreward.data.pairs import load_pairs
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.rephrasing.attempts import INSTRUCTION, Drawn, message, parse, rephrase
 from megatron_coreward.rephrasing.checks import Finding, check
-from megatron_coreward.rephrasing.drawing import Rephraser, Settings
+from megatron_coreward.rephrasing.drawing import Rephraser
+from megatron_coreward.rephrasing.local import LocalDrawer
 from megatron_coreward.rephrasing.store import Store
 from megatron_coreward.requests import place
 from megatron_coreward.types import GenerationRequest, Response, Sampling
@@ -94,13 +96,13 @@ def test_attempts() -> None:
     assert asked == [(0, [0, 1, 2, 3, 4, 5]), (1, [1, 2, 3, 4]), (2, [2, 3, 4])]
     assert [one.row for one in results] == list(range(6))
     assert [one.attempts for one in results] == [1, 2, 3, 3, 3, 1]
-    assert [[f.reason for f in one.findings] for one in results] == [
+    assert [one.reasons for one in results] == [
         *([], [], []),
         ["placeholder"],
         ["unfinished"],
         ["too_long"],
     ]
-    assert results[1].rephrased == good(QUESTIONS[1]) and results[1].question == QUESTIONS[1]
+    assert results[1].rephrased == good(QUESTIONS[1]) and results[1].original == QUESTIONS[1]
     assert results[4].rephrased == "no"
 
 
@@ -108,11 +110,11 @@ def test_kept_reasons_are_no_fault() -> None:
     def draw(attempt: int, questions: Any) -> dict[int, Drawn]:
         return {row: Drawn(tagged(good(q).replace("apples?", "pears of 77"))) for row, q in questions.items()}
 
-    assert not rephrase(QUESTIONS, 1, draw)[0].findings  # a new number alone is none
+    assert not rephrase(QUESTIONS, 1, draw)[0].reasons  # a new number alone is none
     lossy = {0: "Are 12 and 13 apples more than 44?"}
     draw_lossy = lambda attempt, questions: {0: Drawn(tagged("What is 12 plus 13?"))}  # noqa: E731
-    assert [f.reason for f in rephrase(lossy, 1, draw_lossy)[0].findings] == ["numbers_lost"]
-    assert not rephrase(lossy, 1, draw_lossy, keep=["numbers_lost"])[0].findings
+    assert rephrase(lossy, 1, draw_lossy)[0].reasons == ["numbers_lost"]
+    assert not rephrase(lossy, 1, draw_lossy, keep=["numbers_lost"])[0].reasons
 
 
 def test_only_what_passed_is_compared_and_can_fail() -> None:
@@ -128,7 +130,7 @@ def test_only_what_passed_is_compared_and_can_fail() -> None:
 
     results = rephrase(QUESTIONS, 2, draw, compare)
     assert compared == [(0, [1, 2, 3, 4, 5]), (1, [1])]
-    assert [[f.reason for f in one.findings] for one in results[:3]] == [["unparsed"], ["answers_differ"], []]
+    assert [one.reasons for one in results[:3]] == [["unparsed"], ["answers_differ"], []]
 
 
 class Engine:
@@ -157,15 +159,13 @@ class Engine:
         return Response(*key, none.astype(np.int32), none, text, "stop", 0)
 
 
-def settings(**changes: Any) -> Settings:
-    default = {"seed": 3, "max_prompt_tokens": 2000, "answer_samples": 2}
-    return Settings(**default | {"rephrasing": Sampling(0.7), "answers": Sampling(0.6)} | changes)
-
-
-def rephraser(engine: Engine, comm: Any = None, **changes: Any) -> Rephraser:
-    return Rephraser(
-        engine, comm or distributed.TorchCommunicator(), TOKENIZER, Grader(), settings(**changes)
-    )
+def rephraser(engine: Engine, comm: Any = None, *, seed: int = 3, answer_samples: int = 2) -> Rephraser:
+    """A rephraser on vLLM's drawer with an engine that is there already."""
+    drawer = LocalDrawer.__new__(LocalDrawer)
+    drawer.options = Namespace(seed=seed, max_prompt_tokens=2000, thinking=False)
+    drawer.comm = comm or distributed.TorchCommunicator()
+    drawer.tokenizer, drawer.engine = TOKENIZER, engine
+    return Rephraser(drawer, drawer.comm, Grader(), Sampling(0.7), Sampling(0.6), answer_samples)
 
 
 def test_drawing_gives_every_rank_everything_whoever_draws_it() -> None:
@@ -320,6 +320,14 @@ def test_going_on_with_other_settings_is_refused(
     (tmp_path / "b" / "thesis.tex").touch()
     assert run("b") == REFUSED
     assert "holds something else (thesis.tex" in capsys.readouterr().err
+
+
+def test_no_reject_is_one_sentence(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("a", "--limit", "2") == DONE
+    expected = f"2 of 2 questions rephrased, in {tmp_path / 'a'}: 2 at attempt 1.\n"
+    assert capsys.readouterr().out == expected
 
 
 def test_nothing_accepted(run: Callable[..., int], tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_settings_that_differ(two_runs):
 
 def rewrite(run: Path, *overrides: str) -> None:
     """Gives the run other settings."""
-    (run / "config.yaml").write_text(to_yaml(load_config(run / "config.yaml", overrides)))
+    (run / "config.yaml").write_text(to_yaml(load_config([run / "config.yaml"], overrides)))
 
 
 def test_book_keeping_is_no_difference(tmp_path):

@@ -54,7 +54,7 @@ def run(
         ],
     )
     saver = PlainSaver(output)
-    with RunFolder(config, comm, Console(stderr=True, quiet=True), 4, None, saver) as folder:
+    with RunFolder(config, comm, Console(stderr=True, quiet=True), 4, None, saver, {}) as folder:
         for step, agreement in AGREEMENTS.items():
             folder.on_step(StepReport(step, {"coreward/agreement": agreement}), [], [])
             if step % 2 == 0:

@@ -29,7 +29,7 @@ def test_the_last_lines_name_the_warnings_and_the_next_commands(tmp_path: Path, 
     run = tmp_path / "my run"
     settings = ["model.path=x", f"run.output_dir={run}", f"run.export_hf={str(exported).lower()}"]
     config = load_config([], [*settings, "logging.rollouts=false", "logging.tensorboard=false"])
-    with RunFolder(config, TorchCommunicator(), Console(), 1, None, NoSaver()) as folder:
+    with RunFolder(config, TorchCommunicator(), Console(), 1, None, NoSaver(), {}) as folder:
         assert f"{run}, without a warning. Next:" in folder.summary()
         folder.on_step(StepReport(1, {"reward/mean": 0.0, "original/signal_groups": 0.0}), [], [])
         first, *commands = folder.summary().splitlines()
