@@ -32,7 +32,7 @@ test-device: $(READY)  ## run the whole GPU path on a pretended device: every la
 test-slurm: $(READY)  ## as root: run the tests on a throw-away SLURM and on two hosts
 	$(RUN) pytest -m slurm tests/e2e/slurm
 
-test-gpu:  ## run the tests that need a GPU, with the python on PATH (pip install .[gpu])
+test-gpu:  ## run the tests that need a GPU, with the python on PATH (docs/install.md, and pytest-timeout)
 	python -m pytest -m gpu tests/gpu
 
 bench-gpu:  ## MFU of the policy update on one GPU, with the python on PATH

@@ -23,7 +23,7 @@ OTHERS = (
     *("pyyaml", "rich", "safetensors"),
 )
 """Packages without which no run starts, in any version of late."""
-REMEDY = "make setup, or pip install .[gpu]; if there is a .venv: `. .venv/bin/activate`"
+REMEDY = "make setup, or for GPUs docs/install.md; if there is a .venv: `. .venv/bin/activate`"
 OPTIONAL = {
     "transformer-engine": "FP8 and fused layers on GPUs",
     "apex": "fused kernels",

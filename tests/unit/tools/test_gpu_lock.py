@@ -34,8 +34,8 @@ nvidia-nvshmem-cu13==3.4.5
 nvidia-nvtx==13.0.85.*
 triton==3.7.1
 """
-"""By the metadata of torch 2.13.0's CUDA build and of the cuda-toolkit it asks for. A CPU build, with which the
-tests run, asks for none of them."""
+"""By the metadata of torch 2.13.0's CUDA build and of the cuda-toolkit it asks for. A CPU build, with which
+the tests run, asks for none of them."""
 
 
 def pins(python: str) -> dict[str, str]:
