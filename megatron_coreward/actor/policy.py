@@ -13,6 +13,7 @@ from megatron_coreward.actor.compute.optimizer import (
     clip_gradients,
     finish_gathering,
     learning_rate,
+    master_weights,
     set_learning_rate,
     wrap_ddp,
 )
@@ -114,6 +115,28 @@ class MegatronPolicy:
         """Whole tensors under Hugging Face names; see WeightExporter.export. A collective."""
         self.settle()
         return self._exporter.export(for_engine=for_engine)
+
+    @torch.no_grad()
+    def float32_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """This rank's weights as the optimizer steps on them: a step may be too small to move bfloat16 ones.
+
+        A collective over data-parallel ranks, among which the distributed optimizer divides them. The
+        optimizer's state may be off the device.
+        """
+        self.settle()
+        masters = master_weights(self.optimizer)
+        for name, weight in self.model.module.named_parameters():
+            value = weight.detach().float()
+            if weight in masters:
+                master = masters[weight]
+                missing = torch.zeros_like(value).flatten()
+                if master.piece is not None:
+                    piece = self._optimizer_state.content_of(master.piece).flatten()
+                    missing[master.place] = piece - value.flatten()[master.place]
+                if master.group is not None:
+                    torch.distributed.all_reduce(missing, group=master.group)
+                value += missing.view_as(value)
+            yield name, value
 
     def settle(self) -> None:
         """Waits for this rank's weights. Call it before anything but a forward pass reads them."""

@@ -49,7 +49,7 @@ from megatron_coreward.actor.checkpoint.model_state import (
 from megatron_coreward.actor.checkpoint.optimizer_state import load_optimizer_state, sharded_optimizer_state
 from megatron_coreward.actor.device import actor_device
 from megatron_coreward.actor.policy import MegatronPolicy
-from megatron_coreward.actor.teacher import MegatronTeacher
+from megatron_coreward.actor.teacher import REST, REST_PREFIX, MegatronTeacher
 from megatron_coreward.config.run_settings import RunSettings
 from megatron_coreward.utils.folders import errors_on_all_ranks, publish
 from megatron_coreward.utils.versions import versions
@@ -263,6 +263,8 @@ def load_checkpoint(
             )
     with actor_device():
         state = sharded_state(policy, teacher, is_loading=True)
+        if teacher is not None and not has_teacher_rest(path):
+            state["teacher"] = {n: t for n, t in state["teacher"].items() if not n.startswith(REST)}
         check_model(path, state, policy.model.shape)
         loaded = dist_checkpointing.load(state, str(path))
         load_model_state(policy.model.module, loaded["model"])
@@ -271,6 +273,11 @@ def load_checkpoint(
             teacher.load_state(loaded["teacher"])
     policy.num_updates = saved["num_updates"]
     return saved["trainer"]
+
+
+def has_teacher_rest(path: Path) -> bool:
+    """Checkpoints of 0.1 have the teacher's average alone."""
+    return any(key.startswith(REST_PREFIX) for key in dist_checkpointing.load_tensors_metadata(str(path)))
 
 
 def sharded_state(

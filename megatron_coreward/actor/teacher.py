@@ -9,8 +9,9 @@ alpha_start = 0.99 and alpha_end = 0.9999 runs from 0.9901 to exactly 1: the fac
 and the end value is missing. The form above runs from alpha_start towards alpha_end, and is that of the
 authors' code.
 
-The average is float32 whatever the compute type: with 1 - alpha between 1e-2 and 1e-4 a bfloat16 average
-would round most updates away. Nothing is gathered: a rank averages what it holds.
+The average is of the weights that the optimizer steps on, which are float32 beside a bfloat16 model, and is
+float32 itself, with a second float32 for the rest that rounding leaves: with 1 - alpha between 1e-2 and 1e-4
+most updates are smaller than the last place of a bfloat16 weight, and many than that of a large float32 one.
 """
 
 import math
@@ -29,7 +30,7 @@ from megatron_coreward.config.learning import TeacherConfig
 from megatron_coreward.config.schema import Config
 from megatron_coreward.types import Traffic
 
-STATE_PREFIX = "teacher"
+STATE_PREFIX, REST_PREFIX, REST = "teacher", "teacher_rest", "rest."
 
 
 def alpha_at(config: TeacherConfig, step: int, total_steps: int) -> float:
@@ -37,6 +38,17 @@ def alpha_at(config: TeacherConfig, step: int, total_steps: int) -> float:
     a_start, a_end = 1 - config.alpha_start, 1 - config.alpha_end
     progress = min((step - 1) / total_steps, 1.0)
     return 1 - (a_end + (a_start - a_end) / 2 * (1 + math.cos(math.pi * progress)))
+
+
+def move_towards(average: torch.Tensor, rest: torch.Tensor, goal: torch.Tensor, share: float) -> None:
+    """Moves average + rest by `share` of its distance to `goal`, in place; all float32, of one shape.
+
+    `rest` is less than the last place of `average` (Neumaier's sum), so no movement is lost.
+    """
+    step = (goal - average).sub_(rest).mul_(share).add_(rest)
+    moved = average + step
+    torch.sub(step, moved - average, out=rest)
+    average.copy_(moved)
 
 
 class MegatronTeacher(MegatronReference):
@@ -51,6 +63,7 @@ class MegatronTeacher(MegatronReference):
         self._policy = policy
         # float() makes a copy of bfloat16 weights; float32 weights are the average themselves.
         self._average = {name: weight.detach().float() for name, weight in self._named_weights()}
+        self._rest = {name: torch.zeros_like(average) for name, average in self._average.items()}
         self._is_copy = self.model.dtype != torch.float32
         self._exporter = WeightExporter(
             self.model, layout, config.weight_sync.bucket_mb * 2**20, config.rollout.tensor_parallel_size
@@ -66,8 +79,8 @@ class MegatronTeacher(MegatronReference):
         if self._config.every == 0 or (step - 1) % self._config.every:
             return 1.0
         alpha = alpha_at(self._config, step, total_steps)
-        for name, theta in self._policy.model.module.named_parameters():
-            self._average[name].lerp_(theta.float(), 1 - alpha)
+        for name, theta in self._policy.float32_weights():
+            move_towards(self._average[name], self._rest[name], theta, 1 - alpha)
         self._copy_to_model()
         return alpha
 
@@ -83,16 +96,19 @@ class MegatronTeacher(MegatronReference):
     def sharded_state(self) -> dict[str, Any]:
         """The average as Megatron's sharded tensors, shaped and cut as the model's."""
         of_model = sharded_by_parameter(self.model.module.sharded_state_dict())
-        return {
-            name: make_sharded_optimizer_tensor(of_model[id(weight)], self._average[name], STATE_PREFIX)
-            for name, weight in self._named_weights()
-        }
+        tensors = {}
+        for name, weight in self._named_weights():
+            sharded = of_model[id(weight)]
+            tensors[name] = make_sharded_optimizer_tensor(sharded, self._average[name], STATE_PREFIX)
+            tensors[REST + name] = make_sharded_optimizer_tensor(sharded, self._rest[name], REST_PREFIX)
+        return tensors
 
     @torch.no_grad()
     def load_state(self, loaded: dict[str, torch.Tensor]) -> None:
-        """Copies a loaded state into the teacher, in place."""
+        """Copies a loaded state into the teacher, in place. That of 0.1 has no rest."""
         for name, average in self._average.items():
             average.copy_(loaded[name])
+            self._rest[name].copy_(loaded.get(REST + name, torch.zeros_like(average)))
         self._copy_to_model()
 
     def _copy_to_model(self) -> None:
@@ -105,5 +121,6 @@ class MegatronTeacher(MegatronReference):
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         yield from super()._tensors()
+        yield from self._rest.values()
         if self._is_copy:
             yield from self._average.values()

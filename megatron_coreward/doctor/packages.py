@@ -25,6 +25,7 @@ OTHERS = (
 """Packages without which no run starts, in any version of late."""
 REMEDY = "make setup, or for GPUs docs/install.md; if there is a .venv: `. .venv/bin/activate`"
 OPTIONAL = {
+    "openai": "rephrasing by an endpoint",
     "transformer-engine": "FP8 and fused layers on GPUs",
     "apex": "fused kernels",
     "wandb": "logging.wandb=true",

@@ -26,8 +26,8 @@ class Precision:
 
 PRECISIONS = {"float32": Precision(4, 4, 8), "bfloat16": Precision(2, 4, 12)}
 
-TEACHER_BYTES = 4
-"""Bytes per parameter of the teacher's float32 average."""
+TEACHER_BYTES = 8
+"""Bytes per parameter of the teacher's float32 average and of its rest (actor/teacher.py)."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ def memory_per_rank(
     experts = experts_on_stage(shape, pipeline, stage, expert)
     teacher = method_of(config).teacher
     reference = own * precision.weight if teacher or config.algorithm.kl_coef else 0
-    if teacher and dtype != "float32":
-        reference += own * TEACHER_BYTES  # its average, beside the weights that compute
+    if teacher:  # in float32 the weights that compute are the average
+        reference += own * (TEACHER_BYTES - (precision.weight if dtype == "float32" else 0))
     sharers = data_parallel if config.optimizer.distributed else 1
     of_experts = expert_replicas(config, data_parallel) if config.optimizer.distributed else 1
     adam = math.ceil((own - experts) / sharers) + math.ceil(experts / of_experts)

@@ -44,13 +44,14 @@ def initialize(timeout: timedelta = DEFAULT_TIMEOUT) -> None:
         os.environ.update(variables)
         _alone.extend(variables)
     device = choose_device()
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         dist.init_process_group(
             "nccl" if device else "gloo",
             device_id=device,
             store=store,
-            rank=int(os.environ["RANK"]),
-            world_size=int(os.environ["WORLD_SIZE"]),
+            rank=rank,
+            world_size=world_size,
             timeout=timeout,
         )
     except dist.DistNetworkError as error:

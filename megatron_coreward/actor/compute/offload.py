@@ -65,6 +65,10 @@ class HostCopies:
             tensor.copy_(copy, non_blocking=True)
         self.on_device = True
 
+    def content_of(self, tensor: Tensor) -> Tensor:
+        """One of the tensors, or while it is away a copy of its content on the device."""
+        return tensor if self.on_device else self._copies[tensor].to(tensor.device)
+
 
 def _room_for(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Tensors of the same shapes and types in one block of main memory.

@@ -5,6 +5,7 @@ The k-th of n steps of the warm-up has k/n of the rate, so that the first learns
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -12,6 +13,8 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 
 from megatron_coreward.actor.device import actor_device, compute_device
 from megatron_coreward.config.learning import OptimizerConfig
@@ -93,6 +96,42 @@ def build_optimizer(config: OptimizerConfig, model: DistributedDataParallel) -> 
             group["weight_decay"] = config.weight_decay * group["wd_mult"]
         _make_moments(optimizer)
     return chain
+
+
+@dataclass(frozen=True)
+class MasterWeight:
+    """The float32 weight that Adam steps on beside a bfloat16 parameter, or this rank's slice of it, flat."""
+
+    piece: torch.Tensor | None
+    """None where other data-parallel ranks hold all of it."""
+    place: slice
+    group: torch.distributed.ProcessGroup | None
+    """The ranks that share it; None if each has all of it."""
+
+
+def master_weights(chain: ChainedOptimizer) -> dict[torch.nn.Parameter, MasterWeight]:
+    """Those of all parameters of this rank that have one; empty for a float32 model."""
+    masters: dict[torch.nn.Parameter, MasterWeight] = {}
+    for optimizer in chain.chained_optimizers:
+        if isinstance(optimizer, DistributedOptimizer):
+            for buffer in optimizer.buffers:
+                for parameter in (p for p in buffer.param_index_map if p.dtype != torch.float32):
+                    masters[parameter] = _slice_of(parameter, optimizer)
+        elif isinstance(optimizer, Float16OptimizerWithFloat16Params):
+            groups = zip(optimizer.float16_groups, optimizer.fp32_from_float16_groups, strict=True)
+            for parameters, weights in groups:
+                for parameter, weight in zip(parameters, weights, strict=True):
+                    masters[parameter] = MasterWeight(weight, slice(None), None)
+    return masters
+
+
+def _slice_of(parameter: torch.nn.Parameter, optimizer: DistributedOptimizer) -> MasterWeight:
+    group = optimizer.data_parallel_group
+    if parameter not in optimizer.model_param_gbuf_map:
+        return MasterWeight(None, slice(0), group)
+    held = optimizer._get_model_param_range_map(parameter)["param"]
+    piece: torch.Tensor = vars(parameter)["main_param"]  # Megatron sets it
+    return MasterWeight(piece, slice(held.start, held.end), group)
 
 
 def clip_gradients(optimizer: ChainedOptimizer, limit: float) -> float:

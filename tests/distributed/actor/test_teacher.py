@@ -1,17 +1,19 @@
 """The moving average of the policy, at several layouts: its formula, its checkpoint, its export."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.checkpoint.folder import Retention, read_state
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
-from megatron_coreward.actor.teacher import MegatronTeacher, alpha_at
+from megatron_coreward.actor.teacher import MegatronTeacher, alpha_at, move_towards
 from megatron_coreward.config.learning import TeacherConfig
 from megatron_coreward.config.schema import Config, ParallelConfig
 from megatron_coreward.types import WeightedResponse
@@ -36,6 +38,8 @@ LAYOUTS = {
 }
 TOTAL = 4
 """Training steps of the schedule."""
+FOLLOWED = 24
+"""Steps of the run that is compared with a float64 average."""
 SCHEDULE = TeacherConfig(alpha_start=0.9, alpha_end=0.99)
 
 
@@ -178,3 +182,74 @@ def test_the_schedule_runs_from_alpha_start_towards_alpha_end():
     assert printed == 1.0, "what the formula as printed ends with"
     alphas = [alpha_at(paper, step, 300) for step in range(1, 302)]
     assert alphas == sorted(alphas)
+
+
+def followed(model: Path, distributed: bool, folder: Path) -> Tensors:
+    """The teacher's average after many small steps of a bfloat16 policy, half of them after a resume.
+
+    For the plain optimizer with "expected NAME" and "start NAME": a float64 average of its own weights.
+    """
+    config = configured(model, ParallelConfig(), "bfloat16")
+    config.teacher = TeacherConfig(alpha_start=0.999, alpha_end=0.999)
+    config.optimizer.distributed, config.optimizer.lr = distributed, 1e-4
+    policy, teacher = build(config)
+    average = {} if distributed else masters(policy)
+    seen = {f"start {name}": weight.clone() for name, weight in average.items()}
+    for step in range(1, FOLLOWED + 1):
+        train(policy, step)
+        alpha = teacher.update(step, FOLLOWED)
+        for name in average:
+            average[name].mul_(alpha).add_(masters(policy)[name], alpha=1 - alpha)
+        if step == FOLLOWED // 2:
+            CheckpointSaver(folder, policy, Retention(last=0), teacher=teacher, in_background=False).save(
+                step, TRAINER
+            )
+            parallel.destroy()
+            policy, teacher = build(config)
+            load_checkpoint(folder / f"step_{step:06d}", policy, teacher)
+    parallel.destroy()
+    seen |= {f"expected {name}": weight for name, weight in average.items()}
+    return seen | {name: a.double() + teacher._rest[name].double() for name, a in teacher._average.items()}
+
+
+def masters(policy: MegatronPolicy) -> Tensors:
+    """The float32 weights of the plain optimizer, as float64."""
+    return {name: weight.main_param.double() for name, weight in policy.model.module.named_parameters()}
+
+
+def follow_twice(rank: int, root: Path) -> dict[bool, Tensors]:
+    return {way: followed(root / "large", way, root / f"followed_{way}") for way in (False, True)}
+
+
+def test_the_average_follows_the_float32_weights_of_a_bfloat16_policy(tmp_path: Path) -> None:
+    """Within 1% of a float64 average, for small and large weights, plain and distributed, across a resume."""
+    model = tiny_model(tmp_path / "large", "qwen3", vocab=VOCAB, kv_heads=2)
+    tensors = load_file(model / "model.safetensors")
+    large = {name: t * 16 + 3 if "layernorm" in name else t for name, t in tensors.items()}
+    save_file(large, model / "model.safetensors", metadata={"format": "pt"})
+    for of_rank in run_ranks(2, follow_twice, tmp_path, timeout_s=300):
+        plain, distributed = of_rank[False], of_rank[True]
+        for kind in ("layernorm", "mlp", "embedding"):
+            names = [name for name in distributed if kind in name]
+            assert names
+            moved = norm(plain[f"expected {n}"] - plain[f"start {n}"] for n in names)
+            for way in (plain, distributed):
+                assert norm(way[n] - plain[f"expected {n}"] for n in names) < 0.01 * moved, kind
+
+
+def norm(tensors: Iterable[torch.Tensor]) -> float:
+    return sum(float(tensor.norm()) ** 2 for tensor in tensors) ** 0.5
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 3), (5, 20), (1e-3, 1e-2)])
+def test_no_movement_is_lost_to_the_size_of_a_weight(low: float, high: float) -> None:
+    """A thousand steps, each far below the last place of a large float32 number."""
+    draw = torch.Generator().manual_seed(0)
+    average = torch.rand(500, generator=draw) * (high - low) + low
+    rest, start, expected = torch.zeros_like(average), average.double(), average.double()
+    goal = average + low * 1e-4 * torch.randn(500, generator=draw)
+    for _ in range(1000):
+        move_towards(average, rest, goal, 1e-4)
+        expected.lerp_(goal.double(), 1e-4)
+    moved = (expected - start).norm()
+    assert (average.double() + rest.double() - expected).norm() < 1e-3 * moved

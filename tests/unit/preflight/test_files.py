@@ -297,7 +297,7 @@ def test_an_evaluation_reads_data_sets_and_columns_of_other_names(
     write_cache(tmp_path / "hub", {"test.csv": b"text,key\n1+1?,\n"})
     programs.questions = f"hf://{REPOSITORY}/test.csv"
     named = ("data.question_column=text", "data.answer_column=key")
-    small = ("--max-prompt-tokens", "48", "--max-response-tokens", "8")
+    small = ("data.max_prompt_tokens=48", "rollout.max_response_tokens=8")
     code, text = programs.evaluate(model, *small, *named)
     assert code == 2 and "test.csv:2: line 2 has no answer: column 'key' is blank" in text
     code, text = programs.evaluate(model, *small)
