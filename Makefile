@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python -m
 TESTS := $(wildcard tests/unit tests/distributed tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-matrix test-device test-slurm gpu-check gpu-bundle test-gpu bench-gpu lint lock reference clean
+.PHONY: help setup quickstart test test-matrix test-device test-slurm gpu-check gpu-bundle test-gpu bench-gpu lint lock lock-gpu reference clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ lint: $(READY)  ## ruff and mypy
 
 lock: $(READY)  ## resolve requirements/cpu.in anew into requirements/cpu-lock.txt
 	$(VENV)/bin/python tools/lock_requirements.py
+
+lock-gpu: $(READY)  ## resolve the extra gpu anew into requirements/gpu-lock.txt, for Linux and CUDA 13
+	$(VENV)/bin/python tools/lock_gpu.py
 
 reference: $(READY)  ## regenerate docs/config.md
 	$(RUN) megatron_coreward.config.reference_page > docs/config.md

@@ -51,6 +51,7 @@ from megatron_coreward.grading.grader import Grader
 from megatron_coreward.launch.options import TrainOptions, parse_train
 from megatron_coreward.phases.memory import check_memory_settings, make_room
 from megatron_coreward.phases.table import PHASES
+from megatron_coreward.planning.this_gpu import check_gpu_memory
 from megatron_coreward.preflight.checks import data_files, validate, validate_plan
 from megatron_coreward.preflight.costs import planned_pairs
 from megatron_coreward.preflight.dry_run import show
@@ -102,6 +103,7 @@ def prepare(options: TrainOptions) -> int | Callable[[], int]:
     shape = validate(config, world_size)
     check_memory_settings(config.memory)
     check_machine(config, this_machine(), os.environ)
+    check_gpu_memory(config, shape, world_size)
     config = _at(shape.folder, config)  # a hub id's local copy
     data = read_inputs(config, shape, world_size)
     try:

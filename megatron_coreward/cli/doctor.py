@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 8 tools/doctor.py  # and the network between ranks
     coreward doctor --json  # for a cluster's own checks
 
-Looks at Python, the packages, devices, disk and network, and trains one step of a tiny model. Exit code 1 if
-anything failed; warnings alone are 0. Only rank 0 prints.
+Looks at Python, the packages, devices, disk and network, and trains one step of a tiny model. Only rank 0
+prints. Exit codes: 0 fit (warnings may remain), 1 not fit, 2 wrong use.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from megatron_coreward.doctor.gpu_software import gpu_software
 from megatron_coreward.doctor.packages import FAILED, OK, WARNING, Finding, complete, packages, system
 from megatron_coreward.utils.arguments import Parser
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="findings as JSON")
     options = parser.parse_args(arguments)
     is_first = int(os.environ.get("RANK", 0)) == 0
-    seen = [*system(), *packages()] if is_first else []
+    seen = [*system(), *packages(), *gpu_software()] if is_first else []
     if complete():
         seen += checked(options)
     if is_first:

@@ -59,15 +59,7 @@ def memory() -> Iterator[Finding]:
 def devices() -> Iterator[Finding]:
     """GPUs, and what their kind allows."""
     if not torch.cuda.is_available():
-        built = torch.version.cuda
-        gpu = shutil.which("nvidia-smi") is not None
-        seen = "none; float32 on the CPU" + (f" (torch is built for CUDA {built})" if built else "")
-        remedy = (
-            "there is a driver, but torch does not see a GPU: install torch's CUDA build that fits it"
-            if gpu
-            else ""
-        )
-        yield Finding("GPU", WARNING if gpu else OK, seen, remedy)
+        yield Finding("GPU", OK, "none; float32 on the CPU")
         return
     for index in range(torch.cuda.device_count()):
         name, (major, minor) = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
@@ -80,7 +72,6 @@ def devices() -> Iterator[Finding]:
         elif free < 0.9 * total:
             status, remedy = WARNING, "other programs hold memory: nvidia-smi shows which"
         yield Finding(f"GPU {index}", status, seen, remedy)
-    yield Finding("NCCL", OK, ".".join(map(str, torch.cuda.nccl.version())))
 
 
 def speed() -> Iterator[Finding]:

@@ -23,7 +23,7 @@ OTHERS = (
     *("pyyaml", "rich", "safetensors"),
 )
 """Packages without which no run starts, in any version of late."""
-REMEDY = "make setup, or pip install .[gpu]; if there is a .venv: `. .venv/bin/activate`"
+REMEDY = "make setup, or for GPUs docs/install.md; if there is a .venv: `. .venv/bin/activate`"
 OPTIONAL = {
     "openai": "rephrasing by an endpoint",
     "transformer-engine": "FP8 and fused layers on GPUs",
@@ -48,10 +48,9 @@ class Finding:
 def system() -> Iterator[Finding]:
     """Operating system and Python."""
     version = platform.python_version()
-    good = sys.version_info[:2] == (3, 11)
-    yield Finding(
-        "Python", OK if good else FAILED, version, "" if good else "use Python 3.11 (megatron-core 0.16.1)"
-    )
+    good = sys.version_info[:2] in ((3, 11), (3, 12))
+    remedy = "use Python 3.11, or on GPUs 3.12 (megatron-core 0.16.1)"
+    yield Finding("Python", OK if good else FAILED, version, "" if good else remedy)
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     good = platform.system() == "Linux"
     yield Finding(

@@ -78,7 +78,7 @@ def _remedy(part: str, engine_key: str) -> str:
     if part in ("vLLM weights", "KV cache"):
         return f"Lower {engine_key}."
     if part == "activations":
-        return "Set memory.recompute=full, or raise parallel.tensor."
+        return "Set memory.recompute=full, lower optimizer.micro_batch_tokens, or raise parallel.tensor."
     if part in ("backward pass", "forward pass"):
         return "Lower optimizer.micro_batch_tokens, or raise parallel.tensor."
     if part == "optimizer":

@@ -69,15 +69,13 @@ def choose_device() -> torch.device | None:
     Call it before anything else asks CUDA something, or every rank holds memory on the first GPU, too.
 
     Raises:
-        ValueError: there are more ranks on this machine than GPUs, or CUDA_VISIBLE_DEVICES hides them all.
+        ValueError: there are more ranks on this machine than GPUs, CUDA_VISIBLE_DEVICES hides them all, or
+            torch cannot use a driver that is there, which may be too old for it.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not torch.cuda.is_available():
-        if torch.version.cuda and visible == "":
-            raise ValueError(
-                "CUDA_VISIBLE_DEVICES is empty, so torch, which is built for CUDA, sees no GPU. Unset it, or "
-                "list the GPUs to use; to run on the CPU install a CPU build of torch."
-            )
+        if torch.version.cuda:
+            _refuse_hidden_gpus(visible)
         return None
     local_rank, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if local_rank >= gpus:
@@ -90,6 +88,25 @@ def choose_device() -> torch.device | None:
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device
+
+
+def _refuse_hidden_gpus(visible: str | None) -> None:
+    """For a CUDA build of torch that sees no GPU: raises ValueError unless there is no driver, either."""
+    if visible == "":
+        raise ValueError(
+            "CUDA_VISIBLE_DEVICES is empty, so torch, which is built for CUDA, sees no GPU. Unset it, or "
+            "list the GPUs to use; to run on the CPU install a CPU build of torch."
+        )
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        if "no NVIDIA driver" not in reason:
+            raise ValueError(
+                f"torch {torch.__version__}, which is built for CUDA {torch.version.cuda}, cannot use this "
+                f"machine's GPUs: {reason}. CUDA 13 needs driver 580 or newer: install one, or ask `coreward "
+                "doctor`; to run on the CPU install a CPU build of torch."
+            ) from error
 
 
 def _store_of_the_agent(timeout: timedelta) -> dist.Store | None:

@@ -68,6 +68,23 @@ class WheelSource:
                 return self._absolute(module, statement)
         raise LookupError(f"{module} does not import {name}")
 
+    def has(self, module: str, name: str) -> bool:
+        """Whether `from module import name` gives something: a module, what is defined or imported there."""
+        if f"{module}.{name}" in self._sources:
+            return True
+        for node in ast.walk(self._tree(module)) if module in self._sources else ():
+            if isinstance(node, Node) and node.name == name:
+                return True
+            if isinstance(node, ast.Assign) and name in {ast.unparse(target) for target in node.targets}:
+                return True
+            if isinstance(node, ast.ImportFrom):
+                source = self._absolute(module, node)
+                names = {alias.asname or alias.name: alias.name for alias in node.names}
+                origin = names.get(name, name if "*" in names else None)
+                if origin and (self.has(source, origin) or (name in names and source not in self._sources)):
+                    return True
+        return False
+
     def _definition(self, module: str, name: str) -> tuple[str, Node]:
         for node in ast.walk(self._tree(module)):
             if isinstance(node, Node) and node.name == name:

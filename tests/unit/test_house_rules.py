@@ -77,7 +77,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "train": (
         *(*GROUND, "roles", "grading", "algorithm", "phases", "data", "coreward", "preflight", "rollout"),
         *("actor.parallel", "actor.model", "actor.checkpoint", "actor", "evaluation", "run", "trainer"),
-        *("launch",),
+        *("launch", "planning"),
     ),
     "cli": (
         *("utils", "config", "launch", "data", "rephrasing", "data.preparation", "preflight", "planning"),

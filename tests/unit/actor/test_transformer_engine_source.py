@@ -14,6 +14,7 @@ import pytest
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from megatron_coreward.config.precision import RECIPES
+from tests.support.paths import ROOT
 from tests.support.wheel_source import WheelSource
 
 pytestmark = pytest.mark.slow
@@ -22,6 +23,13 @@ VERSIONS = ("2.3.0", "2.8.0", "2.20.2")
 """The least that has every recipe, one between, and the newest when this was written."""
 TORCH = "transformer_engine.pytorch"
 RECIPE = "transformer_engine.common.recipe"
+OLDER = {
+    (f"{TORCH}.attention", "_SplitAlongDim"),
+    (f"{TORCH}.attention", "apply_rotary_pos_emb"),
+    (f"{TORCH}.cpp_extensions", "cast_to_fp8"),
+    (f"{TORCH}.module.base", "get_workspace"),
+}
+"""Names of older versions, which Megatron-Core imports only if they are there or for those versions."""
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -51,6 +59,17 @@ def extension() -> ast.Module:
     return ast.parse(
         (Path(core.submodule_search_locations[0]) / "extensions/transformer_engine.py").read_text()
     )
+
+
+def imported_names(folder: Path) -> set[tuple[str, str]]:
+    """(module of Transformer Engine, name imported from it) of all sources of a package."""
+    return {
+        (node.module, alias.name)
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("transformer_engine.")
+        for alias in node.names
+    }
 
 
 def method(extension: ast.Module, owner: str, name: str) -> ast.FunctionDef:
@@ -158,3 +177,16 @@ def test_limits_of_recipes(wheel: WheelSource) -> None:
         assert str(RECIPES[recipe].capability) in text
         if recipe != "mxfp8":
             assert ".".join(map(str, RECIPES[recipe].cuda)) in text
+
+
+@pytest.mark.parametrize("wheel", VERSIONS[-1:], indirect=True)
+@pytest.mark.parametrize("package", ["megatron.core", "megatron_coreward"])
+def test_every_imported_name_is_there(package: str, wheel: WheelSource) -> None:
+    """In the version of requirements/gpu-lock.txt, for all of Megatron-Core and for this package."""
+    assert f"transformer-engine=={VERSIONS[-1]}\n" in (ROOT / "requirements/gpu-lock.txt").read_text()
+    spec = find_spec(package)
+    assert spec is not None and spec.submodule_search_locations
+    names = imported_names(Path(spec.submodule_search_locations[0]))
+    missing = {(module, name) for module, name in names if not wheel.has(module, name)}
+    assert missing == (OLDER if package == "megatron.core" else set())
+    assert len(names) > 50 or package != "megatron.core", "else nothing was read"

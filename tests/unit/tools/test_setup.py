@@ -200,7 +200,7 @@ def test_a_wheel_has_every_file_of_the_package(wheel: Path) -> None:
     files = (source / "megatron_coreward").rglob("*")
     assert packed == {str(path.relative_to(source)) for path in files if path.is_file()}
     assert f"\nVersion: {__version__}\n" in metadata and "\nLicense-Expression: Apache-2.0\n" in metadata
-    assert "\nProvides-Extra: gpu\n" in metadata and "\nRequires-Python: <3.12,>=3.11\n" in metadata
+    assert "\nProvides-Extra: gpu\n" in metadata and "\nRequires-Python: <3.13,>=3.11\n" in metadata
     assert commands == "[console_scripts]\ncoreward = megatron_coreward.cli.main:main\n"
 
 

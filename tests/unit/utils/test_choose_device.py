@@ -48,6 +48,32 @@ def test_all_gpus_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device()
 
 
+@pytest.mark.parametrize(
+    ("reason", "refused"),
+    [
+        ("The NVIDIA driver on your system is too old (found version 12080). Please update your", True),
+        ("CUDA driver initialization failed, you might not have a CUDA gpu.", True),
+        ("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU", False),
+    ],
+)
+def test_a_driver_that_torch_cannot_use(reason: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reasons are torch's own; without any driver a CUDA build runs on the CPU."""
+
+    def init() -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    if refused:
+        with pytest.raises(ValueError, match="cannot use this machine's GPUs: .*needs driver 580") as refusal:
+            choose_device()
+        assert reason.partition(". ")[0] in str(refusal.value)
+    else:
+        assert choose_device() is None
+
+
 def test_a_torch_without_nccl(gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(distributed.dist, "is_nccl_available", lambda: False)
