@@ -195,7 +195,9 @@ def dry_run(config: Config, rank: int, world_size: int) -> int:
     pairs = 0
     if shape is not None:
         local = _at(shape.folder, config)
-        pairs = len(read_inputs(local, shape, world_size, weights=not unread, absent=absent).pairs)
+        read = read_inputs(local, shape, world_size, weights=not unread, absent=absent).pairs
+        if pairs := len(read):  # made for the sake of its warnings
+            PairSampler(read, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     elif not absent:
         pairs = len(pair_records(config, **_data_needs(config)))
         evaluation_questions(config)

@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="coreward audit", description=__doc__)
-    parser.add_argument("original", type=Path, help="original questions, or both wordings (Parquet)")
-    parser.add_argument("rephrased", type=Path, nargs="?", help="rephrased questions (Parquet)")
+    parser.add_argument("original", type=Path, help="original questions, or both wordings")
+    parser.add_argument("rephrased", type=Path, nargs="?", help="rephrased questions")
     parser.add_argument(
         "--keep",
         action="append",
@@ -55,7 +55,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"do not reject for this reason; may be repeated: {', '.join(REASONS)}",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the rejects to this Parquet file")
-    parser.add_argument("--write-clean", type=Path, metavar="DIR", help="write the pairs without the rejects")
+    parser.add_argument("--write-clean", type=Path, metavar="DIR", help="write the rest as Parquet files")
     parser.add_argument("--examples", type=int, default=2, metavar="N", help="examples per reason (2)")
     parser.add_argument("--json", action="store_true", help="counts as JSON in place of the table")
     return parser.parse_args(arguments)

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="coreward rephrase", description=__doc__, instead=as_override)
     add = parser.add_argument
-    add("questions", metavar="QUESTIONS", help="Parquet file with prompt and extra_info.index")
+    add("questions", metavar="QUESTIONS", help="file of questions: Parquet, JSONL, JSON or CSV")
     add("--output", type=Path, required=True, metavar="DIR", help="of the pairs, rejects and report")
     add("--model", help="folder or hub id that vLLM loads here, or:")
     add("--api", metavar="URL", help="an OpenAI-compatible endpoint")
@@ -81,6 +81,8 @@ def report_table(report: dict[str, Any], folder: Path) -> Table | str:
     """Why questions were rejected; one sentence if none was."""
     title = f"{report['accepted']:,} of {report['questions']:,} questions rephrased, in {folder}"
     drawn = ", ".join(f"{count:,} at attempt {n}" for n, count in report["accepted_at_attempt"].items())
+    if not report["accepted"]:
+        title += ". A larger model may do it, here or by --api; or bring your own, or train without"
     if not report["reasons"]:
         return f"{title}: {drawn}."
     table = Table("rejected for", "questions", "meaning", title=title, title_justify="left")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from megatron_coreward.launch.options import TrainOptions, parse_train
 from megatron_coreward.preflight.checks import validate
-from megatron_coreward.utils.logging import exit_code
+from megatron_coreward.utils.logging import exit_code, setup_logging
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +30,7 @@ def start(options: TrainOptions) -> int | Callable[[], int]:
     from megatron_coreward import train
 
     if options.dry_run:
+        setup_logging()
         return train.dry_run(config, 0, ranks)
     if ranks == 1 and not options.max_restarts:
         return partial(train.main, options.of_a_rank())

@@ -41,7 +41,12 @@ class ViewRow:
 
 
 def write_view(rows: Sequence[ViewRow], path: Path, source: str, split: str) -> None:
-    """Writes rows of one data source and split; an answer of None stays null.
+    """Writes what view_table makes."""
+    write_table(view_table(rows, source, split), path)
+
+
+def view_table(rows: Sequence[ViewRow], source: str, split: str) -> pa.Table:
+    """Rows of one data source and split; an answer of None stays null.
 
     Rows that hold their rephrasings make a file of both wordings, with the column `rephrased`.
     """
@@ -60,7 +65,7 @@ def write_view(rows: Sequence[ViewRow], path: Path, source: str, split: str) -> 
     table = pa.Table.from_pylist(records, schema=SCHEMA)
     if any(row.rephrased is not None for row in rows):
         table = table.append_column("rephrased", pa.array([row.rephrased for row in rows], pa.string()))
-    write_table(table, path)
+    return table
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -241,8 +241,9 @@ def _warn_of_no_box(
     chats = [turns_of(questions[row], system_prompt) for row in _some(questions)]
     texts = apply_template(tokenizer, chats, tokenize=False, add_generation_prompt=True)
     if not any(r"\boxed" in text for text in texts):
-        logger.warning(  # the run's last line tells where no answers come of it (run/warnings.py)
-            r"no prompt asks for \boxed{}, and only boxed answers are read: set data.system_prompt to ask"
+        warn(
+            *(logger, "no box is asked for", "data.system_prompt"),
+            r"no prompt asks for \boxed{}, and only boxed answers are read: set data.system_prompt to ask",
         )
 
 

@@ -78,7 +78,7 @@ def read_file(path: str, key: str, columns: Sequence[str]) -> DataFile:
     if not numbered:
         raise bad_input(key, path, "the file has no rows", f"set {key} to a file with rows")
     places, records = map(list, zip(*numbered, strict=True))
-    if _is_parquet(path):
+    if is_parquet(path):
         names = pq.read_schema(path).names
     else:
         names = list(dict.fromkeys(name for record in records for name in record))
@@ -95,7 +95,7 @@ def iter_records(path: str, key: str, columns: set[str] | None = None) -> Iterat
     """
     check_file(path, key)
     suffix = Path(path).suffix.lower()
-    if _is_parquet(path):
+    if is_parquet(path):
         yield from _parquet_records(path, key, columns)
     elif suffix == ".csv":
         yield from _csv_records(path, key)
@@ -134,7 +134,7 @@ def _start(path: str) -> bytes:
         return file.read(len(_LFS_MAGIC))
 
 
-def _is_parquet(path: str) -> bool:
+def is_parquet(path: str) -> bool:
     suffix = Path(path).suffix.lower()
     return suffix == ".parquet" or (suffix not in DATA_SUFFIXES and _start(path).startswith(_PARQUET_MAGIC))
 
@@ -150,6 +150,13 @@ def read_parquet(path: str, key: str) -> pa.Table:
     if table.num_rows == 0:
         raise bad_input(key, path, "the file has no rows", f"set {key} to a file with rows")
     return table
+
+
+def read_table(path: str, key: str) -> pa.Table:
+    """The records of a file of any kind as a table; a Parquet file as it is."""
+    if is_parquet(path):
+        return read_parquet(path, key)
+    return pa.Table.from_pylist([record for _, record in iter_records(path, key)])
 
 
 def _not_parquet(path: str, key: str, error: Exception) -> ValueError:

@@ -134,6 +134,8 @@ def _check_data(config: Config) -> None:
             )
         if name and not Path(name).is_file():
             hint = " Leave it empty if data.original holds both wordings." if key == "data.rephrased" else ""
+            if not Path(name).is_absolute():
+                hint += f" It is looked for from {Path.cwd()}."
             raise ValueError(f"{key} is {name!r}, but there is no such file.{hint}")
     evaluation = config.evaluation.file
     if evaluation and Path(evaluation).suffix.lower() not in DATA_SUFFIXES:

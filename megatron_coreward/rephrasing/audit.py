@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from megatron_coreward.data.pair_files import write_table
 from megatron_coreward.data.pairs import PairRecord
-from megatron_coreward.data.tables import read_parquet
+from megatron_coreward.data.tables import read_table
 from megatron_coreward.rephrasing.checks import REASONS, Finding, check
 
 
@@ -66,15 +66,15 @@ def check_clean_folder(files: Sequence[Path], folder: Path) -> None:
 
 
 def write_clean(files: Sequence[Path], folder: Path, rejects: Sequence[Reject]) -> list[Path]:
-    """Copies of the files without the rejected rows, in `folder`, under their names."""
+    """Parquet copies of the files without the rejected rows, in `folder`, under their names."""
     bad = {reject.pair.pair_id for reject in rejects}
     written = []
     for file in files:
-        table = read_parquet(str(file), "file")
+        table = read_table(str(file), "file")
         mask = pa.array([row not in bad for row in range(table.num_rows)])
         if len(bad) == table.num_rows:
             raise ValueError(f"--write-clean {folder}: every pair is rejected, so nothing is left to write")
         folder.mkdir(parents=True, exist_ok=True)
-        write_table(table.filter(mask), folder / file.name)
-        written.append(folder / file.name)
+        written.append(folder / file.with_suffix(".parquet").name)
+        write_table(table.filter(mask), written[-1])
     return written

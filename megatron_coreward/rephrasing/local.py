@@ -48,7 +48,7 @@ class LocalDrawer:
         if context and needed > context:
             raise ValueError(
                 f"--max-prompt-tokens + --max-response-tokens = {needed}, but the context of {options.model} "
-                f"is {context}; lower either"
+                f"is {context}; lower either (coreward rephrase --help-all)"
             )
 
     def start(self, comm: Communicator) -> None:

@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from sys import float_info
 from typing import Any
 
@@ -14,8 +15,10 @@ from rich.console import Console
 from megatron_coreward.config.fields import MIN_TEMPERATURE
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.schema import Config
-from megatron_coreward.data.pairs import load_originals
-from megatron_coreward.data.tables import read_parquet
+from megatron_coreward.data.columns import INDEX_COLUMNS
+from megatron_coreward.data.pair_files import ViewRow, view_table
+from megatron_coreward.data.pairs import load_originals, load_pairs
+from megatron_coreward.data.tables import is_parquet, read_parquet
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.rephrasing.attempts import INSTRUCTION, rephrase
 from megatron_coreward.rephrasing.drawing import Drawer, Rephraser
@@ -38,6 +41,9 @@ _LIMITS = [
 """Options, their least and largest value, and how to say that."""
 _WITHOUT_EFFECT = ["output", "questions", "overrides", "api", "api_key_env", "api_concurrency", "api_timeout"]
 """Options that do not decide the results. The same model may be had at another address."""
+
+KEY = "QUESTIONS"
+"""The argument as messages name it."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,23 @@ def prepare(options: Namespace, world_size: int) -> Job:
     }
     config = load_config([], [f"{key}={value}" for key, value in keys.items()] + options.overrides)
     limit: int | None = options.limit or None
-    table = read_parquet(options.questions, "QUESTIONS").slice(0, limit)
-    questions = load_originals(options.questions, "QUESTIONS")[:limit]
+    table, questions = read_questions(options.questions)
     make: Callable[[Namespace, Config, int], Drawer] = EndpointDrawer if options.api else LocalDrawer
-    return Job(options, config, make(options, config, world_size), table, questions)
+    return Job(options, config, make(options, config, world_size), table.slice(0, limit), questions[:limit])
+
+
+def read_questions(path: str) -> tuple[pa.Table, list[str]]:
+    """The file's rows as a table that the pair files are made of, and its questions.
+
+    A Parquet file with indices as it is; of any other the rows are numbered.
+    """
+    if is_parquet(path):
+        table = read_parquet(path, KEY)
+        if any(column.partition(".")[0] in table.column_names for column in INDEX_COLUMNS):
+            return table, load_originals(path, KEY)
+    records = load_pairs(path, keys=(KEY, KEY), rephrased_needed=False)
+    rows = [ViewRow(r.pair_id, r.original, r.answer, r.level, r.subject) for r in records]
+    return view_table(rows, Path(path).stem, "train"), [record.original for record in records]
 
 
 def run(job: Job, comm: Communicator, console: Console) -> dict[str, Any]:

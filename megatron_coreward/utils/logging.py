@@ -138,3 +138,5 @@ def _quiet_third_parties() -> None:
     # That there is no Triton without a GPU is no fault, but is read as one.
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(megatron|transformers|vllm)\b")
+    # Megatron's checkpoints are made of it; what torch plans for it is no news for a run.
+    warnings.filterwarnings("ignore", message=".*ShardedTensor", category=FutureWarning)

@@ -87,7 +87,7 @@ def test_a_door_runs_the_main_of_its_command(door, command, monkeypatch):
 
 
 def test_tools_are_doors_or_maintainers_scripts():
-    scripts = {"fetch_smollm2.py", "lock_requirements.py", "make_toy_model.py"}
+    scripts = {"fetch_smollm2.py", "lock_gpu.py", "lock_requirements.py", "make_toy_model.py", "__init__.py"}
     doors = {door.removeprefix("tools/") for door in DOORS if door.startswith("tools/")}
     assert {path.name for path in (ROOT / "tools").glob("*.py")} == doors | scripts
 

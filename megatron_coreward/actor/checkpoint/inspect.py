@@ -84,6 +84,7 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
         problem = "it is a file"
     elif (path / "config.json").is_file():
         problem = "it is a Hugging Face folder; hf-to-megatron makes a checkpoint of it"
+        problem += ", and --model takes it as it is where models are evaluated"
     elif steps:
         problem = f"the checkpoints are in it, for example {steps[-1].parent}"
     raise ValueError(f"{path} is no complete checkpoint: {problem}")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from megatron_coreward.cli import prepare
+from megatron_coreward.cli.main import main
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.data.columns import QUESTION_COLUMNS, REPHRASED_COLUMNS, TRUTH_COLUMNS
 from megatron_coreward.data.pairs import load_pairs, load_questions
-from megatron_coreward.train import main as train
 from tests.support.paths import ROOT
 
 EXAMPLE = ROOT / "examples/own_data"
@@ -30,9 +30,15 @@ def plan(capsys: pytest.CaptureFixture[str], folder: Path, *overrides: str) -> t
         f"run.output_dir={folder / 'run'}",
         "evaluation.file=",
     ]
-    code = train(["--dry-run", *config, f"model.path={ROOT}/{START}", *overrides])
+    code = main(["train", "--dry-run", *config, f"model.path={ROOT}/{START}", *overrides])
     output = capsys.readouterr()
     return code, output.out + output.err
+
+
+def test_a_plan_warns_as_a_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = plan(capsys, tmp_path, "data.batch_pairs=100")
+    assert code == 0
+    assert "no prompt asks for \\boxed{}" in text and "data.batch_pairs=100, but there are 40 pairs" in text
 
 
 def test_questions_and_answers() -> None:
