@@ -11,13 +11,9 @@ export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 # After a timeout every rank writes its last 2,000 collectives: who was missing in which one.
 export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
 export TORCH_NCCL_DUMP_ON_TIMEOUT=${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}
-# One hardware queue, so that a collective that was issued first starts first: Megatron's overlap of tensor
-# parallel collectives with computation counts on it.
-export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}
 # Depend on the cluster; set them before sbatch where the choice that NCCL and gloo make by themselves is wrong:
 #   NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME   interface of the first contact, and of all host data (gloo), e.g. ib0
 #   NCCL_IB_HCA                              InfiniBand adapters, e.g. mlx5; leave out those for storage
-# Not here: PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, with which vLLM's sleep mode does not work.
 
 # A step has one task per node, and it takes the CPUs and the GPUs of the job: srun would give it one CPU.
 launch=(srun --nodes "$SLURM_NNODES" --ntasks "$SLURM_NNODES" --ntasks-per-node 1

@@ -7,7 +7,7 @@ groups; what goes through `TorchCommunicator` is small host data (answers, rows,
 import os
 import pickle
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -63,6 +63,18 @@ def initialize(timeout: timedelta = DEFAULT_TIMEOUT) -> None:
         ) from error
 
 
+def set_cuda_environment(environment: MutableMapping[str, str]) -> None:
+    """Sets what CUDA and its allocator read once, before they do; what the user has set stays.
+
+    One hardware queue, so that a collective that was issued first starts first: Megatron's overlap of tensor
+    parallel collectives with computation counts on it. Segments that grow, since packed micro-batches differ
+    in length and would leave holes; vLLM turns them off in the pool that it puts to sleep.
+    """
+    environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & environment.keys():
+        environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+
+
 def choose_device() -> torch.device | None:
     """Makes this rank's GPU the current one; None without GPUs.
 
@@ -72,6 +84,8 @@ def choose_device() -> torch.device | None:
         ValueError: there are more ranks on this machine than GPUs, CUDA_VISIBLE_DEVICES hides them all, or
             torch cannot use a driver that is there, which may be too old for it.
     """
+    if torch.version.cuda:
+        set_cuda_environment(os.environ)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not torch.cuda.is_available():
         if torch.version.cuda:

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from megatron_coreward.utils import distributed
-from megatron_coreward.utils.distributed import choose_device
+from megatron_coreward.utils.distributed import choose_device, set_cuda_environment
 
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     """Two pretended GPUs; the list of those that were made current."""
     current: list[torch.device] = []
+    monkeypatch.setattr(torch.version, "cuda", None)  # then the environment stays as it is
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
@@ -42,6 +43,7 @@ def test_more_ranks_than_gpus(gpus: list[torch.device], monkeypatch: pytest.Monk
 
 def test_all_gpus_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(distributed, "set_cuda_environment", lambda _: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES is empty"):
@@ -64,6 +66,7 @@ def test_a_driver_that_torch_cannot_use(reason: str, refused: bool, monkeypatch:
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(distributed, "set_cuda_environment", lambda _: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "init", init)
     if refused:
@@ -79,3 +82,19 @@ def test_a_torch_without_nccl(gpus: list[torch.device], monkeypatch: pytest.Monk
     monkeypatch.setattr(distributed.dist, "is_nccl_available", lambda: False)
     with pytest.raises(ValueError, match="has no NCCL"):
         choose_device()
+
+
+@pytest.mark.parametrize(
+    ("given", "added"),
+    [
+        ({}, {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}),
+        ({"CUDA_DEVICE_MAX_CONNECTIONS": "8", "PYTORCH_CUDA_ALLOC_CONF": "x"}, {}),
+        ({"PYTORCH_ALLOC_CONF": "x"}, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}),
+    ],
+)
+def test_the_environment_of_cuda_keeps_what_the_user_has_set(
+    given: dict[str, str], added: dict[str, str]
+) -> None:
+    environment = dict(given)
+    set_cuda_environment(environment)
+    assert environment == given | added
