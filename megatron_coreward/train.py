@@ -32,7 +32,7 @@ from megatron_coreward.config.precision import check_machine
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.diagnostics import diagnose
 from megatron_coreward.coreward.rewards.judging import Method
-from megatron_coreward.coreward.rewards.registry import method_of, views_of, with_options
+from megatron_coreward.coreward.rewards.registry import data_needs, method_of, with_options
 from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.data.pairs import EVALUATION_KEY, PAIR_KEYS
 from megatron_coreward.data.prompts import (
@@ -68,7 +68,7 @@ from megatron_coreward.run.folder import RunFolder
 from megatron_coreward.run.start import claim, join, resume_point, warn_of_changes
 from megatron_coreward.run.watchdog import watching
 from megatron_coreward.trainer import Trainer
-from megatron_coreward.types import QuestionPair, View
+from megatron_coreward.types import QuestionPair
 from megatron_coreward.utils.distributed import choose_device, require_same, shutdown
 from megatron_coreward.utils.failures import NOT_FINITE, STOPPED, Failure
 from megatron_coreward.utils.logging import exit_code, repeated_warnings, setup_logging
@@ -160,7 +160,7 @@ def read_inputs(
     tokenizer = load_tokenizer(str(folder), trusted, config.model.chat_template)
     generation = load_generation_config(str(folder), trusted)
     check_stop_ids(shape, generation)
-    needs = _data_needs(config) | {"box_needed": method_of(config).graded}
+    needs = data_needs(config) | {"box_needed": method_of(config).graded}
     with repeated_warnings() as warnings:
         data = RunData(
             stop_ids=stop_token_ids(tokenizer, generation),
@@ -175,18 +175,6 @@ def read_inputs(
     return data
 
 
-def _data_needs(config: Config) -> dict[str, bool]:
-    needs_rephrasings = View.REPHRASED in views_of(config)
-    return {"rephrased_needed": needs_rephrasings, "truth_needed": method_of(config).truth}
-
-
-def check_before_ranks(config: Config, world_size: int) -> None:
-    """What each rank would refuse, as far as it takes no tokenizer. Raises ValueError."""
-    validate(config, world_size)
-    pair_records(config, **_data_needs(config))
-    evaluation_questions(config)
-
-
 def dry_run(config: Config, rank: int, world_size: int) -> int:
     """Checks and reads what a run would, and shows the plan. What would have to be fetched is left out."""
     config = with_options(config)
@@ -199,7 +187,7 @@ def dry_run(config: Config, rank: int, world_size: int) -> int:
         if pairs := len(read):  # made for the sake of its warnings
             PairSampler(read, config.data.batch_pairs, config.data.shuffle, config.run.seed)
     elif not absent:
-        pairs = len(pair_records(config, **_data_needs(config)))
+        pairs = len(pair_records(config, **data_needs(config)))
         evaluation_questions(config)
         unread += f"; data not read with its tokenizer: planned for all {pairs} pairs"
     if rank == 0:

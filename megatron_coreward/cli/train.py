@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from megatron_coreward.coreward.rewards.registry import data_needs, with_options
+from megatron_coreward.data.prompts import evaluation_questions, pair_records
 from megatron_coreward.launch.options import TrainOptions, parse_train
 from megatron_coreward.preflight.checks import validate
 from megatron_coreward.utils.logging import exit_code, setup_logging
@@ -27,6 +29,9 @@ def start(options: TrainOptions) -> int | Callable[[], int]:
     config, ranks = options.config(), options.ranks or gpus() or 1
     if not options.dry_run:
         validate(config, ranks)
+        # Every rank reads it again, with the tokenizer. Here it takes no torch: a wrong row is said at once.
+        pair_records(config, **data_needs(with_options(config)))
+        evaluation_questions(config)
     from megatron_coreward import train
 
     if options.dry_run:
@@ -34,7 +39,6 @@ def start(options: TrainOptions) -> int | Callable[[], int]:
         return train.dry_run(config, 0, ranks)
     if ranks == 1 and not options.max_restarts:
         return partial(train.main, options.of_a_rank())
-    train.check_before_ranks(config, ranks)
     from megatron_coreward.launch.ranks import start_ranks
 
     return partial(start_ranks, ranks, train.__name__, options.of_a_rank(), options.max_restarts)

@@ -4,17 +4,14 @@ import argparse
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from megatron_coreward.config.fields import MAX_SEED
+from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.schema import Config
-from megatron_coreward.data.pairs import load_questions
+from megatron_coreward.data.pairs import EVALUATION_KEY, Question, load_questions
 from megatron_coreward.data.prompts import EvaluationQuestion, evaluation_questions, with_prompts
 from megatron_coreward.evaluation.model import EvaluatedModel, read_model
 from megatron_coreward.preflight.files import check_token_ids
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MAX_SAMPLES = 1000
 """Beyond it the subsets that maj@k counts outgrow a float64."""
@@ -48,9 +45,13 @@ def read_inputs(options: argparse.Namespace, world_size: int) -> EvaluationInput
     """Reads and checks everything but the weights. Raises ValueError for the first thing that is wrong."""
     flags = {"evaluation.limit": options.limit, "evaluation.samples": options.samples}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None] + options.overrides
+    # Before the model, which takes torch: what is wrong with a file is said at once.
+    files = _read_files(options, load_config([], ["model.path=unread", "evaluation.limit=0", *given]))
     model = read_model(options.model, options.checkpoint, options.scratch, given, world_size)
     ks, seeds = _ks_and_seeds(options, model.config)
-    benchmarks = _benchmarks(options, model.config, model.tokenizer)
+    benchmarks = [_benchmark(*file, model) for file in files]
+    if options.labels:
+        benchmarks = _labelled(benchmarks, options.labels)
     prompts = [question.prompt_ids for benchmark in benchmarks for question in benchmark.questions]
     check_token_ids(model.shape, model.stop_ids, prompts)
     if options.output is not None:
@@ -86,26 +87,34 @@ def _ks_and_seeds(options: argparse.Namespace, config: Config) -> tuple[list[int
     return ks, seeds
 
 
-def _benchmarks(
-    options: argparse.Namespace, config: Config, tokenizer: "PreTrainedTokenizerBase"
-) -> list[Benchmark]:
-    """The benchmarks in the order given, with distinct names."""
-    benchmarks: dict[str, Benchmark] = {}
+def _read_files(options: argparse.Namespace, config: Config) -> list[tuple[str, str, list[Question]]]:
+    """Name, file and questions in the order given, with distinct names."""
+    files: dict[str, tuple[str, str, list[Question]]] = {}
     for given in options.file or [config.evaluation.file]:
         name, file = _name_and_file(given)
-        if name in benchmarks:
+        if name in files:
             raise ValueError(
-                f"--file {benchmarks[name].file} and --file {file} are both called {name}; give one of them "
+                f"--file {files[name][1]} and --file {file} are both called {name}; give one of them "
                 f"another name: --file NAME={file}"
             )
-        config_of_file = replace(config, evaluation=replace(config.evaluation, file=file))
-        questions = evaluation_questions(config_of_file)
-        if not questions:
-            raise ValueError("no questions: give --file, or data.source=synthetic for the synthetic problems")
-        kept = with_prompts(questions, config_of_file, tokenizer)
-        benchmarks[name] = Benchmark(name, file, kept, len(questions) - len(kept))
-    chosen = list(benchmarks.values())
-    return _labelled(chosen, options.labels) if options.labels else chosen
+        try:
+            questions = evaluation_questions(_of_file(config, file))
+        except ValueError as error:
+            key = "--file" if options.file else EVALUATION_KEY
+            raise ValueError(str(error).replace(EVALUATION_KEY, key)) from error
+        files[name] = (name, file, questions)
+    return list(files.values())
+
+
+def _benchmark(name: str, file: str, questions: list[Question], model: EvaluatedModel) -> Benchmark:
+    if not questions:
+        raise ValueError("no questions: give --file, or data.source=synthetic for the synthetic problems")
+    kept = with_prompts(questions, _of_file(model.config, file), model.tokenizer)
+    return Benchmark(name, file, kept, len(questions) - len(kept))
+
+
+def _of_file(config: Config, file: str) -> Config:
+    return replace(config, evaluation=replace(config.evaluation, file=file))
 
 
 def _name_and_file(given: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """`coreward`: commands and their other doors, help that fits a screen, and slips that name the remedy."""
 
 import os
+import re
 import runpy
 import shlex
 import subprocess
@@ -177,3 +178,16 @@ def test_a_python_without_the_packages_says_where_they_are(door):
     assert result.returncode == 1
     [line] = result.stderr.splitlines()
     assert line.startswith("error: ") and ". .venv/bin/activate" in line
+
+
+def test_a_wrong_row_is_said_before_torch_is_imported(tmp_path):
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('{"question": "1+1?", "rephrased": "Add 1 to 1."}\n{"question": "1+2?"}\n')
+    command = [sys.executable, "-X", "importtime", "-m", "megatron_coreward.cli.main", "train"]
+    settings = [f"data.original={questions}", "model.path=examples/arithmetic_arms/start_model"]
+    settings += ["data.max_prompt_tokens=96", "rollout.max_response_tokens=32"]
+    result = subprocess.run([*command, *settings], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 2
+    last = [line for line in result.stderr.splitlines() if not line.startswith("import time:")][-1]
+    assert "q.jsonl:2: line 2 has no rephrasing" in last
+    assert not re.search(r"\| +torch$", result.stderr, flags=re.MULTILINE), "torch was imported"

@@ -80,7 +80,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("launch", "planning"),
     ),
     "cli": (
-        *("utils", "config", "launch", "data", "rephrasing", "data.preparation", "preflight", "planning"),
+        *("utils", "config", "launch", "data", "coreward", "rephrasing", "data.preparation"),
+        *("preflight", "planning"),
         *(
             "actor.parallel",
             "actor.checkpoint",

@@ -76,3 +76,9 @@ def views_of(config: Config) -> tuple[View, ...]:
     if chosen == "auto":
         chosen = "both" if method_of(config).both_views else "original"
     return VIEWS[chosen]
+
+
+def data_needs(config: Config) -> dict[str, bool]:
+    """What the method needs of the training data, as arguments of data/prompts.pair_records."""
+    needs_rephrasings = View.REPHRASED in views_of(config)
+    return {"rephrased_needed": needs_rephrasings, "truth_needed": method_of(config).truth}
