@@ -231,41 +231,47 @@ def _own_shared_memory() -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
+def engine_arguments(
+    config: Config, model_path: str, max_model_len: int, seed: int, *, on_gpu: bool
+) -> dict[str, Any]:
+    """vLLM's EngineArgs of a run."""
+    arguments: dict[str, Any] = {
+        "model": model_path,
+        "dtype": resolve_dtype(config.model.dtype, on_gpu=on_gpu),
+        "trust_remote_code": config.model.trust_remote_code,
+        "distributed_executor_backend": "external_launcher",
+        "tensor_parallel_size": config.rollout.tensor_parallel_size,
+        "max_model_len": max_model_len,
+        "max_num_seqs": config.rollout.max_num_seqs,
+        "enforce_eager": config.rollout.enforce_eager or not on_gpu,
+        "enable_prefix_caching": True,
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",  # the folder's own would add stop tokens and penalties
+        "seed": seed,
+        "use_tqdm_on_load": False,
+    }
+    if config.rollout.async_scheduling != "auto":
+        arguments["async_scheduling"] = config.rollout.async_scheduling == "always"
+    if on_gpu:
+        return arguments | {
+            "gpu_memory_utilization": config.rollout.gpu_memory_utilization,
+            "enable_sleep_mode": wanted(config.memory.rollout_sleep, on_gpu=True),
+        }
+    return arguments | {
+        "kv_cache_memory_bytes": int(config.rollout.memory_gb * GIB),
+        # A prompt computed in chunks fails on CPU when its request has a seed (vLLM 0.32 rewinds an offset
+        # that CPU generators lack), so every prompt must fit one batch.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(CPU_BATCH_TOKENS, max_model_len),
+    }
+
+
 def _build(config: Config, model_path: str, max_model_len: int, seed: int) -> "LLM":
     on_gpu = torch.cuda.is_available()
-    settings: dict[str, Any] = {
-        "gpu_memory_utilization": config.rollout.gpu_memory_utilization,
-        "enable_sleep_mode": wanted(config.memory.rollout_sleep, on_gpu=on_gpu),
-    }
-    if not on_gpu:
-        settings = {
-            "kv_cache_memory_bytes": int(config.rollout.memory_gb * GIB),
-            # A prompt computed in chunks fails on CPU when its request has a seed (vLLM 0.32 rewinds an
-            # offset that CPU generators lack), so every prompt must fit one batch.
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(CPU_BATCH_TOKENS, max_model_len),
-        }
-    if config.rollout.async_scheduling != "auto":
-        settings["async_scheduling"] = config.rollout.async_scheduling == "always"
     with _quiet_start(), _quiet_binding():
         from vllm import LLM
 
-        return LLM(
-            model=model_path,
-            dtype=resolve_dtype(config.model.dtype, on_gpu=on_gpu),
-            trust_remote_code=config.model.trust_remote_code,
-            distributed_executor_backend="external_launcher",
-            tensor_parallel_size=config.rollout.tensor_parallel_size,
-            max_model_len=max_model_len,
-            max_num_seqs=config.rollout.max_num_seqs,
-            enforce_eager=config.rollout.enforce_eager or not on_gpu,
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-            generation_config="vllm",  # the folder's own would add stop tokens and penalties
-            seed=seed,
-            use_tqdm_on_load=False,
-            **settings,
-        )
+        return LLM(**engine_arguments(config, model_path, max_model_len, seed, on_gpu=on_gpu))
 
 
 @contextmanager
