@@ -85,8 +85,11 @@ def content_of(tensor: torch.Tensor) -> torch.Tensor:
     if not isinstance(tensor, DeviceTensor):
         return tensor
     with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+        storage = torch.Tensor.untyped_storage(tensor)
+        if torch.Tensor.numel(tensor) and not storage.nbytes():  # set_ below would make room without a word
+            raise RuntimeError(f"memory that was given up is touched at {place()}")
         return torch.empty(0, dtype=tensor.dtype).set_(
-            torch.Tensor.untyped_storage(tensor),
+            storage,
             torch.Tensor.storage_offset(tensor),
             torch.Tensor.size(tensor),
             torch.Tensor.stride(tensor),
