@@ -73,6 +73,8 @@ def setup_logging(rank: int = 0, output_dir: Path | None = None) -> "Console":
         rank_tag = "" if rank == 0 else f"[rank {rank}] "
         handlers[0].setFormatter(logging.Formatter(rank_tag + FORMAT, datefmt=TIME_FORMAT))
     handlers[0].addFilter(lambda record: record.name != FILE_ONLY)
+    if rank != 0:  # what `warn` says is about the input, which is the same on every rank
+        handlers[0].addFilter(lambda record: _REPEATED not in vars(record))
     if rank == 0 and output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(output_dir / LOG_FILE))

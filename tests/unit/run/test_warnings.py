@@ -11,7 +11,7 @@ from megatron_coreward.data.pairs import load_pairs
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.run.warnings import FIRST_RESPONSES, RULES, STEPS_WITHOUT_SIGNAL, RunWarnings
 from megatron_coreward.types import QuestionPair, ScoredResponse, View
-from megatron_coreward.utils.logging import repeated_warnings
+from megatron_coreward.utils.logging import repeated_warnings, setup_logging, warn
 from tests.support.paths import ROOT
 
 HEALTHY = {
@@ -131,3 +131,14 @@ def test_every_rule_names_keys_that_exist_and_stands_on_the_page() -> None:
         assert f"| {rule.name} |" in page
         for key in rule.key.split(", "):
             assert key.split(" ")[0] in all_keys(), key
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(0, 1), (1, 0)])
+def test_a_warning_about_the_input_is_shown_once_whatever_the_ranks(
+    rank: int, shown: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup_logging(rank)
+    warn(logging.getLogger("megatron_coreward.data"), "few pairs", "data.batch_pairs", "there are %d", 3)
+    logging.getLogger("megatron_coreward.data").warning("of this rank alone")
+    said = capsys.readouterr().err
+    assert said.count("there are 3") == shown and said.count("of this rank alone") == 1
