@@ -12,10 +12,11 @@ import pytest
 from tools.gpu_check.runner import PASSED, run
 from tools.gpu_check.table import CHECKS
 
-NAMES = ("float32", "bfloat16", "transformer_engine", "dp2", "tp2", "pp2")
+NAMES = ("float32", "tp2")
+OTHERS = ("bfloat16", "transformer_engine", "dp2", "pp2")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_a_check_passes_on_the_pretended_device(name: str, tmp_path: Path) -> None:
     [check] = [check for check in CHECKS if check.name == name]
     on_the_device = replace(check, function=f"tests.distributed.device.gpu_checks:{name}")
