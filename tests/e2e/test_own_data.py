@@ -26,9 +26,10 @@ def test_a_file_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         *(f"run.output_dir={run}", "run.steps=2", "evaluation.limit=20", "evaluation.samples=2"),
     )
     assert done.returncode == 0, done.stdout
-    last = done.stdout.rstrip().splitlines()[-1]
-    warning = "ground truths not read (look at data.original (its answers))"
-    assert f"done: {run}, with 1 warning: {warning}" in last
+    last = done.stdout.partition("done: ")[2].splitlines()[0]
+    assert last.startswith(f"{run}, with 2 warnings: ")
+    assert "ground truths not read (look at data.original (its answers))" in last
+    assert "no box is asked for (look at data.system_prompt)" in last
     figures = read_metrics(run)
     assert len([line for line in figures if "reward/mean" in line]) == 2
     assert len([line for line in figures if "eval/greedy_pass@1" in line]) == 2, "before and after"
