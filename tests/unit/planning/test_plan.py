@@ -156,7 +156,8 @@ def test_phases_follow_the_table() -> None:
     assert {"optimizer", "KV cache"} <= set(phase(stays, "reward"))
     teacher = memory("Qwen2.5-3B", "reward.method=co_rewarding_2")
     assert "teacher" in [item.phase for item in teacher.phases]
-    assert phase(teacher, "log_probs")["teacher"] == 3 * phase(plan, "log_probs")["reference"]
+    # Its bfloat16 weights, the float32 average and what rounding leaves of it: 2 + 4 + 4 bytes.
+    assert phase(teacher, "log_probs")["teacher"] == 5 * phase(plan, "log_probs")["reference"]
     confident = memory("Qwen2.5-3B", "reward.method=entropy", "algorithm.kl_coef=0")
     assert "confidence" in [item.phase for item in confident.phases]
     assert "log_probs" not in [item.phase for item in confident.phases]
