@@ -185,7 +185,8 @@ def test_make_setup_ends_with_where_the_command_is(tmp_path: Path) -> None:
     for name in ("Makefile", "setup.py", "pyproject.toml", "requirements/cpu-lock.txt", ".venv/.ready"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text() if name == "Makefile" else "")
-    made = subprocess.run(["make", "--no-print-directory", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    command = ["make", "--no-print-directory", "setup"]  # make test is a make around it
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     last = made.stdout.splitlines()[-1]
     assert last == f"Ready. The command is {tmp_path}/.venv/bin/coreward; or run: . .venv/bin/activate"
 
