@@ -52,7 +52,7 @@ class MegatronPolicy:
             layout,
             self.model.shape.vocab,
             config.rollout.temperature,
-            config.optimizer.micro_batch_tokens,
+            config.optimizer,
         )
         self._optimizer_state = HostCopies(lambda: optimizer_tensors(self.optimizer))
         self._exporter = WeightExporter(
@@ -61,7 +61,7 @@ class MegatronPolicy:
 
     def shard(self, held: Sequence[WeightedResponse]) -> TrainBatch:
         """roles.Policy.shard."""
-        return make_batch(move_to_dp_ranks(held, self.layout, self.comm))
+        return make_batch(move_to_dp_ranks(held, self.layout, self.comm, self.config.optimizer))
 
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
         """Float32 [T], on the CPU."""
@@ -70,7 +70,7 @@ class MegatronPolicy:
 
     def with_confidence(self, responses: Sequence[Response]) -> list[Response]:
         """roles.Policy.with_confidence."""
-        return with_confidence(responses, self._forward, self.layout, self.comm)
+        return with_confidence(responses, self._forward, self.layout, self.comm, self.config.optimizer)
 
     def accumulate_gradients(self, batch: TrainBatch, objective: Objective) -> Figures:
         """Leaves the gradient, summed over all ranks and before clipping, in the gradient buffers."""

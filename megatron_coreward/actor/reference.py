@@ -24,7 +24,7 @@ class MegatronReference:
             layout,
             self.model.shape.vocab,
             config.rollout.temperature,
-            config.optimizer.micro_batch_tokens,
+            config.optimizer,
         )
         self._weights = HostCopies(self._tensors, constant=constant)
 

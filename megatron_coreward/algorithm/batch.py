@@ -22,6 +22,7 @@ class TrainBatch:
     """
 
     tokens_N: torch.Tensor  # int64
+    prompts_R: torch.Tensor  # int64: equal numbers, equal prompts
     prompt_lengths_R: torch.Tensor  # int64
     response_lengths_R: torch.Tensor  # int64
     advantages_R: torch.Tensor  # float32
@@ -37,13 +38,17 @@ class TrainBatch:
     @property
     def advantages_T(self) -> torch.Tensor:
         """A_i on every response token."""
-        return torch.repeat_interleave(self.advantages_R, self.response_lengths_R)
+        # With the size given, the host need not wait for the device to learn it.
+        return torch.repeat_interleave(
+            self.advantages_R, self.response_lengths_R, output_size=len(self.weights_T)
+        )
 
     def with_log_probs(self, old: torch.Tensor | None, ref: torch.Tensor | None) -> "TrainBatch":
         return replace(self, old_logps_T=old, ref_logps_T=ref)
 
-    def to(self, device: torch.device) -> "TrainBatch":
-        return self._map(lambda tensor, _: tensor.to(device))
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "TrainBatch":
+        """The batch with `function` applied to every tensor."""
+        return self._map(lambda tensor, _: function(tensor))
 
     def select(self, indices: Sequence[int]) -> "TrainBatch":
         """The responses at `indices`, in that order."""
@@ -64,6 +69,7 @@ class TrainBatch:
 
         return TrainBatch(
             tokens_N=function(self.tokens_N, self.lengths_R),
+            prompts_R=function(self.prompts_R, one_R),
             prompt_lengths_R=function(self.prompt_lengths_R, one_R),
             response_lengths_R=function(self.response_lengths_R, one_R),
             advantages_R=function(self.advantages_R, one_R),
@@ -83,10 +89,14 @@ def make_batch(share: Sequence[WeightedResponse]) -> TrainBatch:
         return torch.from_numpy(joined.astype(dtype))
 
     response_lengths_R = torch.tensor([len(r.response_ids) for r in responses], dtype=torch.long)
+    prompts: dict[tuple[int, ...], int] = {}
     weights_R = torch.tensor([item.weight for item in share], dtype=torch.float32)
     return TrainBatch(
         tokens_N=flat(
             [part for r in responses for part in (np.asarray(r.prompt_ids), r.response_ids)], np.int64
+        ),
+        prompts_R=torch.tensor(
+            [prompts.setdefault(tuple(r.prompt_ids), len(prompts)) for r in responses], dtype=torch.long
         ),
         prompt_lengths_R=torch.tensor([len(r.prompt_ids) for r in responses], dtype=torch.long),
         response_lengths_R=response_lengths_R,

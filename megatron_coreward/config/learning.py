@@ -144,6 +144,9 @@ class OptimizerConfig:
     """Global gradient norm limit; 0 = no clipping."""
     micro_batch_tokens: AtLeastOne = 4096
     """Token budget of one packed micro-batch. A longer single response gets one of its own."""
+    share_prompts: bool = True
+    """Compute a prompt once for all its responses in a micro-batch, in old, reference and current log-probs
+    alike. Exact to rounding; false computes it once for every response."""
     distributed: bool = False
     """Megatron's distributed optimizer: data-parallel ranks share Adam's state, where memory is short."""
     overlap: bool = False

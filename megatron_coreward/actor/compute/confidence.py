@@ -9,19 +9,24 @@ from megatron_coreward.actor.compute.forward import PackedForward
 from megatron_coreward.actor.compute.sharding import Key, move_to_dp_ranks
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.algorithm.batch import make_batch
+from megatron_coreward.config.learning import OptimizerConfig
 from megatron_coreward.roles import Communicator
 from megatron_coreward.types import Confidence, Response, WeightedResponse
 
 
 @torch.no_grad()
 def with_confidence(
-    responses: Sequence[Response], forward: PackedForward, layout: Layout, comm: Communicator
+    responses: Sequence[Response],
+    forward: PackedForward,
+    layout: Layout,
+    comm: Communicator,
+    config: OptimizerConfig,
 ) -> list[Response]:
     """The same responses in the same order, measured by one forward pass over all of them. A collective.
 
     The passes are spread over the data-parallel ranks by tokens, as those of an update are.
     """
-    share = move_to_dp_ranks([WeightedResponse(response) for response in responses], layout, comm)
+    share = move_to_dp_ranks([WeightedResponse(response) for response in responses], layout, comm, config)
     batch = make_batch(share)
     values_T2 = forward.confidence(batch).double()
     pieces = values_T2.split(batch.response_lengths_R.tolist())

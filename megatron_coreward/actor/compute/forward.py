@@ -21,13 +21,15 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_coreward.actor.compute.packing import MicroBatch, pack, plan_micro_batches
+from megatron_coreward.actor.compute.grouping import Size, plan_micro_batches
+from megatron_coreward.actor.compute.packing import MicroBatch, pack, upload
 from megatron_coreward.actor.compute.token_stats import TokenStats, VocabularyShard, token_stats
 from megatron_coreward.actor.device import actor_device, compute_device
 from megatron_coreward.actor.model.precision import deterministic_algorithms
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import Objective
+from megatron_coreward.config.learning import OptimizerConfig
 from megatron_coreward.utils.metrics import Figures
 
 
@@ -40,13 +42,13 @@ class PackedForward:
         layout: Layout,
         vocab: int,
         temperature: float,
-        micro_batch_tokens: int,
+        optimizer: OptimizerConfig,
     ) -> None:
         self.model = model
         self.layout = layout
         self.vocab = vocab
         self.temperature = temperature
-        self.budget = micro_batch_tokens
+        self.budget, self.share_prompts = optimizer.micro_batch_tokens, optimizer.share_prompts
         module: GPTModel = model.module if isinstance(model, DistributedDataParallel) else model
         module.config.finalize_model_grads_func = _sum_gradients
         self.megatron: TransformerConfig = module.config
@@ -89,10 +91,11 @@ class PackedForward:
 
     def _micro_batches(self, batch: TrainBatch) -> list[MicroBatch]:
         multiple = token_multiple(self.megatron)
-        device = compute_device()
-        plan = plan_micro_batches(batch.lengths_R.tolist(), self.budget)
+        lengths = batch.prompts_R, batch.prompt_lengths_R, batch.response_lengths_R
+        sizes = [Size(*values) for values in zip(*(x.tolist() for x in lengths), strict=True)]
+        plan = plan_micro_batches(sizes, self.budget, self.share_prompts)
         plan += [[]] * (self._most(len(plan)) - len(plan))
-        return [pack(batch, indices, multiple, device) for indices in plan]
+        return upload([pack(batch, parts, multiple) for parts in plan], compute_device())
 
     def _most(self, count: int) -> int:
         """The largest number of micro-batches among the ranks that exchange tokens with this one's experts.
@@ -125,7 +128,7 @@ class PackedForward:
         self._selected_rows = micro_batch.rows_T
         output = model(
             input_ids=micro_batch.tokens_1N,
-            position_ids=micro_batch.positions_1N,
+            position_ids=None,  # the packed row has them
             attention_mask=None,
             packed_seq_params=micro_batch.packed,
         )
@@ -161,7 +164,7 @@ class PackedForward:
         self, objective: Objective, micro_batch: MicroBatch, logits: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, Figures]:
         stats = self._stats(micro_batch, logits)
-        loss, figures = objective(stats.logps, micro_batch.batch.to(stats.logps.device))
+        loss, figures = objective(stats.logps, micro_batch.batch)
         figures.add_mean("policy/entropy", float(stats.entropy.sum()), len(stats.entropy))
         figures.add_mean("policy/self_certainty", float(stats.self_certainty.sum()), len(stats.logps))
         return loss, torch.zeros([], dtype=torch.int), figures

@@ -19,6 +19,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_coreward.actor.device import actor_device, compute_device
 from megatron_coreward.actor.model.layers import block_spec
+from megatron_coreward.actor.model.packed_row import TokenRotary
 from megatron_coreward.actor.model.precision import LOCAL
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.config.model_shape import ModelShape, layers_per_stage
@@ -155,8 +156,7 @@ def build_model(
             position_embedding_type="rope",
             rotary_base=shape.rope_theta,
         )
-    rotary = model.rotary_pos_emb
-    rotary.inv_freq = rope_inverse_frequencies(shape).to(rotary.inv_freq)
+    model.rotary_pos_emb = TokenRotary(rope_inverse_frequencies(shape).to(device))
     mark_tensor_parallel(model)
     return model
 

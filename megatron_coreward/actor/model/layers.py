@@ -23,7 +23,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
-from megatron_coreward.actor.model.attention import PackedAttention, RMSNorm
+from megatron_coreward.actor.model.attention import PackedAttention, RMSNorm, over_packed_rows
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,12 @@ def modules_of(config: TransformerConfig) -> Modules:
     if config.transformer_impl == "local":
         return Modules(RMSNorm, ColumnParallelLinear, RowParallelLinear, PackedAttention)
     assert te.HAVE_TE, "check_machine and choose_modules ask for it only where it is"
-    return Modules(te.TENorm, te.TEColumnParallelLinear, te.TERowParallelLinear, te.TEDotProductAttention)
+    return Modules(
+        te.TENorm,
+        te.TEColumnParallelLinear,
+        te.TERowParallelLinear,
+        over_packed_rows(te.TEDotProductAttention),
+    )
 
 
 def _mlp_spec(config: TransformerConfig, modules: Modules) -> ModuleSpec:

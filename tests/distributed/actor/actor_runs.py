@@ -19,7 +19,7 @@ from megatron.core.models.gpt import GPTModel
 
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.compute import forward, token_stats
-from megatron_coreward.actor.compute.sharding import balanced_owners
+from megatron_coreward.actor.compute.sharding import balanced_owners, size_of
 from megatron_coreward.actor.model import build as actor_model
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
@@ -95,27 +95,29 @@ class Run:
 
 
 def random_responses(seed: int, pairs: int, samples: int, vocab: int) -> tuple[ScoredResponse, ...]:
-    """Responses of varied length with advantages of both signs.
+    """Responses of varied length with advantages of both signs; those of a group have one prompt.
 
     The first has one token after a prompt of one; the last of several has no token at all. Each ends with
     the last id of the vocabulary, whose row is next to the padding.
     """
     rng = np.random.default_rng(seed)
     keys = [(pair, view, sample) for pair in range(pairs) for view in View for sample in range(samples)]
-    sizes = rng.integers(1, 25, (len(keys), 2)).tolist()
-    sizes[0] = [1, 1]
+    lengths = rng.integers(1, 25, len(keys)).tolist()
+    lengths[0] = 1
     if len(keys) > 1:
-        sizes[-1][1] = 0
+        lengths[-1] = 0
+    prompts = {key[:2]: rng.integers(0, vocab, rng.integers(1, 25)) for key in keys}
+    prompts[keys[0][:2]] = rng.integers(0, vocab, 1)
     responses = []
-    for (pair, view, sample), (prompt, length) in zip(keys, sizes, strict=True):
-        ids = rng.integers(0, vocab, prompt + length)
-        ids[-1] = vocab - 1
+    for (pair, view, sample), length in zip(keys, lengths, strict=True):
+        ids = rng.integers(0, vocab, length)
+        ids[-1:] = vocab - 1
         response = ScoredResponse(
             pair_id=pair,
             view=view,
             sample=sample,
-            prompt_ids=tuple(ids[:prompt].tolist()),
-            response_ids=ids[prompt:].astype(np.int32),
+            prompt_ids=tuple(prompts[pair, view].tolist()),
+            response_ids=ids.astype(np.int32),
             rollout_logps=np.zeros(length, np.float32),
             text="",
             finish_reason="stop",
@@ -192,7 +194,7 @@ def _by_response(
 ) -> dict[Key, torch.Tensor]:
     """The log-probs of all DP ranks; every rank of a model-parallel group must have the same."""
     layout = policy.layout
-    owners = balanced_owners({r.key: r.num_tokens for r in responses}, layout.dp_size)
+    owners = balanced_owners({r.key: size_of(r) for r in responses}, layout.dp_size, policy.config.optimizer)
     mine = sorted((r for r in responses if owners[r.key] == layout.dp_rank), key=lambda r: r.key)
     pieces = logps_T.split([len(r.response_ids) for r in mine])
     found: dict[Key, torch.Tensor] = {}

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_coreward.actor.compute.packing import plan_micro_batches
+from megatron_coreward.actor.compute.grouping import plan_micro_batches
+from megatron_coreward.actor.compute.sharding import size_of
 from megatron_coreward.types import ScoredResponse
 from tests.distributed.actor.actor_runs import MUTATIONS, Case, Refusal, Run, random_responses, refuse, walk
 from tests.oracles import actor as oracle
@@ -210,9 +211,12 @@ def test_the_batch_tests_what_it_should(subjects):
     for subject in subjects.values():
         assert subject.expected.grad_norm > 2 * SETTINGS.clip_grad
     case, expected = subjects["qwen3 tied"].case, subjects["qwen3 tied"].expected
-    lengths = [response.num_tokens for response in case.responses]
-    assert len(plan_micro_batches(lengths, SMALL)) > 3
-    assert len(plan_micro_batches(lengths, LARGE)) == 1
+    sizes = [size_of(response) for response in case.responses]
+    small, large = (plan_micro_batches(sizes, budget, share=True) for budget in (SMALL, LARGE))
+    assert len(small) > 3
+    assert len(large) == 1
+    assert any(len(part) > 1 for part in large[0]), "responses share prompts"
+    assert sum(map(len, small)) > len(large[0]), "a group is cut"
     log_ratios = torch.cat(
         [expected.log_probs[r.key] - torch.from_numpy(r.rollout_logps) for r in case.responses]
     )

@@ -18,6 +18,7 @@ from megatron_coreward.actor import parallel
 from megatron_coreward.actor.compute.forward import PackedForward
 from megatron_coreward.actor.weights.load import load_model
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
+from megatron_coreward.config.learning import OptimizerConfig
 from megatron_coreward.config.schema import ModelConfig, ParallelConfig
 from megatron_coreward.types import ScoredResponse, WeightedResponse
 from tests.distributed.actor.actor_runs import random_responses
@@ -104,7 +105,9 @@ def forward_all(
     for folder, config in cases:
         layout = parallel.initialize(config)
         model = load_model(ModelConfig(str(folder)), layout)
-        forward = PackedForward(model.module, layout, model.shape.vocab, 1.0, BUDGET)
+        forward = PackedForward(
+            model.module, layout, model.shape.vocab, 1.0, OptimizerConfig(micro_batch_tokens=BUDGET)
+        )
         log_probs = {}
         with torch.no_grad():
             for forward.temperature in TEMPERATURES:

@@ -19,6 +19,7 @@ from megatron_coreward.actor.compute.forward import PackedForward
 from megatron_coreward.actor.weights.load import load_model
 from megatron_coreward.actor.weights.stream import WeightExporter
 from megatron_coreward.algorithm.batch import make_batch
+from megatron_coreward.config.learning import OptimizerConfig
 from megatron_coreward.config.schema import ModelConfig, ParallelConfig
 from megatron_coreward.families.registry import FAMILIES, find_families
 from megatron_coreward.types import ScoredResponse, WeightedResponse
@@ -64,7 +65,9 @@ def run_all(
             weights = {key: value.clone() for key, value in exporter.export(for_engine=False)}
             wrong = [key for key in weights.keys() | file.keys() if not same(weights, file, key)]
             head = model.shape.family.head in dict(exporter.export(for_engine=True))
-            forward = PackedForward(model.module, layout, model.shape.vocab, 0.7, 60)
+            forward = PackedForward(
+                model.module, layout, model.shape.vocab, 0.7, OptimizerConfig(micro_batch_tokens=60)
+            )
             with torch.no_grad():
                 seen[name, layout_name] = Seen(forward.log_probs(batch), wrong, head)
         parallel.destroy()

@@ -38,6 +38,7 @@ def make_batch(lengths, seed=0, old=True, ref=True) -> tuple[torch.Tensor, Train
     logps_T = (-draw(total).abs()).requires_grad_()
     batch = TrainBatch(
         tokens_N=torch.zeros(total + len(lengths), dtype=torch.long),
+        prompts_R=torch.arange(len(lengths)),
         prompt_lengths_R=torch.ones(len(lengths), dtype=torch.long),
         response_lengths_R=torch.tensor(lengths, dtype=torch.long),
         advantages_R=draw(len(lengths)),
