@@ -3,8 +3,8 @@
 Attention is called twice: trunks attend to themselves, then branches to their trunk and themselves. What
 computes a call is a kernel:
 
-- `sdpa`: a loop over torch's scaled_dot_product_attention, on a CPU;
-- `varlen`: torch.nn.attention.varlen, one kernel for all sequences, on a GPU;
+- `sdpa`: a loop over torch's scaled_dot_product_attention, on a CPU, and in float32;
+- `varlen`: torch.nn.attention.varlen, one kernel for all sequences, on a GPU in half precision;
 - Transformer Engine's, where its modules are used (`over_packed_rows`).
 
 None materialises the scores of all tokens with all others, and none makes the host wait.
@@ -33,6 +33,8 @@ from megatron_coreward.actor.model.packed_row import PackedRow, Sequences
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Sequences], torch.Tensor]
 """(queries [Q, H, D], keys [C, K, D], values [C, K, D], their sequences) -> [Q, H, D] or [Q, H * D]."""
 
+HALF = (torch.bfloat16, torch.float16)
+
 BOTTOM_RIGHT = SimpleNamespace(name="padding_causal_bottom_right")
 """Transformer Engine's mask of branches, by the name that Megatron's enum lacks."""
 
@@ -60,7 +62,7 @@ def sdpa(
     sequences: Sequences,
     scale: float,
 ) -> torch.Tensor:
-    """The kernel for a CPU."""
+    """The kernel for a CPU, and for float32 anywhere."""
     repeat = query_QHD.shape[1] // key_CKD.shape[1]
     if repeat > 1:  # torch's CPU kernel for grouped heads is slower than repeating the heads
         key_CKD = key_CKD.repeat_interleave(repeat, dim=1)
@@ -74,7 +76,7 @@ def sdpa(
     ):
         mask = None
         if len(q) != len(k):  # is_causal would align the first query with the first key
-            mask = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
+            mask = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).tril(len(k) - len(q))
         output = F.scaled_dot_product_attention(
             q.transpose(0, 1).unsqueeze(0),
             k.transpose(0, 1).unsqueeze(0),
@@ -153,7 +155,7 @@ class PackedAttention(MegatronModule):
     ) -> torch.Tensor:
         """Returns [N, 1, H * D]."""
         assert isinstance(packed_seq_params, PackedRow), "the actor feeds packed rows only"
-        chosen = varlen if query_N1HD.is_cuda else sdpa
+        chosen = varlen if query_N1HD.is_cuda and query_N1HD.dtype in HALF else sdpa
 
         def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of: Sequences) -> torch.Tensor:
             return chosen(q, k, v, of, self.scale)

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from megatron.core.models.common.embeddings.rope_utils import fused_apply_rotary_pos_emb
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import layers as layers_module
 from megatron.core.tensor_parallel.layers import (
@@ -59,8 +60,7 @@ def transformer_config(
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
         persist_layer_norm=False,
-        **fusions(),
-        apply_rope_fusion=False,
+        **fusions(precision),
         # The weights come from files; see mark_tensor_parallel for what this leaves undone.
         perform_initialization=False,
         params_dtype=dtype,
@@ -82,14 +82,17 @@ def transformer_config(
     )
 
 
-def fusions() -> dict[str, bool]:
-    """What a GPU computes in one kernel: SwiGLU, and with Apex a weight's gradient and its sum.
+def fusions(precision: dict[str, Any]) -> dict[str, bool]:
+    """What a GPU computes in one kernel: SwiGLU, with Transformer Engine the rotation of queries and keys,
+    and with Apex a weight's gradient and its sum.
 
     SwiGLU's keeps two or three values per token and MLP column for the backward pass instead of five.
     """
     on_gpu = torch.cuda.is_available()
+    engine = precision["transformer_impl"] == "transformer_engine"
     return {
         "bias_activation_fusion": on_gpu,
+        "apply_rope_fusion": on_gpu and engine and fused_apply_rotary_pos_emb is not None,
         "gradient_accumulation_fusion": on_gpu and layers_module._grad_accum_fusion_available,
     }
 

@@ -14,11 +14,13 @@ from unittest import mock
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.module import MegatronModule
 
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.device import compute_device
 from megatron_coreward.actor.model import layers as layer_spec
-from megatron_coreward.actor.model.attention import PackedAttention, RMSNorm
+from megatron_coreward.actor.model.attention import RMSNorm, sdpa
+from megatron_coreward.actor.model.packed_row import Sequences
 from megatron_coreward.actor.saver import load_checkpoint
 from megatron_coreward.config.schema import Fp8Config, ParallelConfig
 from megatron_coreward.types import WeightedResponse
@@ -33,6 +35,7 @@ from tests.distributed.checkpoint.checkpoint_runs import (
     snapshot,
     train,
 )
+from tests.support.pretended.tensor import content_of
 
 seen: list[tuple[PackedSeqParams, bool]] = []
 """What attention was called with: sequences, and whether only deterministic algorithms were allowed."""
@@ -97,7 +100,7 @@ class TERowParallelLinear(RowParallelLinear):
         super().__init__(input_size, output_size, **settings)
 
 
-class TEDotProductAttention(PackedAttention):
+class TEDotProductAttention(MegatronModule):
     def __init__(
         self,
         config: Any,
@@ -113,7 +116,7 @@ class TEDotProductAttention(PackedAttention):
         pg_collection: Any = None,
     ) -> None:
         assert pg_collection is not None and softmax_scale is None, "as SelfAttention makes it"
-        super().__init__(config, layer_number, attn_mask_type, attention_type)
+        super().__init__(config=config)
 
     def forward(  # type: ignore[override]
         self,
@@ -128,9 +131,12 @@ class TEDotProductAttention(PackedAttention):
     ) -> torch.Tensor:
         assert packed_seq_params is not None, "the actor feeds packed sequences only"
         seen.append((packed_seq_params, torch.are_deterministic_algorithms_enabled()))
-        return super().forward(
-            query, key, value, None, attn_mask_type, None, packed_seq_params=packed_seq_params
-        )
+        packed = packed_seq_params
+        queries, keys = (content_of(x).diff().tolist() for x in (packed.cu_seqlens_q, packed.cu_seqlens_kv))
+        sequences = Sequences(tuple(queries), tuple(keys), packed.cu_seqlens_q, packed.cu_seqlens_kv)
+        causal = {"causal": queries == keys, "padding_causal_bottom_right": True}
+        assert causal[attn_mask_type.name], "another mask aligns the first query with the first key"
+        return sdpa(query, key, value, sequences, self.config.kv_channels**-0.5)
 
 
 STAND_INS = (TENorm, TEColumnParallelLinear, TERowParallelLinear, TEDotProductAttention)

@@ -66,7 +66,7 @@ EVERY_LAYOUT = LAYOUTS | {
     "TP1 PP2 DP2 EP2": (4, {"pipeline": 2, "expert": 2}),
 }
 EXPERT_LAYOUTS = [name for name in EVERY_LAYOUT if "EP" in name]
-SMALL, LARGE = 50, 1000  # token budgets: several micro-batches, or one
+SMALL, LARGE = 36, 1000  # token budgets: several micro-batches, or one
 BASE = "TP1 PP1 DP1"
 
 # Ten times the largest difference over all trials, from the oracle and from one rank.

@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megatron_coreward.actor.compute.grouping import Size, cost, parts_of_groups, plan_micro_batches
 from megatron_coreward.actor.compute.optimizer import learning_rate
-from megatron_coreward.actor.compute.packing import pack, plan_micro_batches
+from megatron_coreward.actor.compute.packing import pack
 from megatron_coreward.actor.compute.sharding import balanced_owners
+from megatron_coreward.actor.model.attention import attend, sdpa, varlen
+from megatron_coreward.actor.model.packed_row import PackedRow, Sequences
 from megatron_coreward.actor.weights.kinds import merge, split
 from megatron_coreward.algorithm.batch import make_batch
 from megatron_coreward.config.learning import OptimizerConfig
@@ -19,80 +22,189 @@ from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.families.mapping import FusedQKV, GatedMLP, Kind, Replicated, Split, Vocabulary
 from megatron_coreward.types import WeightedResponse
 from tests.distributed.actor.actor_runs import random_responses
-
-CPU = torch.device("cpu")
-
+from tests.support.pretended.attention import varlen_attn
 
 # Micro-batches
 
 
-@given(st.lists(st.integers(1, 60)), st.integers(1, 100))
-def test_every_response_is_in_one_micro_batch_within_the_budget(lengths, budget):
-    plan = plan_micro_batches(lengths, budget)
-    assert sorted(index for indices in plan for index in indices) == list(range(len(lengths)))
-    for indices in plan:
-        assert sum(lengths[i] for i in indices) <= budget or len(indices) == 1
+def sizes_of(rows: list[tuple[int, int, int]]) -> list[Size]:
+    """From prompt, its tokens (one number for all that share it) and the response's tokens."""
+    tokens = {prompt: length for prompt, length, _ in rows}
+    return [Size(prompt, tokens[prompt], response) for prompt, _, response in rows]
 
 
-def test_longest_first_into_the_first_micro_batch_with_room():
-    assert plan_micro_batches([3, 9, 5, 2, 4], budget=10) == [[1], [2, 4], [0, 3]]
+ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 30), st.integers(0, 60)))
+
+
+@given(ROWS, st.integers(1, 100), st.booleans())
+def test_every_response_is_in_one_micro_batch_within_the_budget(rows, budget, share):
+    sizes = sizes_of(rows)
+    plan = plan_micro_batches(sizes, budget, share)
+    assert sorted(i for parts in plan for part in parts for i in part) == list(range(len(sizes)))
+    for parts in plan:
+        responses = [i for part in parts for i in part]
+        assert sum(cost(part, sizes) for part in parts) <= budget or len(responses) == 1
+        for part in parts:
+            assert len({sizes[i].prompt for i in part}) == 1
+            assert share or len(part) == 1
+
+
+@given(ROWS, st.integers(1, 100))
+def test_a_group_is_cut_only_when_it_is_over_the_limit(rows, limit):
+    sizes = sizes_of(rows)
+    parts = parts_of_groups(sizes, limit, share=True)
+    for prompt in {size.prompt for size in sizes}:
+        group = [i for i, size in enumerate(sizes) if size.prompt == prompt]
+        of_group = [part for part in parts if sizes[part[0]].prompt == prompt]
+        assert sorted(i for part in of_group for i in part) == group
+        assert (len(of_group) == 1) or cost(group, sizes) > limit
+
+
+def test_a_group_is_cut_into_equal_parts_that_repeat_the_prompt():
+    sizes = [Size("q", 10, n) for n in (9, 1, 5, 5)]
+    assert parts_of_groups(sizes, 30, share=True) == [[0, 1, 2, 3]]
+    assert parts_of_groups(sizes, 29, share=True) == [[0, 1], [2, 3]]
+    assert parts_of_groups(sizes, 15, share=True) == [[0], [2], [3], [1]]
+
+
+def test_the_costliest_part_first_into_the_first_micro_batch_with_room():
+    sizes = [Size(i, 1, n) for i, n in enumerate([2, 8, 4, 1, 3])]
+    assert plan_micro_batches(sizes, 10, share=True) == [[[1]], [[2], [4]], [[0], [3]]]
 
 
 def test_a_response_over_the_budget_has_a_micro_batch_of_its_own():
-    assert plan_micro_batches([1, 50, 1], budget=10) == [[1], [0, 2]]
+    sizes = [Size("q", 1, n) for n in (0, 49, 0)]
+    assert plan_micro_batches(sizes, 10, share=False) == [[[1]], [[0], [2]]]
+    assert plan_micro_batches(sizes, 10, share=True) == [[[1]], [[0, 2]]]
 
 
 def test_no_responses_still_make_one_micro_batch():
-    assert plan_micro_batches([], budget=10) == [[]]
+    assert plan_micro_batches([], 10, share=True) == [[]]
 
 
-@pytest.mark.parametrize("multiple", [1, 2, 8])
-def test_rows_are_the_positions_that_predict_the_response_tokens(multiple):
+@pytest.mark.parametrize("multiple", [1, 2, 16])
+@pytest.mark.parametrize(
+    "parts", [[[3], [0], [7], [5]], [[6, 7], [3], [0, 1]], [[0, 1], [2, 3], [4, 5], [6, 7]]]
+)
+def test_every_token_attends_to_its_own_sequence_only(multiple, parts):
+    """What each row sees, written out as a mask, against the responses one by one."""
     responses = random_responses(seed=5, pairs=2, samples=2, vocab=300)
-    indices = [3, 0, 7, 5]
-    micro_batch = pack(make_batch([WeightedResponse(r) for r in responses]), indices, multiple, CPU)
-    tokens_N = micro_batch.tokens_1N[0]
+    micro_batch = pack(make_batch([WeightedResponse(r) for r in responses]), parts, multiple)
+    tokens_N, row = micro_batch.tokens_1N[0], micro_batch.packed
     assert len(tokens_N) % multiple == 0
-    expected_targets, expected_rows, start = [], [], 0
-    for response in (responses[i] for i in indices):
-        prompt, end = len(response.prompt_ids), start + response.num_tokens
-        assert tokens_N[start : start + prompt].tolist() == list(response.prompt_ids)
-        assert micro_batch.positions_1N[0, start:end].tolist() == list(range(response.num_tokens))
-        expected_rows += range(start + prompt - 1, end - 1)
-        expected_targets += response.response_ids.tolist()
-        start = end
-    assert micro_batch.rows_T.tolist() == expected_rows
-    assert micro_batch.targets_T.tolist() == expected_targets
-    boundaries = micro_batch.packed.cu_seqlens_q.tolist()
-    assert boundaries[-1] == len(tokens_N)
-    assert start in boundaries, "the filling belongs to no response"
-    assert micro_batch.packed.max_seqlen_q == max(np.diff(boundaries))
+    sees = visible(row, len(tokens_N))
+    places = iter(micro_batch.rows_T.tolist())
+    targets = iter(micro_batch.targets_T.tolist())
+    for response in (responses[i] for part in parts for i in part):
+        ids = [*response.prompt_ids, *response.response_ids.tolist()]
+        for end in range(len(response.prompt_ids), len(ids)):
+            seen = sees[next(places)].nonzero()[:, 0]
+            assert tokens_N[seen].tolist() == ids[:end]
+            assert row.positions_N[seen].tolist() == list(range(end))
+            assert next(targets) == ids[end]
+    assert next(places, None) is next(targets, None) is None
+    prompts = sum(len(responses[part[0]].prompt_ids) for part in parts)
+    shared = prompts + sum(len(responses[i].response_ids) for part in parts for i in part)
+    assert len(tokens_N) == shared + -shared % multiple, "each prompt once"
+
+
+def visible(row: PackedRow, tokens: int) -> torch.Tensor:
+    """Which tokens each token of the row attends to, [N, N]."""
+    sees = torch.zeros(tokens, tokens, dtype=torch.bool)
+    whole = sum(row.trunks.queries)
+    pieces = [(row.trunks, torch.arange(whole), 0)]
+    pieces += [(row.branches, row.branch_keys_C, whole)] if row.branches is not None else []
+    for sequences, rows, first in pieces:
+        assert sequences.query_ends.diff().tolist() == list(sequences.queries)
+        assert sequences.key_ends.diff().tolist() == list(sequences.keys)
+        for keys, queries in zip(rows.split(sequences.keys), sequences.queries, strict=True):
+            for query in range(queries):
+                sees[first + query, keys[: len(keys) - queries + query + 1]] = True
+            first += queries
+    return sees
 
 
 @pytest.mark.parametrize("multiple", [1, 2])
 def test_an_empty_micro_batch_has_tokens_but_no_rows(multiple):
-    micro_batch = pack(make_batch([]), [], multiple, CPU)
+    micro_batch = pack(make_batch([]), [], multiple)
     assert micro_batch.tokens_1N.shape == (1, multiple)
     assert len(micro_batch.rows_T) == len(micro_batch.targets_T) == len(micro_batch.batch.advantages_R) == 0
+
+
+def test_attention_is_that_of_the_formula_and_a_spoiled_response_reaches_no_other():
+    """Values and gradients in float64 against softmax over an explicit mask."""
+    responses = random_responses(seed=6, pairs=2, samples=3, vocab=300)
+    parts = [[0, 1, 2], [3, 4], [5], [6, 7, 8], [9, 10, 11]]
+    micro_batch = pack(make_batch([WeightedResponse(r) for r in responses]), parts, 4)
+    row, tokens = micro_batch.packed, micro_batch.tokens_1N.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(tokens, 1, heads, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+        for heads in (4, 2, 2)
+    )
+
+    def kernel(q, k, v, sequences):
+        return sdpa(q, k, v, sequences, 8**-0.5)
+
+    found = attend(kernel, q, k, v, row)
+    keys, values = (x[:, 0].repeat_interleave(2, dim=1) for x in (k, v))
+    scores = torch.einsum("qhd,chd->hqc", q[:, 0], keys) * 8**-0.5
+    weights = scores.masked_fill(~visible(row, tokens), -torch.inf).softmax(-1)
+    expected = torch.einsum("hqc,chd->qhd", weights, values).reshape(tokens, 1, -1)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    noise = torch.randn(found.shape, generator=generator, dtype=torch.float64)
+    for ours, oracle in zip(
+        torch.autograd.grad((found * noise).sum(), (q, k, v)),
+        torch.autograd.grad((expected * noise).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, oracle, atol=1e-12, rtol=0)
+
+    first = sum(row.trunks.queries)
+    spoiled = slice(first, first + row.branches.queries[0])
+    with torch.no_grad():
+        k[spoiled], v[spoiled] = torch.nan, torch.nan
+        again = attend(kernel, q, k, v, row)
+    assert again[spoiled].isnan().any()
+    again[spoiled] = found.detach()[spoiled]
+    assert torch.equal(again, found.detach())
+
+
+def test_the_gpu_kernel_is_called_as_torch_wants_it():
+    """By the stand-in of the pretended device, which has the real signature."""
+    sequences = Sequences.of([3, 2], [3, 6])
+    q, k, v = (torch.randn(rows, heads, 8, dtype=torch.bfloat16) for rows, heads in ((5, 4), (9, 2), (9, 2)))
+    with mock.patch.object(torch.nn.attention.varlen, "varlen_attn", varlen_attn):
+        found = varlen(q, k, v, sequences, 0.3)
+    assert torch.equal(found, sdpa(q, k, v, sequences, 0.3))
 
 
 # Owners
 
 
-def keys_of(sizes: list[int]) -> dict[tuple[int, str, int], int]:
-    return {(i // 4, ("original", "rephrased")[i % 2], i % 4 // 2): size for i, size in enumerate(sizes)}
+def keys_of(rows: list[tuple[int, int, int]]) -> dict[tuple[int, str, int], Size]:
+    return {(size.prompt, "original", i): size for i, size in enumerate(sizes_of(rows))}
 
 
-@given(st.lists(st.integers(1, 1000)), st.integers(1, 8), st.randoms())
-def test_owners_are_balanced_and_depend_on_the_set_only(lengths, ranks, rng):
-    sizes = keys_of(lengths)
-    owners = balanced_owners(sizes, ranks)
+@given(ROWS, st.integers(1, 8), st.integers(1, 100), st.booleans(), st.randoms())
+def test_owners_are_balanced_and_depend_on_the_set_only(rows, ranks, budget, share, rng):
+    sizes = keys_of(rows)
+    config = OptimizerConfig(micro_batch_tokens=budget, share_prompts=share)
+    owners = balanced_owners(sizes, ranks, config)
     assert owners.keys() == sizes.keys()
-    load = [sum(sizes[key] for key, owner in owners.items() if owner == rank) for rank in range(ranks)]
-    assert max(load) - min(load) <= max(lengths, default=0)
+    assert set(owners.values()) <= set(range(ranks))
     shuffled = list(sizes.items())
     rng.shuffle(shuffled)
-    assert balanced_owners(dict(shuffled), ranks) == owners
+    assert balanced_owners(dict(shuffled), ranks, config) == owners
+
+
+def test_groups_stay_whole_and_few_large_ones_are_cut():
+    many = keys_of([(prompt, 5, 3) for prompt in range(6) for _ in range(4)])
+    owners = balanced_owners(many, 2, OptimizerConfig())
+    assert all(len({owners[key] for key in many if key[0] == prompt}) == 1 for prompt in range(6))
+    assert sorted(owners.values()) == [0] * 12 + [1] * 12
+    one = keys_of([(0, 5, 3)] * 4)
+    assert sorted(balanced_owners(one, 2, OptimizerConfig()).values()) == [0, 0, 1, 1]
 
 
 # Mappings

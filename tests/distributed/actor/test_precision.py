@@ -122,5 +122,10 @@ def test_engine_modules_are_used_as_local_ones(model: Path, tmp_path: Path, reci
         for packed in engine.packed:
             assert packed.qkv_format == "thd"
             assert packed.cu_seqlens_q.dtype == packed.cu_seqlens_kv.dtype == torch.int32
-            assert packed.max_seqlen_q == packed.max_seqlen_kv == int(packed.cu_seqlens_q.diff().max())
-            assert int(packed.cu_seqlens_q[-1]) % (2 * RECIPES[recipe].multiple) == 0
+            assert packed.max_seqlen_q == int(packed.cu_seqlens_q.diff().max())
+            assert packed.max_seqlen_kv == int(packed.cu_seqlens_kv.diff().max())
+        layers = [engine.packed[i : i + 2] for i in range(0, len(engine.packed), 2)]
+        assert all(b.max_seqlen_kv > b.max_seqlen_q for _, b in layers), "trunks, then branches"
+        for trunks, branches in layers:
+            tokens = int(trunks.cu_seqlens_q[-1] + branches.cu_seqlens_q[-1])
+            assert tokens % (2 * RECIPES[recipe].multiple) == 0

@@ -15,7 +15,9 @@ from unittest import mock
 import torch
 import torch._dynamo
 from megatron.core import tensor_parallel
+from torch.nn.attention import varlen
 
+from tests.support.pretended.attention import varlen_attn
 from tests.support.pretended.groups import Groups
 from tests.support.pretended.tensor import CUDA, EveryFunction, EveryOperation, waits
 from tests.support.pretended.waits import MEGATRON, Waits
@@ -98,6 +100,7 @@ def pretended_cuda() -> Iterator[Waits]:
         lifted = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifted)
+        stack.enter_context(mock.patch.object(varlen, "varlen_attn", varlen_attn))
         Groups().enter(stack)
         stack.enter_context(EveryOperation())
         stack.enter_context(EveryFunction())
