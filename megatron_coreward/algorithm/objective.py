@@ -56,13 +56,16 @@ class GrpoObjective:
         sums = [loss, cut_T.sum()]
         if ref_T is not None:  # always k3, so that runs with different estimators can be compared
             sums.append(kl_penalty(logps_T, ref_T, "k3").sum())
-        loss_sum, cut, *kl_sum = _to_host(sums)
+        gap = mismatch_sums(old_T, batch.rollout_logps_T, config.tis_cap)
+        loss_sum, cut, *others = _to_host([*sums, *gap])
+        kl_sum, gap_sums = others[: len(sums) - 2], others[len(sums) - 2 :]
         figures = Figures()
         figures.add_sum("policy/loss", loss_sum)
         figures.add_mean("policy/clip_fraction", cut, num_tokens)
         for total in kl_sum:
             figures.add_mean("policy/kl", total, num_tokens)
-        figures.merge(rollout_mismatch(old_T, batch.rollout_logps_T, config.tis_cap))
+        if num_tokens:
+            _add_mismatch(figures, gap_sums, num_tokens)
         return loss, figures
 
 
@@ -129,27 +132,27 @@ def nll_objective(logps_T: torch.Tensor, batch: TrainBatch) -> tuple[torch.Tenso
     return loss, figures
 
 
-def rollout_mismatch(policy_T: torch.Tensor, rollout_T: torch.Tensor, tis_cap: float = 0.0) -> Figures:
+def mismatch_sums(policy_T: torch.Tensor, rollout_T: torch.Tensor, tis_cap: float) -> list[torch.Tensor]:
     """How far the actor's log-probs of the sampled tokens are from vLLM's, for the same weights.
 
-    mean and maximum of |policy - rollout| in nats, the k3 estimate of KL(rollout || policy), and with a
-    `tis_cap` the share of tokens whose importance weight it cuts.
+    Sum and maximum of |policy - rollout| in nats, the sum of the k3 estimates of KL(rollout || policy), and
+    with a `tis_cap` the number of tokens whose importance weight it cuts. None without tokens.
     """
-    figures = Figures()
     if policy_T.numel() == 0:
-        return figures
+        return []
     gap_T = policy_T.detach().double() - rollout_T.double()
     weight_T = torch.exp(gap_T)
     sums = [gap_T.abs().sum(), gap_T.abs().max(), (weight_T - gap_T - 1).sum()]
-    if tis_cap:
-        sums.append((weight_T > tis_cap).sum())
-    distance, largest, kl, *clipped = _to_host(sums)
-    figures.add_mean("mismatch/mean_abs", distance, gap_T.numel())
+    return [*sums, (weight_T > tis_cap).sum()] if tis_cap else sums
+
+
+def _add_mismatch(figures: Figures, sums: list[float], num_tokens: int) -> None:
+    distance, largest, kl, *clipped = sums
+    figures.add_mean("mismatch/mean_abs", distance, num_tokens)
     figures.add_max("mismatch/max_abs", largest)
-    figures.add_mean("mismatch/kl", kl, gap_T.numel())
+    figures.add_mean("mismatch/kl", kl, num_tokens)
     for total in clipped:
-        figures.add_mean("mismatch/clipped", total, gap_T.numel())
-    return figures
+        figures.add_mean("mismatch/clipped", total, num_tokens)
 
 
 def _to_host(values: list[torch.Tensor]) -> list[float]:

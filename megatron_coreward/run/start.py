@@ -16,6 +16,10 @@ from megatron_coreward.utils.versions import versions
 logger = logging.getLogger(__name__)
 
 _OF_ONE_START = (("run", "resume"), ("run", "auto_resume"), ("run", "output_dir"))
+_BEFORE = {("optimizer", "share_prompts"): False}
+"""What was done before a key existed, where it was not its default."""
+_ROUNDING = {("optimizer", "share_prompts"), ("optimizer", "micro_batch_tokens")}
+"""Keys that change results by rounding only."""
 
 
 def join(config: Config) -> Communicator:
@@ -67,15 +71,19 @@ def warn_of_changes(saved: dict[str, Any], config: Config, fingerprint: str) -> 
     """Names what has changed since a checkpoint was saved; `saved` is its state.json.
 
     The keys that differ, and the file of a reward method of one's own; `fingerprint` is that of the file now,
-    "" with a built-in method. A key that did not exist when the checkpoint was saved had its default.
+    "" with a built-in method. A key that did not exist when the checkpoint was saved had its default, or what
+    _BEFORE says.
     """
     defaults = asdict(Config())
     for section, keys in asdict(config).items():
         for key, value in keys.items():
-            old = saved["config"].get(section, {}).get(key, defaults[section][key])
+            before = _BEFORE.get((section, key), defaults[section][key])
+            old = saved["config"].get(section, {}).get(key, before)
             if old != value and (section, key) not in _OF_ONE_START:
                 logger.warning(
-                    "%s.%s is now %r; it was %r when the checkpoint was saved", section, key, value, old
+                    "%s.%s is now %r; it was %r when the checkpoint was saved%s",
+                    *(section, key, value, old),
+                    " (results differ by rounding only)" if (section, key) in _ROUNDING else "",
                 )
     before = saved["trainer"].get("reward_file", "")
     if before and fingerprint and before != fingerprint:

@@ -165,8 +165,9 @@ class PackedForward:
     ) -> tuple[torch.Tensor, torch.Tensor, Figures]:
         stats = self._stats(micro_batch, logits)
         loss, figures = objective(stats.logps, micro_batch.batch)
-        figures.add_mean("policy/entropy", float(stats.entropy.sum()), len(stats.entropy))
-        figures.add_mean("policy/self_certainty", float(stats.self_certainty.sum()), len(stats.logps))
+        entropy, self_certainty = torch.stack([stats.entropy.sum(), stats.self_certainty.sum()]).tolist()
+        figures.add_mean("policy/entropy", entropy, len(stats.entropy))
+        figures.add_mean("policy/self_certainty", self_certainty, len(stats.logps))
         return loss, torch.zeros([], dtype=torch.int), figures
 
     def _from_last_stage(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -37,10 +37,10 @@ class Budget:
         return (self.layer * layers + self.micro_batch) * micro_batches + self.once
 
 
-FORWARD = Budget(layer=6, micro_batch=10, once=2)
-UPDATE = Budget(layer=6, micro_batch=24, once=40)
-MOE, RECOMPUTED = 3, 5
-"""More for each layer of a Mixture of Experts, and for each layer that the backward pass computes again."""
+FORWARD = Budget(layer=0, micro_batch=1, once=6)
+UPDATE = Budget(layer=0, micro_batch=2, once=24)
+MOE, PIPELINE = 3, 4
+"""More for each layer of a Mixture of Experts, and for each micro-batch that crosses stages."""
 
 P1, TP2, PP2 = ParallelConfig(), ParallelConfig(tensor=2, sequence=True), ParallelConfig(pipeline=2)
 TP2_PP2 = ParallelConfig(tensor=2, pipeline=2, sequence=True)
@@ -89,10 +89,11 @@ def check(case: Case, ranks: int, folder: Path) -> None:
 def check_waits(case: Case, outcome: Outcome) -> None:
     layers = LAYERS // case.layout.pipeline
     extra = MOE if case.model.name == "moe" else 0
-    again = {"full": RECOMPUTED, "selective": 1}.get(case.recompute, 0)
-    budgets = {"log_probs": replace(FORWARD, layer=FORWARD.layer + extra)}
+    again = extra if case.recompute == "full" else 0  # the backward pass computes whole layers again
+    sends = PIPELINE if case.layout.pipeline > 1 else 0
+    budgets = {"log_probs": replace(FORWARD, layer=extra, micro_batch=FORWARD.micro_batch + sends)}
     for update in ("update 1", "update 2"):
-        budgets[update] = replace(UPDATE, layer=UPDATE.layer + extra + again + (extra if again > 1 else 0))
+        budgets[update] = replace(UPDATE, layer=extra + again, micro_batch=UPDATE.micro_batch + sends)
     for part, budget in budgets.items():
         waits, allowed = outcome.waits[part], budget.of(layers, outcome.micro_batches[part])
         assert waits.total <= allowed, f"{part}: {waits.total} waits, allowed {allowed}\n{waits.table()}"

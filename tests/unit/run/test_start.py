@@ -21,3 +21,12 @@ def test_changed_keys_are_named_and_new_ones_are_not(caplog: pytest.LogCaptureFi
     warn_of_changes(saved, config, "")
     assert "optimizer.lr is now 1e-05; it was 3e-06" in caplog.text
     assert "logging.wandb_group is now 'seeds'; it was ''" in caplog.text
+
+
+def test_a_run_from_before_shared_prompts_hears_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    """Until the key existed every response had a pass over its prompt."""
+    saved = {"config": asdict(Config()), "trainer": {}}
+    del saved["config"]["optimizer"]["share_prompts"]
+    warn_of_changes(saved, Config(), "")
+    assert "optimizer.share_prompts is now True; it was False when the checkpoint" in caplog.text
+    assert "results differ by rounding only" in caplog.text
