@@ -168,7 +168,9 @@ def converted(given: Any, wanted: type) -> Any:
     1e-5 and nan for texts. Python's paths are texts, too."""
     if wanted in (str, dict) and given is None:
         return wanted()
-    if wanted is str and isinstance(given, bool | int | float | PurePath):
+    if wanted is str and isinstance(given, bool):
+        return str(given).lower()  # as YAML writes it
+    if wanted is str and isinstance(given, int | float | PurePath):
         return str(given)
     if type(given) is str and wanted in (int, float) or type(given) is int and wanted is float:
         try:

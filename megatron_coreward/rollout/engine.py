@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 GIB = 1 << 30
 CPU_BATCH_TOKENS = 4096
 """Prompt tokens computed at once on CPU (vLLM's own default there)."""
+CPU_KV_BLOCK = 32
+"""Tokens of a KV block on CPU, the least that vLLM's kernel takes. Only whole blocks of a prompt are shared by
+its group, so that of a prompt of 120 tokens vLLM's default of 128 shares nothing, 32 shares 96."""
 
 
 def set_vllm_environment(model_runner: str = "auto") -> None:
@@ -243,7 +246,7 @@ def engine_arguments(
         "tensor_parallel_size": config.rollout.tensor_parallel_size,
         "max_model_len": max_model_len,
         "max_num_seqs": config.rollout.max_num_seqs,
-        "enforce_eager": config.rollout.enforce_eager or not on_gpu,
+        "enforce_eager": config.rollout.enforce_eager == "true" or not on_gpu,
         "enable_prefix_caching": True,
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",  # the folder's own would add stop tokens and penalties
@@ -259,6 +262,7 @@ def engine_arguments(
         }
     return arguments | {
         "kv_cache_memory_bytes": int(config.rollout.memory_gb * GIB),
+        "block_size": CPU_KV_BLOCK,
         # A prompt computed in chunks fails on CPU when its request has a seed (vLLM 0.32 rewinds an offset
         # that CPU generators lack), so every prompt must fit one batch.
         "enable_chunked_prefill": False,

@@ -130,6 +130,18 @@ def test_file_values(tmp_path: Path) -> None:
     assert (config.logging.wandb_project, config.run.steps) == ("", 3)
 
 
+def test_a_bool_is_a_text_where_a_key_takes_texts(tmp_path: Path) -> None:
+    for written in ("true", "false", "auto"):
+        (tmp_path / "run.yaml").write_text(f"model: {{path: m}}\nrollout: {{enforce_eager: {written}}}")
+        config = load_config([tmp_path / "run.yaml"])
+        assert config.rollout.enforce_eager == written
+        (tmp_path / "run.yaml").write_text(to_yaml(config))
+        assert load_config([tmp_path / "run.yaml"]) == config
+    assert (
+        load_config([], {"model.path": "m", "rollout.enforce_eager": False}).rollout.enforce_eager == "false"
+    )
+
+
 def test_files_merge_from_left_to_right(tmp_path: Path) -> None:
     """Key by key: a later file changes what it names, and the error says which file has the mistake."""
     base, mine = tmp_path / "base.yaml", tmp_path / "mine.yaml"
