@@ -168,9 +168,7 @@ def converted(given: Any, wanted: type) -> Any:
     1e-5 and nan for texts. Python's paths are texts, too."""
     if wanted in (str, dict) and given is None:
         return wanted()
-    if wanted is str and isinstance(given, bool):
-        return str(given).lower()  # as YAML writes it
-    if wanted is str and isinstance(given, int | float | PurePath):
+    if wanted is str and isinstance(given, bool | int | float | PurePath):
         return str(given)
     if type(given) is str and wanted in (int, float) or type(given) is int and wanted is float:
         try:
@@ -182,7 +180,8 @@ def converted(given: Any, wanted: type) -> Any:
 
 def _refusal(key: Key, value: Any) -> ValueError:
     if type(value) is not key.type:
-        return ValueError(f"{key.name} is {value!r}, but must be of type {key.type.__name__}.")
+        types = " or ".join([key.type.__name__, *(key.choices if key.type is not str else ())])
+        return ValueError(f"{key.name} is {value!r}, but must be of type {types}.")
     if isinstance(value, str):
         guess = nearest(value, key.choices)
         hint = f" Did you mean {guess}?" if guess else ""

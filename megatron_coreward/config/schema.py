@@ -154,9 +154,9 @@ class RolloutConfig:
     never and model_runner=v1 are the two switches to try."""
     model_runner: Literal["auto", "v1", "v2"] = "auto"
     """The part of vLLM that runs the model; auto: as vLLM chooses (v2 on GPUs, v1 on a CPU)."""
-    enforce_eager: Literal["auto", "true", "false"] = "auto"
-    """Run vLLM without CUDA graphs, which takes less memory; auto: CUDA graphs on GPUs, which makes short decode
-    steps several times faster. Always without them on CPU."""
+    enforce_eager: bool | Literal["auto"] = "auto"
+    """Run vLLM without CUDA graphs, which is slower and takes less memory. auto: with them on GPUs; there are
+    none on CPU."""
 
     @property
     def drawn(self) -> int:

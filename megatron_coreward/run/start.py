@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from megatron_coreward.actor.checkpoint.folder import latest_checkpoint
-from megatron_coreward.config.loading import converted
 from megatron_coreward.config.schema import Config
 from megatron_coreward.roles import Communicator
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, require_same
@@ -74,7 +73,6 @@ def warn_of_changes(saved: dict[str, Any], config: Config, fingerprint: str) -> 
     for section, keys in asdict(config).items():
         for key, value in keys.items():
             old = saved["config"].get(section, {}).get(key, defaults[section][key])
-            old = converted(old, type(value))  # a bool may have become one of several texts
             if old != value and (section, key) not in _OF_ONE_START:
                 logger.warning(
                     "%s.%s is now %r; it was %r when the checkpoint was saved", section, key, value, old

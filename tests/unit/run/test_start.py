@@ -23,12 +23,11 @@ def test_changed_keys_are_named_and_new_ones_are_not(caplog: pytest.LogCaptureFi
     assert "logging.wandb_group is now 'seeds'; it was ''" in caplog.text
 
 
-def test_a_stored_bool_is_the_text_that_its_key_takes_now(caplog: pytest.LogCaptureFixture) -> None:
-    """rollout.enforce_eager was a bool."""
+def test_a_stored_bool_of_a_key_that_may_be_auto_now(caplog: pytest.LogCaptureFixture) -> None:
     config, saved = Config(), {"config": {"rollout": {"enforce_eager": True}}, "trainer": {}}
-    config.rollout.enforce_eager = "true"
+    config.rollout.enforce_eager = True
     warn_of_changes(saved, config, "")
     assert not caplog.text
     config.rollout.enforce_eager = "auto"
     warn_of_changes(saved, config, "")
-    assert "rollout.enforce_eager is now 'auto'; it was 'true'" in caplog.text
+    assert "rollout.enforce_eager is now 'auto'; it was True" in caplog.text
