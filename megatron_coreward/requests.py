@@ -18,11 +18,13 @@ Whoever changes this table changes the figures of every run.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import NamedTuple
 
-from megatron_coreward.types import GenerationRequest, QuestionPair, View
+from megatron_coreward.types import GenerationRequest, QuestionPair, Response, View
 
 
 class Stream(NamedTuple):
@@ -81,10 +83,28 @@ def make_requests(
     step: int,
     views: Iterable[View] = View,
     stream: Stream = TRAINING,
+    expected: Mapping[str, int] = MappingProxyType({}),
 ) -> list[GenerationRequest]:
-    """`samples` requests for each of `views` of each pair, in canonical order."""
+    """`samples` requests for each of `views` of each pair, in canonical order.
+
+    `expected` are response lengths as mean_lengths gives them; a group without one has 0, for unknown.
+    """
     prompts = ((pair.pair_id, view, pair.prompt_ids(view)) for pair in pairs for view in views)
-    return requests_for(prompts, range(samples), run_seed, stream, step)
+    requests = requests_for(prompts, range(samples), run_seed, stream, step)
+    return [replace(request, expected_tokens=expected.get(_group(request), 0)) for request in requests]
+
+
+def _group(item: GenerationRequest | Response) -> str:
+    """The group's name in a checkpoint, whose JSON has texts for keys."""
+    return f"{item.pair_id}/{item.view.value}"
+
+
+def mean_lengths(responses: Iterable[Response]) -> dict[str, int]:
+    """Tokens of a response by group: the mean, rounded up. A group's responses are all given."""
+    lengths: dict[str, list[int]] = defaultdict(list)
+    for response in responses:
+        lengths[_group(response)].append(len(response.response_ids))
+    return {group: -(-sum(tokens) // len(tokens)) for group, tokens in lengths.items()}
 
 
 def replica_of_rank(rank: int, tensor_parallel_size: int) -> int:
@@ -93,23 +113,29 @@ def replica_of_rank(rank: int, tensor_parallel_size: int) -> int:
 
 
 def place(requests: Sequence[GenerationRequest], num_replicas: int) -> list[list[GenerationRequest]]:
-    """The requests of every replica, each list in canonical order.
+    """The requests of every replica, each list with whole groups, the longest expected first.
 
-    Groups go, largest first, to the replica with the fewest responses to draw (decoding is what takes
-    time); among equals, to the one with the fewest prompt tokens x samples.
+    Groups go, the one with the most expected response tokens first, to the replica with the fewest (decoding
+    is what takes time); among equals, to the one with the fewest prompt tokens x samples. A group of unknown
+    length counts as the mean of the known ones, so that without any the replicas draw equally many.
     """
     groups: dict[tuple[int, str], list[GenerationRequest]] = defaultdict(list)
-    for request in requests:
+    for request in sorted(requests, key=lambda request: request.key):
         groups[(request.pair_id, request.view.value)].append(request)
     assert len({request.key for request in requests}) == len(requests), "a request is listed twice"
-
-    def prompt_tokens(group: tuple[int, str]) -> int:
-        return sum(len(request.prompt_ids) for request in groups[group])
-
+    known = [request.expected_tokens for request in requests if request.expected_tokens]
+    usual = -(-sum(known) // len(known)) if known else 1
+    loads = {
+        group: (
+            sum(request.expected_tokens or usual for request in members),
+            sum(len(request.prompt_ids) for request in members),
+        )
+        for group, members in groups.items()
+    }
     placed: list[list[GenerationRequest]] = [[] for _ in range(num_replicas)]
-    tokens = [0] * num_replicas
-    for group in sorted(groups, key=lambda group: (-len(groups[group]), -prompt_tokens(group), group)):
-        replica = min(range(num_replicas), key=lambda r: (len(placed[r]), tokens[r], r))
+    given = [(0, 0)] * num_replicas
+    for group in sorted(groups, key=lambda group: (-loads[group][0], -loads[group][1], group)):
+        replica = min(range(num_replicas), key=lambda r: (given[r], r))
         placed[replica] += groups[group]
-        tokens[replica] += prompt_tokens(group)
-    return [sorted(share, key=lambda request: request.key) for share in placed]
+        given[replica] = (given[replica][0] + loads[group][0], given[replica][1] + loads[group][1])
+    return placed

@@ -29,7 +29,7 @@ from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.phases.memory import MemoryPhases
-from megatron_coreward.requests import TEACHER, TRAINING, Stream, make_requests
+from megatron_coreward.requests import TEACHER, TRAINING, Stream, make_requests, mean_lengths
 from megatron_coreward.roles import (
     Communicator,
     Policy,
@@ -92,6 +92,8 @@ class Trainer:
     watchdog: Watchdog
     teacher: Teacher | None = None
     step: int = 0
+    _lengths: dict[str, int] = field(default_factory=dict)
+    """Of the responses drawn last, by group (requests.mean_lengths); the same on all ranks."""
     _memory: MemoryPhases = field(init=False)
     _times: Figures = field(default_factory=Figures)
     _figures: Figures = field(default_factory=Figures)
@@ -108,6 +110,8 @@ class Trainer:
         pairs = self.sampler.next()
         with self._phase("rollout"):
             responses = self._draw(pairs, config.rollout.drawn)
+            for lengths in self.comm.all_gather(mean_lengths(responses)):
+                self._lengths |= lengths
         teacher_responses = self._ask(self.teacher, pairs) if self.teacher is not None else []
         if method_of(config).confidence:
             with self._phase("confidence"):
@@ -153,18 +157,23 @@ class Trainer:
         return {
             "step": self.step,
             "sampler": self.sampler.state_dict(),
+            "response_lengths": dict(sorted(self._lengths.items())),
             "reward_file": method_of(self.config).fingerprint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.sampler.load_state_dict(state["sampler"])
+        self._lengths = dict(state.get("response_lengths", {}))  # earlier versions kept none
 
     def _draw(self, pairs: Sequence[QuestionPair], samples: int, stream: Stream = TRAINING) -> list[Response]:
         """Draws from the model that the engine holds; returns the responses that this rank holds."""
         config = self.config
         requests = make_requests(
-            pairs, samples, config.run.seed, self.step, views=views_of(config), stream=stream
+            *(pairs, samples, config.run.seed, self.step),
+            views=views_of(config),
+            stream=stream,
+            expected=self._lengths,
         )
         sampling = Sampling(config.rollout.temperature, config.rollout.max_response_tokens)
         return self.rollout.generate(requests, sampling)

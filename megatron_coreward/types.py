@@ -71,6 +71,8 @@ class GenerationRequest:
     sample: int
     prompt_ids: tuple[int, ...]
     seed: int
+    expected_tokens: int = 0
+    """Of the response, by which the work is ordered and divided; 0: unknown."""
 
     @property
     def key(self) -> tuple[int, str, int]:

@@ -30,7 +30,7 @@ class Key:
     """With its section, as in optimizer.lr."""
     type: type
     choices: tuple[str, ...]
-    """The allowed values of a text key; empty if it takes any text."""
+    """The allowed texts; empty if a text key takes any. A key of another type takes them, too."""
     limits: str
     """The allowed numbers in words, as in "at least 0 and below 1"; or what else a text or mapping is."""
     default: bool | int | float | str | dict[str, Any]
@@ -113,11 +113,15 @@ def _key(name: str, described: dict[str, Any]) -> Key:
     return Key(
         name=name,
         type=_TYPES[ranges[0]["type"]],
-        choices=tuple(ranges[0].get("enum", ())),
+        choices=tuple(text for allowed in ranges for text in _texts(allowed)),
         limits=" or ".join(filter(None, map(_limits, ranges))),
         default=described.get("default", {}),  # a mapping has a factory
         meaning=" ".join(described["description"].split()),
     )
+
+
+def _texts(allowed: dict[str, Any]) -> list[str]:
+    return allowed.get("enum", [allowed["const"]] if "const" in allowed else [])
 
 
 def _limits(allowed: dict[str, Any]) -> str:

@@ -180,7 +180,8 @@ def converted(given: Any, wanted: type) -> Any:
 
 def _refusal(key: Key, value: Any) -> ValueError:
     if type(value) is not key.type:
-        return ValueError(f"{key.name} is {value!r}, but must be of type {key.type.__name__}.")
+        types = " or ".join([key.type.__name__, *(key.choices if key.type is not str else ())])
+        return ValueError(f"{key.name} is {value!r}, but must be of type {types}.")
     if isinstance(value, str):
         guess = nearest(value, key.choices)
         hint = f" Did you mean {guess}?" if guess else ""

@@ -32,8 +32,14 @@ def render() -> str:
 
 
 def _allowed(key: Key) -> str:
+    if key.choices and key.type is not str:
+        return f"{_plain_type(key)} or {', '.join(key.choices)}"
     if key.choices:
         return " or ".join(filter(None, [", ".join(key.choices), key.limits]))
+    return _plain_type(key)
+
+
+def _plain_type(key: Key) -> str:
     return f"{key.type.__name__}, {key.limits}" if key.limits else key.type.__name__
 
 

@@ -154,8 +154,9 @@ class RolloutConfig:
     never and model_runner=v1 are the two switches to try."""
     model_runner: Literal["auto", "v1", "v2"] = "auto"
     """The part of vLLM that runs the model; auto: as vLLM chooses (v2 on GPUs, v1 on a CPU)."""
-    enforce_eager: bool = True
-    """Run vLLM without CUDA graphs; always true on CPU."""
+    enforce_eager: bool | Literal["auto"] = "auto"
+    """Run vLLM without CUDA graphs, which is slower and takes less memory. auto: with them on GPUs; there are
+    none on CPU."""
 
     @property
     def drawn(self) -> int:

@@ -6,8 +6,8 @@ for a single rank. The log-probs are those of the distribution that was sampled 
 (`processed_logprobs`): vLLM's default ignores it.
 
 On CPU in float32 at rollout TP1 a request's response depends on its prompt and seed only, not on what else
-is drawn with it nor on the number of replicas. Elsewhere kernels may round differently from batch to batch,
-and responses are equal in distribution.
+is drawn with it, in which order (the longest expected first) nor on the number of replicas. Elsewhere
+kernels may round differently from batch to batch, and responses are equal in distribution.
 """
 
 import logging
@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 GIB = 1 << 30
 CPU_BATCH_TOKENS = 4096
 """Prompt tokens computed at once on CPU (vLLM's own default there)."""
+CPU_KV_BLOCK = 32
+"""Tokens of a KV block on CPU, the least that vLLM's kernel takes. A group shares whole blocks of its prompt
+only: nothing of 120 tokens at vLLM's default of 128, 96 of them at 32."""
 
 
 def set_vllm_environment(model_runner: str = "auto") -> None:
@@ -115,7 +118,7 @@ class VllmEngine:
                 f"a prompt of {longest} tokens leaves no room for a response in the engine's context of "
                 f"{self.max_model_len} (data.max_prompt_tokens + rollout.max_response_tokens)"
             )
-        placed = place(requests, self.num_replicas)[self.replica]
+        placed = place(requests, self.num_replicas)[self.replica]  # vLLM starts them in this order
         if not placed:
             return []
         with preserve_rng():  # vLLM's CPU sampler draws from the global generator
@@ -124,7 +127,8 @@ class VllmEngine:
                 [self._sampling_params(request, sampling) for request in placed],
                 use_tqdm=False,
             )
-        return self._responses(placed, outputs) if self.is_first_rank else []
+        responses = self._responses(placed, outputs) if self.is_first_rank else []
+        return sorted(responses, key=lambda response: response.key)
 
     def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
         """roles.RolloutEngine.load_weights. `weights` are whole tensors on every rank; vLLM slices them.
@@ -243,7 +247,7 @@ def engine_arguments(
         "tensor_parallel_size": config.rollout.tensor_parallel_size,
         "max_model_len": max_model_len,
         "max_num_seqs": config.rollout.max_num_seqs,
-        "enforce_eager": config.rollout.enforce_eager or not on_gpu,
+        "enforce_eager": config.rollout.enforce_eager is True or not on_gpu,
         "enable_prefix_caching": True,
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",  # the folder's own would add stop tokens and penalties
@@ -259,6 +263,7 @@ def engine_arguments(
         }
     return arguments | {
         "kv_cache_memory_bytes": int(config.rollout.memory_gb * GIB),
+        "block_size": CPU_KV_BLOCK,
         # A prompt computed in chunks fails on CPU when its request has a seed (vLLM 0.32 rewinds an offset
         # that CPU generators lack), so every prompt must fit one batch.
         "enable_chunked_prefill": False,

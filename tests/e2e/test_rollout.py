@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_coreward.config.schema import Config
 from megatron_coreward.requests import make_requests
+from megatron_coreward.rollout import engine as engine_module
 from megatron_coreward.rollout.engine import VllmEngine
 from megatron_coreward.types import GenerationRequest, QuestionPair, Response, Sampling
 from tests.support.models import tiny_model
@@ -24,7 +25,7 @@ from tests.support.ranks import run_ranks
 
 STOP_IDS = [*range(10), 258]  # many, so that about half the responses stop before the limit
 MAX_RESPONSE = 24
-KV_BLOCK = 128  # vLLM's on CPU; only whole blocks are cached
+KV_BLOCK = 32  # ours on CPU; only whole blocks are cached
 TOLERANCE = 1e-4
 CONTROL = 1e-2  # what a control must miss by
 WEIGHTS = "model.safetensors"
@@ -43,7 +44,7 @@ def config(tensor_parallel_size: int = 1) -> Config:
 def requests(step: int = 0) -> list[GenerationRequest]:
     """14 pairs of a prompt within a KV block and one beyond: more tokens than are computed at once."""
     rng = Random(0)
-    prompts = [tuple(rng.randrange(256) for _ in range(length)) for length in [40, KV_BLOCK + 80] * 14]
+    prompts = [tuple(rng.randrange(256) for _ in range(length)) for length in [24, KV_BLOCK + 176] * 14]
     pairs = [QuestionPair(i, "", "", prompts[2 * i], prompts[2 * i + 1]) for i in range(14)]
     return make_requests(pairs, samples=4, run_seed=1, step=step)
 
@@ -258,6 +259,34 @@ def test_rollouts_do_not_depend_on_the_number_of_replicas(shown, models):
     for response in first + second:
         assert response.response_ids.tolist() == alone[response.key].response_ids.tolist()
         np.testing.assert_array_equal(response.rollout_logps, alone[response.key].rollout_logps)
+
+
+def short_prompts(rank: int, folder: Path, block: int) -> tuple[list[Response], list[int]]:
+    """Responses to prompts of 120 tokens at KV blocks of `block`; the cached tokens of every prompt."""
+    engine_module.CPU_KV_BLOCK = block
+    engine = VllmEngine(config(), str(folder), STOP_IDS, seed=1)
+    cached: list[int] = []
+    generate = engine.llm.generate
+
+    def counting(*args, **options):
+        outputs = generate(*args, **options)
+        cached.extend(output.num_cached_tokens for output in outputs)
+        return outputs
+
+    engine.llm.generate = counting
+    prompts = [tuple(Random(i).randrange(256) for _ in range(120)) for i in range(4)]
+    pairs = [QuestionPair(i, "", "", prompts[2 * i], prompts[2 * i + 1]) for i in range(2)]
+    drawn = make_requests(pairs, samples=4, run_seed=1, step=0)
+    return engine.generate(drawn, Sampling(1.0, MAX_RESPONSE)), cached
+
+
+def test_a_group_shares_a_short_prompt_and_draws_the_same(models):
+    [(small, shared)] = run_ranks(1, short_prompts, models["a"], KV_BLOCK, timeout_s=300)
+    [(large, separate)] = run_ranks(1, short_prompts, models["a"], 128, timeout_s=300)
+    assert set(separate) == {0} and sorted(shared) == [0] * 4 + [96] * 12
+    for a, b in zip(small, large, strict=True):
+        assert a.key == b.key and a.response_ids.tolist() == b.response_ids.tolist()
+        np.testing.assert_array_equal(a.rollout_logps, b.rollout_logps)
 
 
 @pytest.fixture

@@ -71,6 +71,25 @@ def test_long_prompts_are_spread():
     assert tokens == [202, 202]
 
 
+def test_the_longest_expected_start_first_and_replicas_decode_equally_much():
+    pairs = [pair(0, 9, 9), pair(1, 9, 9), pair(2, 9, 9)]
+    expected = {"0/original": 10, "0/rephrased": 60, "1/original": 20, "1/rephrased": 30, "2/original": 40}
+    requests = make_requests(pairs, samples=1, run_seed=1, step=0, expected=expected)
+
+    def lengths(num_replicas: int) -> list[list[int]]:
+        return [[request.expected_tokens for request in share] for share in place(requests, num_replicas)]
+
+    assert lengths(1) == [[60, 40, 0, 30, 20, 10]], "the last group is unknown and counts as the mean, 32"
+    assert lengths(2) == [[60, 30, 10], [40, 0, 20]]
+
+
+def test_without_predictions_the_longest_prompts_start_first():
+    requests = make_requests([pair(0, 5, 7), pair(1, 9, 1)], samples=2, run_seed=1, step=0)
+    [placed] = place(requests, 1)
+    assert [len(request.prompt_ids) for request in placed] == [9, 9, 7, 7, 5, 5, 1, 1]
+    assert [request.sample for request in placed] == [0, 1] * 4
+
+
 def test_a_request_listed_twice_is_refused():
     requests = make_requests([pair(0, 3, 4)], samples=1, run_seed=1, step=0)
     with pytest.raises(AssertionError, match="twice"):

@@ -1,5 +1,6 @@
 """The calls that a step makes to the roles, and their order."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -231,3 +232,18 @@ def test_a_run_syncs_first_and_saves_at_its_end(build):
     assert run.journal[-1] == "-- checkpoint"
     assert [report.step for report in run.observer.reports] == list(run.observer.saved) == [1]
     assert run.observer.saved[1] == run.trainer.state_dict()
+
+
+def test_the_last_lengths_are_expected_and_go_through_a_checkpoint(build):
+    """FakeEngine's responses have two tokens; a run that resumes expects what the other does."""
+    config = Config(rollout=RolloutConfig(samples=5), algorithm=without_kl())
+    run, resumed = build(config).step(), build(config)
+    state = json.loads(json.dumps(run.trainer.state_dict()))
+    assert state["response_lengths"] == {f"{p}/{v}": 2 for p in (3, 9) for v in ("original", "rephrased")}
+    resumed.trainer.load_state_dict(state)
+    assert resumed.step().engine.requests[-1] == run.step().engine.requests[-1]
+    first, second = run.engine.requests
+    assert {r.expected_tokens for r in first} == {0} and {r.expected_tokens for r in second} == {2}
+    del state["response_lengths"]  # a checkpoint of an earlier version
+    resumed.trainer.load_state_dict(state)
+    assert {r.expected_tokens for r in resumed.step().engine.requests[-1]} == {0}

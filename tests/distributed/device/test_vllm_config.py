@@ -20,10 +20,18 @@ EVER |= {"logprobs": "processed_logprobs"}
 @pytest.mark.parametrize(
     ("overrides", "chosen"),
     [
-        ([], {"async_scheduling": True, "cumem": True, "dtype": "torch.bfloat16", "graphs": "NONE"}),
         (
-            ["rollout.async_scheduling=never", "rollout.enforce_eager=false", "memory.rollout_sleep=never"],
-            {"async_scheduling": False, "cumem": False, "graphs": "FULL_AND_PIECEWISE"},
+            [],
+            {
+                "async_scheduling": True,
+                "cumem": True,
+                "dtype": "torch.bfloat16",
+                "graphs": "FULL_AND_PIECEWISE",
+            },
+        ),
+        (
+            ["rollout.async_scheduling=never", "rollout.enforce_eager=true", "memory.rollout_sleep=never"],
+            {"async_scheduling": False, "cumem": False, "graphs": "NONE"},
         ),
     ],
     ids=["defaults", "switches"],

@@ -85,6 +85,10 @@ def test_override_values(override: str, expected: object) -> None:
         ("data.batch_pairs=[1]", "data.batch_pairs is [1], but must be of type int."),
         ("data.batch_pairs={a", "data.batch_pairs is '{a', but must be of type int."),
         ("optimizer.lr=fast", "optimizer.lr is 'fast', but must be of type float."),
+        (
+            "rollout.enforce_eager=no way",
+            "rollout.enforce_eager is 'no way', but must be of type bool or auto.",
+        ),
         ("optimizer.lr=true", "optimizer.lr is True, but must be of type float."),
         ("optimizer.lr=1" + 400 * "0", "000, but must be of type float."),
         ("algorithm.tis_cap=false", "algorithm.tis_cap is False, but must be of type float."),
@@ -128,6 +132,17 @@ def test_file_values(tmp_path: Path) -> None:
     assert (config.data.original, config.data.rephrased, config.data.limit) == ("12", "2026-01-02T03:04", 7)
     assert (config.optimizer.lr, config.optimizer.eps) == (1e-5, 2.0)
     assert (config.logging.wandb_project, config.run.steps) == ("", 3)
+
+
+@pytest.mark.parametrize(("written", "value"), [("true", True), ("false", False), ("auto", "auto")])
+def test_a_bool_or_auto(tmp_path: Path, written: str, value: bool | str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"model: {{path: m}}\nrollout: {{enforce_eager: {written}}}")
+    config = load_config([path])
+    assert config.rollout.enforce_eager == value
+    assert load_config([], ["model.path=m", f"rollout.enforce_eager={written}"]) == config
+    path.write_text(to_yaml(config))
+    assert load_config([path]) == config
 
 
 def test_files_merge_from_left_to_right(tmp_path: Path) -> None:

@@ -30,3 +30,13 @@ def test_a_run_from_before_shared_prompts_hears_of_them(caplog: pytest.LogCaptur
     warn_of_changes(saved, Config(), "")
     assert "optimizer.share_prompts is now True; it was False when the checkpoint" in caplog.text
     assert "results differ by rounding only" in caplog.text
+
+
+def test_a_stored_bool_of_a_key_that_may_be_auto_now(caplog: pytest.LogCaptureFixture) -> None:
+    config, saved = Config(), {"config": {"rollout": {"enforce_eager": True}}, "trainer": {}}
+    config.rollout.enforce_eager = True
+    warn_of_changes(saved, config, "")
+    assert not caplog.text
+    config.rollout.enforce_eager = "auto"
+    warn_of_changes(saved, config, "")
+    assert "rollout.enforce_eager is now 'auto'; it was True" in caplog.text
