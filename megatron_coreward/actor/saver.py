@@ -125,7 +125,7 @@ class CheckpointSaver:
             "ratings": dict(ratings or {}),
         }
         with self._failures(new, step), actor_device():
-            writing = ShardWriting(sharded, new)
+            writing = ShardWriting(sharded, new, self.comm)
         self._current = _Save(target, new, state, self._settings, writing, started)
         if not self.in_background:
             self.finish()
@@ -197,7 +197,7 @@ def _reason(error: BaseException) -> str:
     """One line; torch wraps the errors of writing processes together with their tracebacks."""
     if isinstance(error, CheckpointException):
         failures = [f"rank {rank}: {wrapped[0]}".splitlines()[0] for rank, wrapped in error.failures.items()]
-        return "; ".join(failures) or "another rank failed"
+        return "; ".join(failures)
     return str(error)
 
 
