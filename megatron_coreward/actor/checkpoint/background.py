@@ -22,12 +22,15 @@ from types import TracebackType
 from typing import Any
 
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.mapping import apply_factories
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_coreward.actor.checkpoint.folder import measure
+from megatron_coreward.actor.checkpoint.model_state import sharded_tensors
+from megatron_coreward.actor.compute.offload import on_its_own
 from megatron_coreward.roles import Communicator
 from megatron_coreward.utils.replaced import replaced
 
@@ -39,12 +42,13 @@ class ShardWriting:
         self._comm = comm
         self._handover = _Handover()
         self._calls = AsyncCallsQueue(persistent=False)
+        _without_copies(sharded_state)
         with _no_signals(), replaced(filesystem_async, _results_queue=self._handover):
             request = dist_checkpointing.save(
                 sharded_state, str(folder), _ForkedWrites("torch_dist", 1), async_sharded_save=True
             )
             self._calls.schedule_async_request(request)
-        self._handover.writer = self._calls.async_calls[-1].async_caller.process
+        self.writer = self._handover.writer = self._calls.async_calls[-1].async_caller.process
 
     def is_done(self, wait: bool) -> bool:
         """Tells whether all ranks have written; then Megatron's metadata is written too. A collective.
@@ -60,6 +64,14 @@ class ShardWriting:
     def files(self) -> dict[str, dict[str, int]]:
         """Sizes and checksums of the files that this rank has written; after is_done."""
         return self._handover.files()
+
+
+def _without_copies(sharded_state: dict[str, Any]) -> None:
+    """Lets the writer read in place what is in main memory: parts of a matrix or of a buffer, too."""
+    apply_factories(sharded_state)
+    for tensor in sharded_tensors(sharded_state):
+        if tensor.data.is_cpu and tensor.data.is_contiguous():
+            tensor.data = on_its_own(tensor.data)
 
 
 class _Handover:
