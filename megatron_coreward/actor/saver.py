@@ -7,8 +7,8 @@ request's seed follows from the run's seed and its place in it. Adam's settings 
 always come from the configuration of the run that loads.
 
 Saving blocks for a moment and copies only what is on a GPU (checkpoint/background.py); the checkpoint gets
-its name by one rename, when all of it is on disk and its state.json is written, and nothing earlier is deleted
-before. The folder must be one that all ranks see.
+its name by one rename, when all of it is on disk and its state.json is written, and nothing earlier is
+deleted before. The folder must be one that all ranks see.
 """
 
 import logging
