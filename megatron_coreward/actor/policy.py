@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
 
 import torch
 
@@ -143,7 +144,7 @@ class MegatronPolicy:
         finish_gathering(self.ddp)
 
     def offload(self) -> None:
-        """roles.Policy.offload. Until `onload` there is no update and no checkpoint."""
+        """roles.Policy.offload. Until `onload` there is no update, and a checkpoint reads main memory."""
         if self._optimizer_state.on_device:
             drop(self._gradient_buffers())
             self._optimizer_state.offload()
@@ -153,6 +154,14 @@ class MegatronPolicy:
         if not self._optimizer_state.on_device:
             self._optimizer_state.onload()
             restore_zeroed(self._gradient_buffers())
+
+    def optimizer_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the optimizer, or its copy in main memory while it is offloaded."""
+        return self._optimizer_state.where_it_is(tensor)
+
+    def lend(self, reader: BaseProcess | None) -> None:
+        """A forked process reads what is offloaded; the next `offload` waits for its end."""
+        self._optimizer_state.lend(reader)
 
     def _gradient_buffers(self) -> list[torch.Tensor]:
         return [buffer.grad_data for buffer in [*self.ddp.buffers, *self.ddp.expert_parallel_buffers]]

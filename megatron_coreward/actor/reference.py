@@ -1,6 +1,7 @@
 """The frozen reference policy of the KL penalty: the start model on the actor's own layout."""
 
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 
 import torch
 
@@ -35,6 +36,10 @@ class MegatronReference:
     def onload(self) -> None:
         """roles.Reference.onload."""
         self._weights.onload()
+
+    def lend(self, reader: BaseProcess | None) -> None:
+        """A forked process reads what is offloaded; the next `offload` waits for its end."""
+        self._weights.lend(reader)
 
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
         """Float32 [T], on the CPU."""

@@ -6,9 +6,9 @@ in the metrics file, wandb id. There is no random state to keep: the actor draws
 request's seed follows from the run's seed and its place in it. Adam's settings (betas, weight decay, ...)
 always come from the configuration of the run that loads.
 
-Saving copies nothing and blocks for a moment (checkpoint/background.py); the checkpoint gets its name by one
-rename, when all of it is on disk and its state.json is written, and nothing earlier is deleted before.
-The folder must be one that all ranks see.
+Saving blocks for a moment and copies only what is on a GPU (checkpoint/background.py); the checkpoint gets
+its name by one rename, when all of it is on disk and its state.json is written, and nothing earlier is
+deleted before. The folder must be one that all ranks see.
 """
 
 import logging
@@ -125,7 +125,10 @@ class CheckpointSaver:
             "ratings": dict(ratings or {}),
         }
         with self._failures(new, step), actor_device():
-            writing = ShardWriting(sharded, new)
+            writing = ShardWriting(sharded, new, self.comm)
+        for role in (self.policy, self.teacher):
+            if role is not None:
+                role.lend(writing.writer)
         self._current = _Save(target, new, state, self._settings, writing, started)
         if not self.in_background:
             self.finish()
@@ -197,7 +200,7 @@ def _reason(error: BaseException) -> str:
     """One line; torch wraps the errors of writing processes together with their tracebacks."""
     if isinstance(error, CheckpointException):
         failures = [f"rank {rank}: {wrapped[0]}".splitlines()[0] for rank, wrapped in error.failures.items()]
-        return "; ".join(failures) or "another rank failed"
+        return "; ".join(failures)
     return str(error)
 
 
@@ -286,7 +289,9 @@ def sharded_state(
     """All that is sharded as Megatron's sharded tensors; both saving and loading walk it. A collective."""
     policy.settle()
     model = sharded_model(policy.model.module)
-    optimizer = sharded_optimizer_state(policy.optimizer, model, is_loading=is_loading)
+    optimizer = sharded_optimizer_state(
+        policy.optimizer, model, policy.optimizer_tensor, is_loading=is_loading
+    )
     force_all_tensors_to_non_fp8(model)  # after the optimizer's, which looks parameters up in it
     return {
         "model": model,

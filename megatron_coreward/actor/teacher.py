@@ -94,13 +94,15 @@ class MegatronTeacher(MegatronReference):
         return self._exporter.export(for_engine=True)
 
     def sharded_state(self) -> dict[str, Any]:
-        """The average as Megatron's sharded tensors, shaped and cut as the model's."""
+        """The average as Megatron's sharded tensors, shaped and cut as the model's; offloaded or not."""
         of_model = sharded_by_parameter(self.model.module.sharded_state_dict())
         tensors = {}
         for name, weight in self._named_weights():
             sharded = of_model[id(weight)]
-            tensors[name] = make_sharded_optimizer_tensor(sharded, self._average[name], STATE_PREFIX)
-            tensors[REST + name] = make_sharded_optimizer_tensor(sharded, self._rest[name], REST_PREFIX)
+            average = self._weights.where_it_is(self._average[name] if self._is_copy else weight).detach()
+            rest = self._weights.where_it_is(self._rest[name])
+            tensors[name] = make_sharded_optimizer_tensor(sharded, average, STATE_PREFIX)
+            tensors[REST + name] = make_sharded_optimizer_tensor(sharded, rest, REST_PREFIX)
         return tensors
 
     @torch.no_grad()

@@ -11,10 +11,11 @@
     sync         device    asleep      main memory           main memory
     verify       device    device      main memory           main memory
     evaluate     device    device      main memory           main memory
-    checkpoint   asleep    asleep      device                device
+    checkpoint   asleep    asleep      main memory           main memory
 
-The reference is the start model or the teacher, which a checkpoint holds as well. The policy's own weights
-stay. Imports no torch: planning/ reads the table, too.
+The reference is the start model or the teacher. A checkpoint holds the optimizer's state and the teacher as
+well, and reads them where they are. The policy's own weights stay.
+Imports no torch: planning/ reads the table, too.
 """
 
 from dataclasses import dataclass
@@ -46,6 +47,6 @@ PHASES = MappingProxyType(
         "sync": Needs(engine=(WEIGHTS,)),
         "verify": Needs(engine=(WEIGHTS, KV_CACHE)),
         "evaluate": Needs(engine=(WEIGHTS, KV_CACHE)),
-        "checkpoint": Needs(optimizer=True, reference=True, keeps_engine=True),
+        "checkpoint": Needs(keeps_engine=True),
     }
 )

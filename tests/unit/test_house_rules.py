@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "actor.parallel": ("config", "actor.device"),
     "actor.model": (*GROUND, "actor.device", "actor.parallel"),
     "actor.compute": (*GROUND, "roles", "algorithm", "actor.device", "actor.parallel", "actor.model"),
-    "actor.checkpoint": ("utils", "config", "roles", "actor.device", "actor.model"),
+    "actor.checkpoint": ("utils", "config", "roles", "actor.device", "actor.model", "actor.compute"),
     "actor.weights": (
         *GROUND,
         "families",

@@ -14,7 +14,7 @@ first gradient bucket when it saves (a tied embedding over two stages makes a se
 Adam it asks what it loads for a `step` that it has not saved.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,16 +42,22 @@ class _Part:
 
 
 def sharded_optimizer_state(
-    chain: ChainedOptimizer, model_state: dict[str, Any], *, is_loading: bool = False
+    chain: ChainedOptimizer,
+    model_state: dict[str, Any],
+    where_it_is: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    is_loading: bool = False,
 ) -> dict[str, Any]:
     """The optimizer's part of a checkpoint, as Megatron's sharded tensors. A collective.
 
     `model_state` is the sharded state of the model that it steps on. To load, pass `is_loading`, let
-    dist_checkpointing fill the result, and hand it to `load_optimizer_state`.
+    dist_checkpointing fill the result, and hand it to `load_optimizer_state`. `where_it_is` gives for each
+    tensor of the optimizer the one that holds its content at present.
     """
     of_model = sharded_by_parameter(model_state)
     tensors = {}
-    for index, (optimizer, part) in enumerate(_parts(chain)):
+    for index, (optimizer, moved) in enumerate(_parts(chain)):
+        part = replace(moved, tensors={name: where_it_is(held) for name, held in moved.tensors.items()})
         sharded, whole = of_model[id(part.parameter)], part.tensors
         if part.pieces:
             first, rank = min(part.pieces), optimizer.data_parallel_group.rank()

@@ -7,8 +7,10 @@ same code moves main memory to main memory, which saves nothing and lets it be t
 
 import itertools
 import logging
+import mmap
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 
 import torch
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
@@ -35,6 +37,7 @@ class HostCopies:
         self._tensors = tensors
         self._constant = constant
         self._copies = WeakTensorKeyDictionary()
+        self._reader: BaseProcess | None = None
 
     @torch.no_grad()
     def offload(self) -> None:
@@ -43,6 +46,9 @@ class HostCopies:
             return
         tensors = list(self._tensors())
         new = [tensor for tensor in tensors if tensor not in self._copies]
+        if self._reader is not None:
+            self._reader.join()
+            self._reader = None
         self._copies.update(zip(new, _room_for(new), strict=True))
         for tensor in new if self._constant else tensors:
             self._copies[tensor].copy_(tensor, non_blocking=True)
@@ -69,25 +75,42 @@ class HostCopies:
         """One of the tensors, or while it is away a copy of its content on the device."""
         return tensor if self.on_device else self._copies[tensor].to(tensor.device)
 
+    def where_it_is(self, tensor: Tensor) -> Tensor:
+        """One of the tensors, or while it is away its copy in main memory, not to be written to."""
+        return tensor if self.on_device else self._copies[tensor]
+
+    def lend(self, reader: BaseProcess | None) -> None:
+        """A forked process reads the copies: the next `offload`, which writes to them, waits for its end."""
+        self._reader = reader
+
 
 def _room_for(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Tensors of the same shapes and types in one block of main memory.
 
-    torch's own pinned memory comes in powers of two, up to twice of what is asked for.
+    torch's own pinned memory comes in powers of two, up to twice of what is asked for. The block is
+    shared with forked processes: of private memory a fork copies each locked page.
     """
     sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
-    block = torch.empty(sum(sizes), dtype=torch.uint8)
-    if torch.cuda.is_available() and len(block):
+    memory = mmap.mmap(-1, max(sum(sizes), 1))
+    block = torch.frombuffer(memory, dtype=torch.uint8)
+    if torch.cuda.is_available() and tensors:
         error = int(torch.cuda.cudart().cudaHostRegister(block.data_ptr(), block.nbytes, 0))
         if error:
             logger.warning("CUDA error %d: %d bytes of main memory stay pageable", error, block.nbytes)
         else:
             weakref.finalize(block.untyped_storage(), _unlock, block.data_ptr())
-    pieces = block.split(sizes)
+            memory.madvise(mmap.MADV_DOFORK)  # whatever the driver has set
+    pieces = block[: sum(sizes)].split(sizes) if tensors else ()
     return [
-        piece[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        on_its_own(piece[: tensor.nbytes].view(tensor.dtype).view(tensor.shape))
         for piece, tensor in zip(pieces, tensors, strict=True)
     ]
+
+
+def on_its_own(piece: Tensor) -> Tensor:
+    """The same host memory as a tensor that is no part of a larger one, which Megatron copies to write it."""
+    memory = piece.detach().flatten().view(torch.uint8).numpy()
+    return torch.from_numpy(memory).view(piece.dtype).view(piece.shape)
 
 
 def _unlock(address: int) -> None:

@@ -83,6 +83,15 @@ def half_a_shard(then: Callable[[], None]) -> Any:
     return mock.patch.object(FileSystemWriterAsync, "write_preloaded_data", staticmethod(write))
 
 
+def unreadable() -> Any:
+    """What is written cannot be read back: it happens outside Megatron's own `try`."""
+
+    def measure(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    return mock.patch.object(checkpoint_writing, "measure", measure)
+
+
 def disk_full() -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -164,7 +173,23 @@ def go_on(folder: Path, model: Path) -> dict[str, Any]:
     }
 
 
-FAULTS: dict[str, Callable[[], None]] = {"its writer is killed": die, "the disk is full": disk_full}
+FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
+    "its writer is killed": (
+        lambda: half_a_shard(die),
+        "the writing process was killed by SIGKILL (the machine may have run out of memory)",
+    ),
+    "its writer crashes": (
+        lambda: half_a_shard(lambda: os.kill(os.getpid(), signal.SIGSEGV)),
+        "the writing process was killed by SIGSEGV.",
+    ),
+    "its writer leaves": (lambda: half_a_shard(lambda: os._exit(3)), "ended with exit code 3 and without"),
+    "the disk is full": (
+        lambda: half_a_shard(disk_full),
+        "OSError: [Errno 28] No space left on device",
+    ),
+    "its file cannot be read back": (unreadable, "OSError: [Errno 5] Input/output error"),
+}
+"""What happens to a writer, and the reason in the error."""
 
 
 def fail_and_go_on(folder: Path, model: Path, fault: str) -> dict[str, Any]:
@@ -174,7 +199,7 @@ def fail_and_go_on(folder: Path, model: Path, fault: str) -> dict[str, Any]:
     saver.save(1, {"step": 1})
     with ExitStack() as stack:
         if dist.get_rank() == dist.get_world_size() - 1:
-            stack.enter_context(half_a_shard(FAULTS[fault]))
+            stack.enter_context(FAULTS[fault][0]())
         saver.save(2, {"step": 2})
     with pytest.raises(OSError) as error:
         saver.finish()

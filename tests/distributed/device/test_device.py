@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
+from megatron.core.transformer.moe.router import Router
 
 from megatron_coreward.actor.compute import forward
 from megatron_coreward.actor.model import attention, build
@@ -134,6 +135,18 @@ def weights_made_in_main_memory() -> Iterator[None]:
 
 
 @contextmanager
+def routers_made_in_main_memory() -> Iterator[None]:
+    whole = Router.__init__
+
+    def made(self: Router, *args: Any, **kwargs: Any) -> None:
+        with torch.device("cpu"):
+            whole(self, *args, **kwargs)
+
+    with mock.patch.object(Router, "__init__", made):
+        yield
+
+
+@contextmanager
 def a_mask_on_the_cpu() -> Iterator[None]:
     whole = GrpoObjective.__call__
 
@@ -172,6 +185,7 @@ FAULTS = {
     fault.__name__: fault
     for fault in (
         weights_made_in_main_memory,
+        routers_made_in_main_memory,
         a_mask_on_the_cpu,
         an_item_in_every_layer,
         a_host_tensor_for_nccl,
@@ -184,6 +198,7 @@ FAULTS = {
     [
         ("weights_made_in_main_memory", "dense", "layernorm.weight is on cpu"),
         ("weights_made_in_main_memory", "moe", "is on cpu"),
+        ("routers_made_in_main_memory", "moe", "mlp.router.weight is on cpu"),
         ("a_mask_on_the_cpu", "dense", r"at least two devices, cuda:0 and cpu! \(aten::mul"),
         ("a_host_tensor_for_nccl", "dense", "all_reduce: a host tensor in a NCCL group, at"),
     ],

@@ -60,8 +60,8 @@ def test_layouts_are_tried_in_the_order_that_is_stated() -> None:
     """Fewest devices; then least model parallelism; then fewest changed keys."""
     one = first("Qwen3-1.7B-Base", 1, "parallel.tensor=4", "rollout.tensor_parallel_size=4")
     assert one.cluster.gpus == 1 and one.config.parallel.tensor == 1
-    # A whole Qwen2.5-7B does not fit on four H100. Two halves do, with no other key changed.
-    halves = first("Qwen2.5-7B", 4, "parallel.pipeline=4", "optimizer.distributed=true")
+    # A whole Qwen3-8B does not fit on four H100. Two halves do, with no other key changed.
+    halves = first("Qwen3-8B-Base", 4, "parallel.pipeline=4", "optimizer.distributed=true")
     assert (halves.config.parallel.tensor, halves.config.parallel.pipeline) == (2, 1)
     assert set(changes(load("optimizer.distributed=true"), halves.config)) == {"parallel.tensor"}
     assert changes(load(), first("Qwen2.5-3B", 4, device="H200").config) == {}

@@ -130,9 +130,10 @@ def test_memory_by_hand() -> None:
     shape = KNOWN["Qwen2.5-7B"]
     norms = (2 * shape.layers + 1) * shape.hidden
     own = (count_parameters(shape) - norms) // 4 + norms
-    saved = phase(plan, "checkpoint")
-    assert (saved["weights"], saved["gradients"], saved["optimizer"]) == (2 * own, 4 * own, 12 * own)
-    assert saved["reference"] == 2 * own
+    updated = phase(plan, "update")
+    assert (updated["weights"], updated["gradients"], updated["optimizer"]) == (2 * own, 4 * own, 12 * own)
+    assert phase(plan, "log_probs")["reference"] == 2 * own
+    assert set(phase(plan, "checkpoint")) == {"weights", "sum"}
     first = phase(plan, FIRST_SYNC)
     assert set(first) == {"weights", "vLLM weights", "vLLM buffers", "KV cache", "buckets", "sum"}
     assert first["vLLM weights"] == 2 * count_parameters(shape)
