@@ -15,7 +15,7 @@ from megatron_coreward.utils.versions import versions
 
 logger = logging.getLogger(__name__)
 
-_OF_ONE_START = (("run", "resume"), ("run", "auto_resume"), ("run", "output_dir"))
+_OF_ONE_START = tuple(("run", key) for key in ("resume", "auto_resume", "output_dir", "profile_steps"))
 
 
 def join(config: Config) -> Communicator:
