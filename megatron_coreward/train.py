@@ -226,8 +226,6 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     make_room(config.memory, policy, teacher or reference, PHASES["rollout"])
     engine = VllmEngine(config, config.model.path, data.stop_ids, config.run.seed)
     grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
-    shape = policy.model.shape
-    meter = Meter(shape, measure_gemm_rate(config, shape))  # with the threads that the engine has left
     evaluation = partial(evaluate, engine, comm, data.questions, config, grader)
     with (
         watching(config.run.stall_timeout_s) as watchdog,
@@ -245,7 +243,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
             comm=comm,
             observer=folder,
             watchdog=watchdog,
-            meter=meter,
+            meter=Meter(policy.model.shape, measure_gemm_rate(config, policy.model.shape)),
             evaluate=evaluation if data.questions else None,
             diagnose=partial(diagnose, pairs=pairs, grader=grader, method=method, comm=comm),
             total_steps=total_steps,

@@ -1,6 +1,7 @@
 """The rate at which this rank's device multiplies matrices of the model's shapes: what training could reach.
 
-Measured once when a run starts, on all ranks at about the same time, since ranks may share cores.
+Measured once when a run starts, on all ranks at about the same time, since ranks may share cores, and after
+the engine is built, which may set the number of threads.
 """
 
 import logging
