@@ -5,7 +5,7 @@
     python -m benchmarks.actor --shape tiny --tokens 512        on a CPU: shows only that it runs
 
 The model has random weights in the shape of Qwen3-0.6B or 1.7B and the compute type of model.dtype=auto.
-FLOPs are those of flops.py: they count the causal half of attention and no repeated forward pass
+FLOPs are those of phases/flops.py: they count the causal half of attention and no repeated forward pass
 (recompute). They are compared with two limits: the best rate of a matrix product in this run, and the card's
 stated rate where STATED_TFLOPS has it. Sequences have 1,024 tokens, a quarter of them prompt. The
 benchmark uses one device and needs it for itself.
@@ -28,7 +28,6 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.flops import training_flops
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.device import compute_device, compute_dtype
 from megatron_coreward.actor.policy import MegatronPolicy
@@ -38,6 +37,7 @@ from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import read_shape
 from megatron_coreward.config.schema import Config
+from megatron_coreward.phases.flops import training_flops
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize
 from tests.support.models import tiny_model

@@ -1,4 +1,4 @@
-"""Compares the predictions of `coreward plan` and of flops.py with what the actor uses on this CPU.
+"""Compares the predictions of `coreward plan` and of phases/flops.py with what the actor uses on this CPU.
 
     python -m benchmarks.plan [--tokens 512] [--cases tiny] [--output FILE.json]
 
@@ -32,7 +32,6 @@ from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from benchmarks import flops
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.compute.offload import optimizer_tensors
 from megatron_coreward.actor.compute.token_stats import VocabularyShard, token_stats
@@ -43,6 +42,7 @@ from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape, read_shape
 from megatron_coreward.config.schema import Config
+from megatron_coreward.phases import flops
 from megatron_coreward.planning import activations
 from megatron_coreward.planning.activations import Kernels, Pass
 from megatron_coreward.preflight.costs import memory_per_rank
@@ -216,7 +216,7 @@ def measure_head(shape: ModelShape, dtype: torch.dtype, rows: int) -> int:
 
 
 def predict(config: Config, shape: ModelShape, case: Case, tokens: int) -> dict[str, int]:
-    """The same figures from planning/, and the operations from flops.py."""
+    """The same figures from planning/, and the operations from phases/flops.py."""
     kernels = Kernels("bfloat16" if config.model.dtype == "bfloat16" else "float32", fused_norm=False)
     length = tokens // case.responses
     rows = case.responses * (length - int(length * PROMPT_SHARE))

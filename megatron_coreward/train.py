@@ -50,10 +50,11 @@ from megatron_coreward.evaluation.outcomes import evaluate
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.launch.options import TrainOptions, parse_train
 from megatron_coreward.phases.memory import check_memory_settings, make_room
+from megatron_coreward.phases.meter import Meter
 from megatron_coreward.phases.table import PHASES
 from megatron_coreward.planning.this_gpu import check_gpu_memory
-from megatron_coreward.preflight.checks import data_files, validate, validate_plan
-from megatron_coreward.preflight.costs import planned_pairs
+from megatron_coreward.preflight.checks import check_profile_steps, data_files, validate, validate_plan
+from megatron_coreward.preflight.costs import batch_arithmetic, planned_pairs
 from megatron_coreward.preflight.dry_run import show
 from megatron_coreward.preflight.files import (
     check_free_space,
@@ -171,6 +172,8 @@ def read_inputs(
     prompts = [ids for pair in data.pairs for ids in (pair.original_ids, pair.rephrased_ids)]
     prompts += [question.prompt_ids for question in data.questions]
     check_token_ids(shape, data.stop_ids, prompts)
+    if data.pairs:
+        check_profile_steps(config, batch_arithmetic(config, world_size, len(data.pairs)).steps)
     check_free_space(config, shape, world_size, len(data.pairs) or planned_pairs(config))
     return data
 
@@ -206,6 +209,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     """Builds every part, trains, exports. A collective over all ranks."""
     # Imported here, since a dry run and a refused configuration need neither megatron nor vllm.
     from megatron_coreward.actor.export import export_hf
+    from megatron_coreward.actor.gemm_rate import measure_gemm_rate
     from megatron_coreward.actor.saver import load_checkpoint
     from megatron_coreward.rollout.engine import VllmEngine
 
@@ -239,6 +243,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
             comm=comm,
             observer=folder,
             watchdog=watchdog,
+            meter=Meter(policy.model.shape, measure_gemm_rate(config, policy.model.shape)),
             evaluate=evaluation if data.questions else None,
             diagnose=partial(diagnose, pairs=pairs, grader=grader, method=method, comm=comm),
             total_steps=total_steps,

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
+from torch.profiler import record_function
 
 from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.batch import TrainBatch
@@ -29,6 +30,8 @@ from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.phases.memory import MemoryPhases
+from megatron_coreward.phases.meter import SLOWEST, Meter, with_rates
+from megatron_coreward.phases.profiling import traced
 from megatron_coreward.requests import TEACHER, TRAINING, Stream, make_requests, mean_lengths
 from megatron_coreward.roles import (
     Communicator,
@@ -42,6 +45,7 @@ from megatron_coreward.roles import (
 from megatron_coreward.run.watchdog import Watchdog
 from megatron_coreward.types import QuestionPair, Response, Sampling, ScoredResponse, StepReport
 from megatron_coreward.utils.metrics import Figures
+from megatron_coreward.utils.step_ranges import step_ranges
 from megatron_coreward.weight_sync import prompts_to_verify, sync_weights, verify_sync
 
 logger = logging.getLogger(__name__)
@@ -90,12 +94,12 @@ class Trainer:
     diagnose: Callable[[Sequence[ScoredResponse], Figures], Figures]
     total_steps: int
     watchdog: Watchdog
+    meter: Meter
     teacher: Teacher | None = None
     step: int = 0
     _lengths: dict[str, int] = field(default_factory=dict)
     """Of the responses drawn last, by group (requests.mean_lengths); the same on all ranks."""
     _memory: MemoryPhases = field(init=False)
-    _times: Figures = field(default_factory=Figures)
     _figures: Figures = field(default_factory=Figures)
     """Of this rank and step, to be merged with those of the other ranks."""
 
@@ -106,12 +110,14 @@ class Trainer:
     def train_step(self) -> tuple[StepReport, list[QuestionPair], list[ScoredResponse]]:
         """One step of Algorithm 1; the scored responses are those that this rank holds."""
         config, started = self.config, time.perf_counter()
-        self._times, self._figures = Figures(), Figures()
+        self._figures = Figures()
+        self.meter.restart()
         pairs = self.sampler.next()
         with self._phase("rollout"):
             responses = self._draw(pairs, config.rollout.drawn)
             for lengths in self.comm.all_gather(mean_lengths(responses)):
                 self._lengths |= lengths
+            self.meter.count_drawn(responses)
         teacher_responses = self._ask(self.teacher, pairs) if self.teacher is not None else []
         if method_of(config).confidence:
             with self._phase("confidence"):
@@ -139,7 +145,8 @@ class Trainer:
             self._evaluate()
         with _stop_requests() as stop:
             while self.step < self.total_steps:
-                report, pairs, scored = self.train_step()
+                with self._traced_on_request():
+                    report, pairs, scored = self.train_step()
                 self.observer.on_step(report, pairs, scored)
                 last = self.step == self.total_steps
                 if last or _due(self.step, config.evaluation.every):
@@ -193,9 +200,12 @@ class Trainer:
 
     def _batch(self, scored: Sequence[ScoredResponse]) -> TrainBatch:
         """This rank's share; pi_ref where the KL penalty needs it, pi_old where it differs from pi_theta."""
-        batch = self.policy.shard(with_weights(scored, self.config, self.comm))
+        held = with_weights(scored, self.config, self.comm)
+        batch = self.policy.shard(held)
+        needs_old = self.config.algorithm.updates_per_batch > 1
+        self.meter.count_trained(held, log_prob_passes=needs_old + (self.reference is not None))
         return batch.with_log_probs(
-            old=self.policy.log_probs(batch) if self.config.algorithm.updates_per_batch > 1 else None,
+            old=self.policy.log_probs(batch) if needs_old else None,
             ref=self.reference.log_probs(batch) if self.reference is not None else None,
         )
 
@@ -256,9 +266,23 @@ class Trainer:
     def _phase(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         self._enter(name)
-        yield
-        self._times.add_sum(f"time/{name}", time.perf_counter() - started)
+        with record_function(name):  # a span in the trace of run.profile_steps
+            yield
+        seconds = time.perf_counter() - started
+        self._figures.add_mean(f"time/{name}", seconds, 1)
+        self._figures.add_max(f"{SLOWEST}{name}", seconds)
         self._figures.add_max(f"memory/{name}_gb", self._memory.peak_gb())
+
+    @contextlib.contextmanager
+    def _traced_on_request(self) -> Iterator[None]:
+        """For the next step: a trace if run.profile_steps names it."""
+        config, step = self.config.run, self.step + 1
+        if not any(step in steps for steps in step_ranges("run.profile_steps", config.profile_steps)):
+            yield
+            return
+        with traced(Path(config.output_dir), step, self.comm.rank):
+            yield
+            self.watchdog.enter(step, "profile")  # a large trace takes its time to write
 
     def _enter(self, name: str) -> None:
         self.watchdog.enter(self.step + 1, name)
@@ -271,9 +295,9 @@ class Trainer:
         seconds = time.perf_counter() - started
         self._figures.add_sum("throughput/tokens_per_second", sum(r.num_tokens for r in scored) / seconds)
         self._figures.add_max("memory/peak_gb", self._memory.peak_in_all_gb())
-        totals = Figures.merged(self.comm.all_gather(self._figures))
-        totals.add_sum("time/step", seconds)
-        return figures.as_dict() | self._times.as_dict() | totals.as_dict()
+        self._figures.add_mean("time/step", seconds, 1)
+        shares, works = zip(*self.comm.all_gather((self._figures, self.meter.work)), strict=True)
+        return figures.as_dict() | with_rates(Figures.merged(shares).as_dict(), works)
 
 
 def mini_batches(

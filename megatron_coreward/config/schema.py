@@ -45,6 +45,9 @@ class RunConfig:
     stall_timeout_s: NotNegative = 0.0
     """Longest that a phase of a step may take, evaluations included. A run that takes longer names the rank
     that is behind, ends with exit code 5 and can be resumed; 0 = no limit."""
+    profile_steps: str = ""
+    """Steps of which every rank writes a trace of torch's profiler to `output_dir`/profile: numbers and
+    ranges, as in 2,10-12. Such a step is slower and computes the same; empty = none."""
     export_hf: bool = True
     """Write a Hugging Face folder (safetensors, tokenizer, config) to `output_dir`/hf at the end."""
 

@@ -18,6 +18,7 @@ from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.layout import check_model, check_ranks
 from megatron_coreward.preflight.method import check_method
 from megatron_coreward.utils.run_names import CHECKPOINTS, RUN_MARKS
+from megatron_coreward.utils.step_ranges import step_ranges
 
 
 def validate(config: Config, world_size: int) -> ModelShape:
@@ -67,6 +68,7 @@ def validate_layout(config: Config, shape: ModelShape, world_size: int) -> None:
 
 def _check_settings(config: Config, world_size: int) -> None:
     _check_training(config)
+    check_profile_steps(config, config.run.steps)
     check_method(config)
     check_precision(config)
     check_ranks(config, world_size)
@@ -101,6 +103,17 @@ def _check_training(config: Config) -> None:
             f"algorithm.skip_no_signal is true, but nothing can be skipped: algorithm.kl_coef is "
             f"{algorithm.kl_coef:g}, and with algorithm.denominator=all groups without signal keep their KL "
             f"penalty. Set algorithm.denominator=active to drop it, or algorithm.kl_coef=0 to have none."
+        )
+
+
+def check_profile_steps(config: Config, total_steps: int) -> None:
+    """Raises ValueError unless run.profile_steps names steps of a run of `total_steps` (0: not known yet)."""
+    given = config.run.profile_steps
+    last = max((steps[-1] for steps in step_ranges("run.profile_steps", given)), default=0)
+    if 0 < total_steps < last:
+        raise ValueError(
+            f"run.profile_steps is {given!r}, but the run ends after step {total_steps}. Name steps up to "
+            "that one, or raise run.steps or run.epochs."
         )
 
 

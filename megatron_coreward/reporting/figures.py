@@ -114,6 +114,12 @@ SECTIONS = (
         (
             Panel("Step", "time/step", "s"),
             Panel("Throughput", "throughput/tokens_per_second", "tokens/s"),
+            Panel("Generated in the rollout", "throughput/generated_tokens_per_second", "tokens/s"),
+            Panel("Trained in the update", "throughput/trained_tokens_per_second", "tokens/s"),
+            Panel("Useful work of the update", "throughput/update_tflops", "TFLOP/s"),
+            Panel("Useful work of log_probs", "throughput/log_probs_tflops", "TFLOP/s"),
+            Panel("Update, share of the product rate", "throughput/update_gemm_share", SHARE),
+            Panel("log_probs, share of the product rate", "throughput/log_probs_gemm_share", SHARE),
             Panel("Peak memory", "memory/peak_gb", "GB"),
         ),
     ),
@@ -218,16 +224,18 @@ def _panel_figures(panel: Panel, runs: Sequence[Run], all_series: Sequence[Serie
 
 
 def _phase_figures(number: int, run: Run, series: Series) -> list[Json]:
-    times, peaks = (
+    times, slowest, idle, peaks = (
         [
             _line(number, metric, phase, f"phase-{place}")
             for place, phase in enumerate((*PHASES, "other"))
             if (metric := template.format(phase)) in series
         ]
-        for template in ("time/{}", "memory/{}_gb")
+        for template in ("time/{}", "time/max/{}", "time/idle/{}", "memory/{}_gb")
     )
     figures = [
         _figure(f"{run.name}: time per step", "time/...", "s", times, stacked=True),
+        _figure(f"{run.name}: time of the slowest rank", "time/max/...", "s", slowest),
+        _figure(f"{run.name}: idle share of the ranks", "time/idle/...", SHARE, idle),
         _figure(f"{run.name}: peak memory by phase", "memory/..._gb", "GB", peaks),
     ]
     return [figure for figure in figures if figure["lines"]]

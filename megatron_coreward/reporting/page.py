@@ -21,7 +21,10 @@ from megatron_coreward.utils.folders import publish_file, temporary_name
 from megatron_coreward.utils.metrics import three_digits
 
 ASSETS = Path(__file__).parent / "assets"
-OWN_KEYS = ("run.output_dir", "run.resume", "run.auto_resume", "run.export_hf", "run.stall_timeout_s")
+OWN_KEYS = (
+    *("run.output_dir", "run.resume", "run.auto_resume", "run.export_hf", "run.stall_timeout_s"),
+    "run.profile_steps",
+)
 OWN_SECTIONS = ("logging", "checkpoint")
 """Settings that keep the books of a run and change nothing that it computes: no differences."""
 

@@ -15,7 +15,7 @@ from megatron_coreward.utils.versions import versions
 
 logger = logging.getLogger(__name__)
 
-_OF_ONE_START = (("run", "resume"), ("run", "auto_resume"), ("run", "output_dir"))
+_OF_ONE_START = tuple(("run", key) for key in ("resume", "auto_resume", "output_dir", "profile_steps"))
 _BEFORE = {("optimizer", "share_prompts"): False}
 """What was done before a key existed, where it was not its default."""
 _ROUNDING = {("optimizer", "share_prompts"), ("optimizer", "micro_batch_tokens")}

@@ -6,6 +6,7 @@ OUTPUT_DIR/config.yaml         the resolved configuration
            evaluations/        step_*.json: measures with intervals, and the outcome of every question
            rollouts/           every response of every step, as Parquet
            nonfinite/          those of a step whose loss or gradient was NaN or infinite
+           profile/            traces of torch's profiler (run.profile_steps)
            tensorboard/, wandb/
            checkpoints/        step_* (actor/saver.py)
            hf/                 the final model for transformers and vLLM
@@ -19,6 +20,7 @@ ROLLOUTS = "rollouts"
 NONFINITE = "nonfinite"
 CHECKPOINTS = "checkpoints"
 HF_EXPORT = "hf"
+PROFILE = "profile"
 STATE_FILE = "state.json"
 """Of a checkpoint."""
 

@@ -155,4 +155,4 @@ def test_the_ranks_get_equally_many_tokens(ranks: int, spread: float) -> None:
         if (rank, key[0]) not in met:  # at least once; a group that is cut repeats its prompt
             met.add((rank, key[0]))
             load[rank] += sizes[key].prompt_tokens
-    assert load.max() / load.mean() < 1.04
+    assert load.max() / load.mean() < 1.08

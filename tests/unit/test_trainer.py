@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ import torch.distributed as dist
 from megatron_coreward.algorithm.loss_weights import local_counts, token_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.learning import AlgorithmConfig, RewardConfig, TeacherConfig
+from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.schema import Config, RolloutConfig
 from megatron_coreward.coreward.rewards.registry import method_of
 from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.grading.grader import Grader
+from megatron_coreward.phases.meter import Meter
 from megatron_coreward.run.watchdog import Watchdog
 from megatron_coreward.trainer import Trainer
 from megatron_coreward.types import GenerationRequest, QuestionPair, Response, ScoredResponse, StepReport
@@ -24,6 +27,8 @@ from megatron_coreward.utils.metrics import Figures
 from tests.support.fakes import FakeEngine, FakeObserver, FakePolicy, FakeTeacher
 
 PAIRS = [QuestionPair(pair_id, "q", "r", (1, 2), (1, 2, 3)) for pair_id in (3, 9)]
+SHAPE = ModelShape(Path("model"), "Qwen2ForCausalLM", 4, 8, 16, 4, 2, 2, 11, True, 8192)
+GEMM_RATE = 1e9
 ANSWERS = ["1", "1", "2", "2", "2"]  # by sample
 
 
@@ -83,6 +88,7 @@ def build(grader):
             diagnose=lambda *_: Figures(),
             total_steps=1,
             watchdog=Watchdog(0, comm.rank, comm.world_size, dist.HashStore()),
+            meter=Meter(SHAPE, GEMM_RATE),
         )
         return Run(trainer, policy, engine, observer, journal)
 

@@ -20,7 +20,7 @@ from tools.gpu_check.runner import ROOT
 MAX_BYTES = 25 * 10**6
 SOURCES = (
     *("megatron_coreward", "tools/gpu_check", "tests/support", "tests/oracles"),
-    *("tests/distributed/actor/actor_runs.py", "benchmarks/actor.py", "benchmarks/flops.py", "LICENSE"),
+    *("tests/distributed/actor/actor_runs.py", "benchmarks/actor.py", "LICENSE"),
 )
 PACKAGES = (
     *("megatron-core", "einops", "psutil", "pydantic", "pydantic-core"),

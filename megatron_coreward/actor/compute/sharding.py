@@ -23,21 +23,29 @@ def size_of(response: Response) -> Size:
 def balanced_owners(sizes: dict[Key, Size], ranks: int, config: OptimizerConfig) -> dict[Key, int]:
     """Response key -> DP rank; the costliest part of a group first, to the rank with the fewest tokens.
 
-    A group is cut only when it is over a micro-batch or over an equal share of all tokens. Depends on the set
-    of responses only, not on who holds them.
+    Groups are cut where they are over a micro-batch, and where that lowers the tokens of the busiest rank.
+    Depends on the set of responses only, not on who holds them.
     """
     keys = sorted(sizes)
     of_key = [sizes[key] for key in keys]
-    whole = parts_of_groups(of_key, sum(size.prompt_tokens + size.response_tokens for size in of_key), True)
-    equal_share = -(-sum(cost(group, of_key) for group in whole) // ranks)
-    parts = parts_of_groups(of_key, min(config.micro_batch_tokens, equal_share), config.share_prompts)
-    load = [0] * ranks
-    owners: dict[Key, int] = {}
-    for part in sorted(parts, key=lambda part: (-cost(part, of_key), keys[part[0]])):
-        owner = load.index(min(load))
-        owners |= {keys[index]: owner for index in part}
-        load[owner] += cost(part, of_key)
-    return owners
+    equal_share = -(-sum(size.prompt_tokens + size.response_tokens for size in of_key) // ranks)
+    limits = [min(config.micro_batch_tokens, max(1, equal_share // cuts)) for cuts in (1, 2, 4, 8, 16)]
+    plans = [
+        _balance(parts_of_groups(of_key, limit, config.share_prompts), of_key, ranks) for limit in limits
+    ]
+    parts_of_rank = min(plans, key=lambda plan: max(load for load, _ in plan))
+    return {keys[i]: rank for rank, (_, parts) in enumerate(parts_of_rank) for part in parts for i in part}
+
+
+def _balance(parts: list[list[int]], sizes: Sequence[Size], ranks: int) -> list[tuple[int, list[list[int]]]]:
+    """The tokens and the parts of each rank."""
+    loads: list[int] = [0] * ranks
+    shares: list[list[list[int]]] = [[] for _ in range(ranks)]
+    for part in sorted(parts, key=lambda part: (-cost(part, sizes), part[0])):
+        rank = loads.index(min(loads))
+        shares[rank].append(part)
+        loads[rank] += cost(part, sizes)
+    return list(zip(loads, shares, strict=True))
 
 
 def move_to_dp_ranks(

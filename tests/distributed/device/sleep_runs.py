@@ -19,6 +19,7 @@ from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.phases import memory
+from megatron_coreward.phases.meter import Meter
 from megatron_coreward.phases.table import PHASES, Needs
 from megatron_coreward.roles import WEIGHTS
 from megatron_coreward.run.watchdog import Watchdog
@@ -99,6 +100,7 @@ def run(_: int, model: Path, pretended: bool, forgotten: str = "") -> Tensors:
             diagnose=lambda *_: Figures(),
             total_steps=STEPS,
             watchdog=Watchdog(0, comm.rank, comm.world_size, dist.HashStore()),
+            meter=Meter(policy.model.shape, gemm_rate=1e9),
         )
         assert trainer.fit(), "the run was stopped"
         if WEIGHTS not in engine._awake:

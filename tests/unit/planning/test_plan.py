@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import flops
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.schema import Config
+from megatron_coreward.phases import flops
 from megatron_coreward.planning import traffic
 from megatron_coreward.planning.activations import (
     Kernels,

@@ -15,7 +15,7 @@ from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import layers_per_stage
 from megatron_coreward.config.schema import Config
 from megatron_coreward.families.registry import FAMILIES
-from megatron_coreward.preflight.checks import validate
+from megatron_coreward.preflight.checks import check_profile_steps, validate
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -72,11 +72,26 @@ def test_valid_layouts(load: Callable[..., Config]) -> None:
     ("override", "message"),
     [
         ("optimizer.min_lr=1", "optimizer.min_lr is 1, but must not exceed optimizer.lr (3e-06)."),
+        (
+            "run.profile_steps=3-",
+            "run.profile_steps is '3-', but must be steps from 1 on and ranges of them, as in 2,10-12",
+        ),
         ("parallel.sequence=true", "parallel.sequence is true, but needs parallel.tensor above 1."),
     ],
 )
 def test_values(load: Callable[..., Config], override: str, message: str) -> None:
     refused(load(override), message)
+
+
+def test_steps_to_profile_are_steps_of_the_run(load: Callable[..., Config]) -> None:
+    validate(load("run.profile_steps=4", "run.steps=4"), 1)
+    config = load("run.profile_steps=2,4-5")  # its steps are known when the data is read
+    message = "run.profile_steps is '2,4-5', but the run ends after step 4."
+    refused(load("run.profile_steps=2,4-5", "run.steps=4"), message)
+    validate(config, 1)
+    check_profile_steps(config, 5)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_profile_steps(config, 4)
 
 
 @pytest.mark.parametrize(

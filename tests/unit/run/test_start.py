@@ -33,7 +33,9 @@ def test_a_run_from_before_shared_prompts_hears_of_them(caplog: pytest.LogCaptur
 
 
 def test_a_stored_bool_of_a_key_that_may_be_auto_now(caplog: pytest.LogCaptureFixture) -> None:
-    config, saved = Config(), {"config": {"rollout": {"enforce_eager": True}}, "trainer": {}}
+    config = Config()
+    saved = {"config": asdict(config), "trainer": {}}
+    saved["config"]["rollout"]["enforce_eager"] = True
     config.rollout.enforce_eager = True
     warn_of_changes(saved, config, "")
     assert not caplog.text

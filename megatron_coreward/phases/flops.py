@@ -2,10 +2,10 @@
 
 A multiplication and an addition count two. Only matrix products count: those of the linear layers and the two
 of attention. torch.utils.flop_counter counts the same way, but whole squares of attention scores
-(`causal=False`) where a causal kernel computes half of them.
+(`causal=False`) where a causal kernel computes half of them. Imports no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from megatron_coreward.config.model_shape import ModelShape
 
@@ -51,3 +51,17 @@ def training_flops(
     elif recompute == "selective":
         total += attention
     return total
+
+
+def useful_flops(shape: ModelShape, groups: Iterable[tuple[int, Sequence[int]]]) -> int:
+    """Forward pass that computes each distinct token once; backward takes twice as many.
+
+    `groups` are the length of a prompt and those of the responses that share it. Of these each has the
+    prompt's last token to predict its first one from, so that one row of logits is shared as well. What is
+    computed again (recompute, scores in backward) does not count.
+    """
+    return sum(
+        forward_flops(shape, [prompt + response for response in responses], sum(responses))
+        - (len(responses) - 1) * forward_flops(shape, [prompt], 1)
+        for prompt, responses in groups
+    )
