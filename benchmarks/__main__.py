@@ -5,7 +5,7 @@
     python -m benchmarks --rows sync update these rows, measured anew
     python -m benchmarks --table            only benchmarks/RESULTS.md, from the JSON files
     python -m benchmarks --compare OLD.json NEW.json
-    python -m benchmarks --rows sync --tiny shows only that a row runs; touches neither the table nor the files
+    python -m benchmarks --rows sync --tiny shows only that a row runs; no table, no files
 
 A row is a program of its own that leaves one JSON file in `--folder`. The machine should have nothing else to
 do. `--compare` exits with 1 where something has become slower beyond the spread.

@@ -3,11 +3,11 @@ r"""Time and traffic of the reward stage, compared with a loop over responses wi
     python -m benchmarks.coreward_stage [--pairs 128] [--samples 8] [--workers 1] [--tokens 3072]
                                         [--output FILE.json]
 
-Responses are text of about `--tokens` tokens. The loop does what the reward manager of the authors' code does per
-item (find the last box, count strings per group, compare), in plain Python without its tokenizer.decode. Both
-run in this process, one after the other, so their ratio holds on any machine. Seconds are the best of
-`--repeats` runs, each with a fresh grader; with `--output` the typical answers alone are timed, in turns. Bytes are for ranks that hold one view of each pair, which is the
-worst placement.
+Responses are text of about `--tokens` tokens. The loop does what the reward manager of the authors' code
+does per item (find the last box, count strings per group, compare), in plain Python without its
+tokenizer.decode. Both run in this process, one after the other, so their ratio holds on any machine. Seconds
+are the best of `--repeats` runs, each with a fresh grader; with `--output` the typical answers alone are
+timed, in turns. Bytes are for ranks that hold one view of each pair, which is the worst placement.
 """
 
 import argparse

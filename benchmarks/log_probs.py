@@ -4,8 +4,8 @@
 
 The model has random weights and a single layer, of hidden size 1,024, under a vocabulary of 151,936, so that
 the head is nearly all of it. Both ways compute the gradients of all weights from one packed micro-batch of
-responses as in actor.py, a quarter of them prompt; "whole logits" is the model of transformers with log_softmax,
-without packing. Peak memory is what a pass takes beyond what was resident before it.
+responses as in actor.py, a quarter of them prompt; "whole logits" is the model of transformers with
+log_softmax, without packing. Peak memory is what a pass takes beyond what was resident before it.
 """
 
 import argparse

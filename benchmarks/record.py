@@ -105,8 +105,9 @@ def slower(old: Record, new: Record) -> list[str]:
             if after.low > before.high:
                 change = after.median / before.median - 1
                 found.append(
-                    f"{old.row}, {way}, {measure}: {before.median:.4g} ({before.low:.4g} to {before.high:.4g})"
-                    f" has become {after.median:.4g} ({after.low:.4g} to {after.high:.4g}), {change:+.0%}"
+                    f"{old.row}, {way}, {measure}: {before.median:.4g} "
+                    f"({before.low:.4g} to {before.high:.4g}) has become {after.median:.4g} "
+                    f"({after.low:.4g} to {after.high:.4g}), {change:+.0%}"
                 )
     return found
 

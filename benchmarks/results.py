@@ -8,7 +8,8 @@ from benchmarks.suite import Row
 HEAD = """# Results
 
 Written by `python -m benchmarks --table` from the rows' JSON files; do not edit. Medians over the repeats of
-one run, lower and upper quartile in brackets; ratios are taken within each repeat. A row's ways take turns.
+one run, lower and upper quartile in brackets; ratios are taken within each repeat. A row's ways take turns;
+long settings, such as prompts' token ids, are in the JSON files only.
 """
 
 
@@ -37,7 +38,8 @@ def section(record: Record) -> str:
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     repeats = len(next(iter(record.ways[next(iter(record.ways))].values())))
     about = {"repeats": repeats, **record.machine, **record.versions, **record.settings, **record.notes}
-    described = "; ".join(f"{name} {value}" for name, value in about.items())
+    short = ((name, value) for name, value in about.items() if len(str(value)) < 100)
+    described = "; ".join(f"{name} {value}" for name, value in short)
     return "\n".join([f"`{record.command}`\n", *lines, "", described, ""])
 
 
