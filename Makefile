@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python -m
 TESTS := $(wildcard tests/unit tests/distributed tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-matrix test-device test-slurm gpu-check gpu-bundle test-gpu bench-gpu lint lock lock-gpu reference clean
+.PHONY: help setup quickstart test test-matrix test-device test-slurm gpu-check gpu-bundle test-gpu bench bench-all bench-compare bench-gpu lint lock lock-gpu reference clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,15 @@ gpu-bundle: $(READY)  ## an archive that runs gpu-check on a machine without net
 
 test-gpu:  ## the checks of gpu-check as tests, each with time enough, with the python on PATH
 	python -m pytest -m gpu tests/gpu
+
+bench: $(READY)  ## benchmarks on this CPU, 30 minutes on 2 cores that do nothing else: benchmarks/RESULTS.md
+	$(RUN) benchmarks
+
+bench-all: $(READY)  ## every row of the benchmarks that has no JSON file in build/bench yet
+	$(RUN) benchmarks --all
+
+bench-compare: $(READY)  ## fail if a row has become slower beyond the spread: OLD=a.json NEW=b.json
+	$(RUN) benchmarks --compare $(OLD) $(NEW)
 
 bench-gpu:  ## MFU of the policy update on one GPU, with the python on PATH
 	python -m benchmarks.actor --output bench-gpu.json

@@ -1,12 +1,13 @@
 r"""Time and traffic of the reward stage, compared with a loop over responses with string equality.
 
-    python -m benchmarks.coreward_stage [--pairs 128] [--samples 8] [--workers 1]
+    python -m benchmarks.coreward_stage [--pairs 128] [--samples 8] [--workers 1] [--tokens 3072]
+                                        [--output FILE.json]
 
-Responses are text of about 3,072 tokens. The loop does what the reward manager of the authors' code does per
-item (find the last box, count strings per group, compare), in plain Python without its tokenizer.decode. Both
-run in this process, one after the other, so their ratio holds on any machine. Seconds are the best of
-`--repeats` runs, each with a fresh grader. Bytes are for ranks that hold one view of each pair, which is the
-worst placement.
+Responses are text of about `--tokens` tokens. The loop does what the reward manager of the authors' code
+does per item (find the last box, count strings per group, compare), in plain Python without its
+tokenizer.decode. Both run in this process, one after the other, so their ratio holds on any machine. Seconds
+are the best of `--repeats` runs, each with a fresh grader; with `--output` the typical answers alone are
+timed, in turns. Bytes are for ranks that hold one view of each pair, which is the worst placement.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.record import Record, paired
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.grading.grader import Grader
@@ -26,11 +29,9 @@ from megatron_coreward.types import Response, View
 from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.support.fakes import ThreadCommunicator, run_threads
 
-TOKENS = 3072
 SENTENCE = (
     r"Since $x^2 + \frac{a}{b}$ is positive, we may divide by it and obtain {y} = 3. "  # 25 tokens or so
 )
-FILLER = SENTENCE * (TOKENS // 25)
 SPELLINGS = ["{n}", "{n}.0", "x={n}", r"\text{{{n}}}", r"\frac{{{m}}}{{2}}", "({n})", r"{n}\text{{ cm}}"]
 
 
@@ -62,17 +63,17 @@ CASES: dict[str, Callable[[], Callable[[random.Random, int], str | None]]] = {
 
 
 def make_responses(
-    pairs: int, samples: int, answer: Callable[[random.Random, int], str | None]
+    pairs: int, samples: int, tokens: int, answer: Callable[[random.Random, int], str | None]
 ) -> list[Response]:
-    rng = random.Random(0)
+    rng, filler = random.Random(0), SENTENCE * (tokens // 25)
     responses = []
     for pair_id in range(pairs):
         for view in View:
             for sample in range(samples):
                 found = answer(rng, pair_id)
-                text = FILLER if found is None else FILLER + rf"The answer is $\boxed{{{found}}}$."
-                ids = np.zeros(TOKENS, np.int32)
-                logps = np.zeros(TOKENS, np.float32)
+                text = filler if found is None else filler + rf"The answer is $\boxed{{{found}}}$."
+                ids = np.zeros(tokens, np.int32)
+                logps = np.zeros(tokens, np.float32)
                 responses.append(Response(pair_id, view, sample, (), ids, logps, text, "stop", 0))
     return responses
 
@@ -113,15 +114,26 @@ def best_time(work: Callable[[], object], repeats: int) -> float:
 
 def stage_seconds(responses: Sequence[Response], workers: int, equality: str, repeats: int) -> float:
     """Best time with empty caches; starting the process of math-verify, where one is needed, is in it."""
-    times = []
-    for _ in range(repeats):
-        grader = Grader(equality, workers=workers)
-        stage = CoRewardStage(TorchCommunicator(), grader, Config())
-        started = time.perf_counter()
-        stage(responses)
-        times.append(time.perf_counter() - started)
-        assert grader.timeouts == 0, "a comparison timed out: the time means nothing"
-    return min(times)
+    return best_time(lambda: run_stage(responses, workers, equality), repeats)
+
+
+def run_stage(responses: Sequence[Response], workers: int, equality: str) -> None:
+    grader = Grader(equality, workers=workers)
+    CoRewardStage(TorchCommunicator(), grader, Config())(responses)
+    assert grader.timeouts == 0, "a comparison timed out: the time means nothing"
+
+
+def record(options: argparse.Namespace) -> Record:
+    responses = make_responses(options.pairs, options.samples, options.tokens, typical)
+    ways = {
+        "loop over strings": lambda: loop_over_items(responses),
+        "stage, exact": lambda: run_stage(responses, options.workers, "exact"),
+        "stage, math": lambda: run_stage(responses, options.workers, "math"),
+    }
+    settings = {"responses": len(responses), "tokens": options.tokens, "workers": options.workers}
+    ratios = {f"{kind} / loop": (f"stage, {kind}", "loop over strings") for kind in ("exact", "math")}
+    goals = {"exact / loop": "at most 1", "math / loop": "at most 2"}
+    return Record("reward", settings, paired(ways, options.repeats), ratios, goals)
 
 
 def bytes_sent(responses: Sequence[Response]) -> int:
@@ -141,14 +153,19 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=128)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=3072)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()
-    title = f"{options.pairs} pairs x 2 views x {options.samples} samples, {len(FILLER):,} characters each"
+    if options.output:
+        record(options).write(options.output)
+        return
+    title = f"{options.pairs} pairs x 2 views x {options.samples} samples, {options.tokens:,} tokens each"
     table = Table(
         "answers", "loop, strings", "stage, exact", "stage, math", "math / loop", "bytes", title=title
     )
     for name, make_answer in CASES.items():
-        responses = make_responses(options.pairs, options.samples, make_answer())
+        responses = make_responses(options.pairs, options.samples, options.tokens, make_answer())
         loop = best_time(lambda r=responses: loop_over_items(r), options.repeats)
         exact = stage_seconds(responses, options.workers, "exact", options.repeats)
         math = stage_seconds(responses, options.workers, "math", options.repeats)

@@ -16,7 +16,6 @@ A repeat ends when the last rank has ended. Extra memory is the peak above the r
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -32,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.record import Record
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.weights.load import load_model
 from megatron_coreward.actor.weights.stream import WeightExporter
@@ -72,8 +72,9 @@ class Actor:
         return self.exporter.export(for_engine=True)
 
 
-def random_model(folder: Path) -> Path:
-    model = LlamaForCausalLM(LlamaConfig(**SHAPE, bos_token_id=None, eos_token_id=0, pad_token_id=0))
+def random_model(folder: Path, layers: int) -> Path:
+    shape = SHAPE | {"num_hidden_layers": layers}
+    model = LlamaForCausalLM(LlamaConfig(**shape, bos_token_id=None, eos_token_id=0, pad_token_id=0))
     randomise(model, seed=0)
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
@@ -94,15 +95,16 @@ def transfer(num_bytes: int) -> None:
 
 @dataclass
 class Measured:
-    """One way, on the slowest rank: seconds and extra memory in GB, by repeat."""
+    """One way, by repeat: seconds and extra memory in GB on the slowest rank, CPU seconds of all of them."""
 
     seconds: list[float]
+    cpu_seconds: list[float]
     extra_gb: list[float]
 
 
 def measure(ways: dict[str, Callable[[], Any]], repeats: int, comm: TorchCommunicator) -> dict[str, Measured]:
     """Each way once to warm up and then `repeats` times, in turns."""
-    found = {name: Measured([], []) for name in ways}
+    found = {name: Measured([], [], []) for name in ways}
     peak = PeakMemory()
     for repeat in range(repeats + 1):
         names = list(ways)
@@ -110,12 +112,14 @@ def measure(ways: dict[str, Callable[[], Any]], repeats: int, comm: TorchCommuni
         for name in names[turn:] + names[:turn]:
             dist.barrier()
             peak.restart()
-            before, started = peak.since_restart_gb(), time.perf_counter()
+            before, started, cpu = peak.since_restart_gb(), time.perf_counter(), time.process_time()
             ways[name]()
+            cpu = time.process_time() - cpu
             dist.barrier()
             seconds, extra = time.perf_counter() - started, peak.since_restart_gb() - before
             if repeat:
                 found[name].seconds.append(max(comm.all_gather(seconds)))
+                found[name].cpu_seconds.append(sum(comm.all_gather(cpu)))
                 found[name].extra_gb.append(max(comm.all_gather(extra)))
     return found
 
@@ -147,7 +151,7 @@ def run(options: argparse.Namespace, folder: Path, comm: TorchCommunicator) -> t
         ways["transfer"] = lambda: transfer(received)
     found = measure(ways, options.repeats, comm)
     figures = {
-        "model": "random, 135M parameters" if options.model is None else options.model.name,
+        "model": f"random, {options.layers} layers" if options.model is None else options.model.name,
         "model_bytes": model_bytes,
         "actor": {"tensor": options.tensor, "pipeline": options.pipeline},
         "rollout_tensor": options.rollout_tensor,
@@ -166,6 +170,24 @@ def ratio(figures: dict, *parts: str) -> float:
     seconds = {name: way["seconds"] for name, way in figures["ways"].items()}
     sums = [sum(values) for values in zip(*(seconds[part] for part in parts), strict=True)]
     return statistics.median(own / other for own, other in zip(seconds["sync"], sums, strict=True))
+
+
+def record(figures: dict) -> Record:
+    ways = {
+        name: {"wall_s": way["seconds"], "cpu_s": way["cpu_seconds"], "extra_gb": way["extra_gb"]}
+        for name, way in figures["ways"].items()
+    }
+    bare = "reload"
+    if "transfer" in ways:
+        bare = "reload + transfer"
+        parts = (ways["reload"], ways["transfer"])
+        ways[bare] = {
+            measure: [a + b for a, b in zip(*(part[measure] for part in parts), strict=True)]
+            for measure in ("wall_s", "cpu_s")
+        }
+    settings = {name: value for name, value in figures.items() if name not in ("ways", "cores")}
+    title = f"sync / {bare}"
+    return Record("sync", settings, ways, {title: ("sync", bare)}, {title: "at most 1.2"})
 
 
 def show(figures: dict, console: Console) -> None:
@@ -201,6 +223,7 @@ def main() -> None:
     parser.add_argument("--tensor", type=int, default=1, help="TP of the actor")
     parser.add_argument("--pipeline", type=int, default=1, help="PP of the actor")
     parser.add_argument("--rollout-tensor", type=int, default=1, help="TP of vLLM")
+    parser.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"], help="of the random model")
     parser.add_argument("--bucket-mb", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--output", type=Path, help="JSON file to write")
@@ -212,13 +235,13 @@ def main() -> None:
         if folder is None:
             folder = Path(comm.broadcast(name))
             if comm.rank == 0:
-                random_model(folder)
+                random_model(folder, options.layers)
             dist.barrier()
         figures, engine = run(options, folder, comm)
     if comm.rank == 0:
         show(figures, Console())
         if options.output is not None:
-            options.output.write_text(json.dumps(figures, indent=1) + "\n")
+            record(figures).write(options.output)
     engine.close()
 
 

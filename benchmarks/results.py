@@ -1,0 +1,47 @@
+"""Writes RESULTS.md from the rows' JSON files; a row that was not measured is said to be so."""
+
+from collections.abc import Mapping, Sequence
+
+from benchmarks.record import Record, Spread, spread
+from benchmarks.suite import Row
+
+HEAD = """# Results
+
+Written by `python -m benchmarks --table` from the rows' JSON files; do not edit. Medians over the repeats of
+one run, lower and upper quartile in brackets; ratios are taken within each repeat. A row's ways take turns;
+long settings, such as prompts' token ids, are in the JSON files only.
+"""
+
+
+def page(rows: Sequence[Row], records: Mapping[str, Record]) -> str:
+    parts = [HEAD]
+    for row in rows:
+        parts.append(f"## {row.title}\n")
+        record = records.get(row.name)
+        parts.append(
+            section(record) if record else f"Not measured: `python -m benchmarks --rows {row.name}`.\n"
+        )
+    return "\n".join(parts)
+
+
+def section(record: Record) -> str:
+    measures = list(dict.fromkeys(name for series in record.ways.values() for name in series))
+    header = ["", *measures]
+    table = [header, ["---"] * len(header)]
+    for way, series in record.ways.items():
+        table.append([way, *(text(spread(series[name])) if name in series else "" for name in measures)])
+    for title, (over, under) in record.ratios.items():
+        both = record.ways[over].keys() & record.ways[under].keys()
+        goal = f" (goal: {record.goals[title]})" if title in record.goals else ""
+        cells = [text(record.ratio(title, name)) if name in both else "" for name in measures]
+        table.append([f"**{title}**{goal}", *cells])
+    lines = [f"| {' | '.join(cells)} |" for cells in table]
+    repeats = len(next(iter(record.ways[next(iter(record.ways))].values())))
+    about = {"repeats": repeats, **record.machine, **record.versions, **record.settings, **record.notes}
+    short = ((name, value) for name, value in about.items() if len(str(value)) < 100)
+    described = "; ".join(f"{name} {value}" for name, value in short)
+    return "\n".join([f"`{record.command}`\n", *lines, "", described, ""])
+
+
+def text(values: Spread) -> str:
+    return f"{values.median:.3g} ({values.low:.3g} to {values.high:.3g})"

@@ -1,0 +1,61 @@
+"""The rows of the suite: which program measures each of them, and in which of the two runs it belongs."""
+
+from dataclasses import dataclass
+
+PYTHON = ("python", "-m")
+TWO_RANKS = ("torchrun", "--nproc-per-node", "2", "-m")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row. Its program takes --output FILE, --repeats N, and what stands in `command` or `tiny`.
+
+    `short`: the row is part of `make bench`.
+    """
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    tiny: tuple[str, ...]
+    short: bool = False
+    repeats: int = 5
+
+
+SYNC, REWARD, UPDATE = "benchmarks.weight_sync", "benchmarks.coreward_stage", "benchmarks.update"
+TINY_SYNC = ("--layers", "2")
+TRL = (*PYTHON, "benchmarks.trl_line")
+TINY_TRL = ("--tiny",)
+
+ROWS = (
+    Row("trl", "step: 4 questions, G 8, 48 tokens", TRL, TINY_TRL, short=True, repeats=3),
+    Row("update", "update, 4,096 tokens, SmolLM2 shape", (*PYTHON, UPDATE), ("--tiny",), short=True),
+    Row(
+        "log_probs",
+        "log-probs, 4,096 tokens x 151,936 x 1,024",
+        (*PYTHON, "benchmarks.log_probs"),
+        ("--tiny",),
+        short=True,
+        repeats=3,
+    ),
+    Row("sync", "sync, TP1", (*PYTHON, SYNC), TINY_SYNC, short=True),
+    Row(
+        "reward",
+        "reward stage, 2,048 x 900 tokens",
+        (*PYTHON, REWARD, "--tokens", "900"),
+        ("--pairs", "2"),
+        short=True,
+    ),
+    Row("sync_tp2", "sync, TP2 on two ranks", (*TWO_RANKS, SYNC, "--tensor", "2"), TINY_SYNC),
+    Row(
+        "trl_views",
+        "step: both wordings of 2 questions",
+        (*TRL, "--questions", "2", "--views", "both"),
+        TINY_TRL,
+        repeats=3,
+    ),
+    Row("trl_24", "step: 24 new tokens", (*TRL, "--new-tokens", "24"), TINY_TRL, repeats=3),
+    Row("trl_200", "step: 200 new tokens", (*TRL, "--new-tokens", "200"), TINY_TRL, repeats=3),
+    Row("trl_g4", "step: G 4", (*TRL, "--samples", "4"), TINY_TRL, repeats=3),
+    Row("trl_g16", "step: G 16", (*TRL, "--samples", "16"), TINY_TRL, repeats=3),
+    Row("update_512", "update, 512 tokens", (*PYTHON, UPDATE, "--tokens", "512"), ("--tiny",)),
+)
