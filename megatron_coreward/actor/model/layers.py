@@ -53,7 +53,8 @@ def _mlp_spec(config: TransformerConfig, modules: Modules) -> ModuleSpec:
         linear = MLPSubmodules(linear_fc1=modules.column_linear, linear_fc2=modules.row_linear)
         return ModuleSpec(module=MLP, submodules=linear)
     if config.moe_grouped_gemm:
-        linear = MLPSubmodules(te.TEColumnParallelGroupedLinear, te.TERowParallelGroupedLinear)
+        grouped = (te.TEColumnParallelGroupedLinear, te.TERowParallelGroupedLinear)
+        linear = MLPSubmodules(linear_fc1=grouped[0], linear_fc2=grouped[1])
         experts = ModuleSpec(module=TEGroupedMLP, submodules=linear)
     else:
         linear = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
