@@ -79,6 +79,8 @@ class Mapping:
     megatron: str
     hf: tuple[str, ...]
     kind: Kind
+    grouped: str | None = None
+    """An expert's parameter in Transformer Engine's grouped modules, which hold `weight0`, `weight1`, ..."""
 
     @property
     def of_expert(self) -> bool:

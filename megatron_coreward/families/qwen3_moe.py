@@ -16,6 +16,7 @@ from megatron_coreward.families.qwen3 import QWEN3
 _MEGATRON = "decoder.layers.{layer}.mlp."
 _HF = "model.layers.{layer}.mlp."
 _MEGATRON_EXPERT = _MEGATRON + "experts.local_experts.{expert}."
+_GROUPED_EXPERTS = _MEGATRON + "experts."
 _HF_EXPERT = _HF + "experts.{expert}."
 
 QWEN3_MOE = Family(
@@ -27,8 +28,14 @@ QWEN3_MOE = Family(
             _MEGATRON_EXPERT + "linear_fc1.weight",
             (_HF_EXPERT + "gate_proj.weight", _HF_EXPERT + "up_proj.weight"),
             ExpertGatedMLP(),
+            _GROUPED_EXPERTS + "linear_fc1.weight{expert}",
         ),
-        Mapping(_MEGATRON_EXPERT + "linear_fc2.weight", (_HF_EXPERT + "down_proj.weight",), ExpertDown()),
+        Mapping(
+            _MEGATRON_EXPERT + "linear_fc2.weight",
+            (_HF_EXPERT + "down_proj.weight",),
+            ExpertDown(),
+            _GROUPED_EXPERTS + "linear_fc2.weight{expert}",
+        ),
     ),
     max_positions=32768,
     qk_norm=True,

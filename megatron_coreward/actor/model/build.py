@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from megatron.core.extensions import transformer_engine as te
 from megatron.core.models.common.embeddings.rope_utils import fused_apply_rotary_pos_emb
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import layers as layers_module
@@ -74,7 +75,7 @@ def transformer_config(
         variable_seq_lengths=True,
         batch_p2p_sync=False,  # a send and its receive wait for each other on the device, not on the host
         moe_token_dispatcher_type="alltoall",  # the other one is refused with varying lengths, MoE or not
-        **(moe_settings(shape, layout) if shape.experts else {}),
+        **(moe_settings(shape, layout, precision["transformer_impl"]) if shape.experts else {}),
         # The loss is a sum with global weights; see forward.py for what this setting undoes.
         calculate_per_token_loss=True,
         **RECOMPUTE[recompute],
@@ -97,13 +98,15 @@ def fusions(precision: dict[str, Any]) -> dict[str, bool]:
     }
 
 
-def moe_settings(shape: ModelShape, layout: Layout) -> dict[str, Any]:
+def moe_settings(shape: ModelShape, layout: Layout, impl: str) -> dict[str, Any]:
     """A Mixture of Experts in Megatron's words.
 
     Megatron takes the softmax over the chosen experts, which equals the softmax over all normalised anew over
     the chosen; `moe_router_pre_softmax` leaves that normalisation out. There is no auxiliary loss: the policy
-    gradient alone moves the router.
+    gradient alone moves the router. Transformer Engine computes all experts of a rank in one grouped product,
+    and sorts the tokens by expert in one kernel where it has it (2.1 and later: all its functions or none).
     """
+    grouped = impl == "transformer_engine"
     return {
         "num_moe_experts": shape.experts,
         "moe_ffn_hidden_size": shape.intermediate,
@@ -112,6 +115,8 @@ def moe_settings(shape: ModelShape, layout: Layout) -> dict[str, Any]:
         "moe_router_load_balancing_type": "none",
         # In bfloat16 the actor and vLLM would round scores differently and choose other experts.
         "moe_router_dtype": "fp32",
+        "moe_grouped_gemm": grouped,
+        "moe_permute_fusion": grouped and te.fused_permute is not None,
         "expert_model_parallel_size": layout.ep_size,
         "expert_tensor_parallel_size": 1,
     }

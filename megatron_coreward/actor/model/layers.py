@@ -4,6 +4,10 @@ Engine's.
 Transformer Engine's norms are modules of their own here, not fused with the product that follows as in
 Megatron's own spec: so parameters have the same names in both, and family tables, checkpoints and the weight
 sync know nothing of it. It costs one kernel and one more write and read of the normed activations per norm.
+
+Experts are the exception: local ones are computed one after the other, Transformer Engine's in one grouped
+product per layer. Each expert keeps a weight of its own in both, under another name (families/mapping.py),
+and Megatron writes both under the same keys of a checkpoint.
 """
 
 from dataclasses import dataclass
@@ -16,7 +20,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.moe import moe_utils
-from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.experts import SequentialMLP, TEGroupedMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
@@ -28,7 +32,7 @@ from megatron_coreward.actor.model.attention import PackedAttention, RMSNorm, ov
 
 @dataclass(frozen=True)
 class Modules:
-    """The module classes of a layer; whichever are taken, its parameters have the same names."""
+    """The module classes of a layer; in whichever, parameters outside the experts have the same names."""
 
     norm: type
     column_linear: type
@@ -53,15 +57,20 @@ def _mlp_spec(config: TransformerConfig, modules: Modules) -> ModuleSpec:
     if not config.num_moe_experts:
         linear = MLPSubmodules(linear_fc1=modules.column_linear, linear_fc2=modules.row_linear)
         return ModuleSpec(module=MLP, submodules=linear)
-    linear = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    if config.moe_grouped_gemm:
+        grouped = (te.TEColumnParallelGroupedLinear, te.TERowParallelGroupedLinear)
+        linear = MLPSubmodules(linear_fc1=grouped[0], linear_fc2=grouped[1])
+        experts = ModuleSpec(module=TEGroupedMLP, submodules=linear)
+    else:
+        linear = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+        experts = ModuleSpec(module=SequentialMLP, submodules=linear)
     if not moe_utils.HAVE_TE:
         moe_utils.te_general_gemm = None  # the router asks for it by a name that 0.16 then leaves undefined
-    experts = ModuleSpec(module=SequentialMLP, submodules=linear)
     return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=experts))
 
 
 def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
-    """This stage's layers. Experts are local modules in either case."""
+    """This stage's layers."""
     modules = modules_of(config)
     qk_norm = modules.norm if config.qk_layernorm else IdentityOp
     layer = ModuleSpec(

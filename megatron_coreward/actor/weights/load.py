@@ -56,10 +56,11 @@ def local_entries(model: GPTModel, shape: ModelShape, layout: Layout) -> list[En
     entries = []
     experts = range(shape.experts // layout.ep_size)
     for mapping in shape.family.mappings:
-        per_layer = "{layer}" in mapping.megatron
+        pattern = mapping.grouped if model.config.moe_grouped_gemm and mapping.grouped else mapping.megatron
+        per_layer = "{layer}" in pattern
         for local, layer in layer_numbers.items() if per_layer else [(None, None)]:
             for index in experts if mapping.of_expert else [None]:
-                name = mapping.megatron.format(layer=local, expert=index)
+                name = pattern.format(layer=local, expert=index)
                 if name not in parameters:
                     continue
                 entry = Entry(mapping, layer, layout.pp_rank, name, tuple(parameters[name].shape))

@@ -5,15 +5,22 @@ source) and computes what our local module does. So everything about a model in 
 except Transformer Engine itself: the arguments of its modules and their calls, and the names of parameters.
 """
 
+import ast
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
+from megatron.core.extensions import transformer_engine
 from megatron.core.packed_seq_params import PackedSeqParams
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    set_tensor_model_parallel_attributes,
+)
 from megatron.core.transformer.module import MegatronModule
 
 from megatron_coreward.actor import parallel
@@ -139,7 +146,104 @@ class TEDotProductAttention(MegatronModule):
         return sdpa(query, key, value, sequences, self.config.kv_channels**-0.5)
 
 
-STAND_INS = (TENorm, TEColumnParallelLinear, TERowParallelLinear, TEDotProductAttention)
+def _of_megatron(method: str) -> Any:
+    """A method of Megatron's TEGroupedLinear, from its source: the class is not there without the engine."""
+    spec = find_spec("megatron.core.extensions.transformer_engine")
+    assert spec is not None and spec.origin, "Megatron-Core is installed"
+    tree = ast.parse(Path(spec.origin).read_text())
+    body = next(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == "TEGroupedLinear").body
+    node = next(n for n in body if isinstance(n, ast.FunctionDef) and n.name == method)
+    names = dict(vars(transformer_engine))
+    exec(compile(ast.Module([node], []), spec.origin, "exec"), names)
+    return names[method]
+
+
+class _GroupedLinear(torch.nn.Module):
+    """A weight for each expert; its checkpoints are written by Megatron's own code."""
+
+    fp8 = fp8_calibration = use_bias = False
+    fp8_meta = {"fp8_checkpoint": False}
+    _split_extra_state = _of_megatron("_split_extra_state")
+    _sharded_state_dict_grouped = _of_megatron("_sharded_state_dict_grouped")
+
+    def __init__(self, sizes: tuple[int, int, int], config: Any, dim: int, pg_collection: Any) -> None:
+        super().__init__()
+        self.num_gemms, inputs, outputs = sizes
+        self._pg_collection, self._tp_group, self._dim = pg_collection, pg_collection.expt_tp, dim
+        for expert in range(self.num_gemms):
+            values = torch.empty(outputs, inputs, dtype=config.params_dtype, device=compute_device())
+            weight = torch.nn.Parameter(values)
+            set_tensor_model_parallel_attributes(weight, is_parallel=True, dim=dim, stride=1)
+            weight.allreduce = config.expert_model_parallel_size == 1  # type: ignore[attr-defined]
+            self.register_parameter(f"weight{expert}", weight)
+
+    def forward(self, x: torch.Tensor, m_splits: list[int]) -> tuple[torch.Tensor, None]:
+        weights = [self.get_parameter(f"weight{expert}") for expert in range(self.num_gemms)]
+        parts = zip(x.split(m_splits), weights, strict=True)
+        return torch.cat([torch.nn.functional.linear(part, weight) for part, weight in parts]), None
+
+    def get_extra_state(self) -> torch.Tensor:
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_extra_state(self, state: torch.Tensor | None) -> None:
+        assert state is None or state.numel() == 0, "there is no FP8 here"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for expert in range(1, self.num_gemms):  # as TEGroupedLinear merges them
+            state_dict.pop(f"{prefix}_extra_state{expert}", None)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> Any:
+        axes = {f"{expert}.weight": self._dim for expert in range(self.num_gemms)}
+        return self._sharded_state_dict_grouped(axes, prefix, sharded_offsets, metadata)
+
+
+class TEColumnParallelGroupedLinear(_GroupedLinear):
+    def __init__(
+        self,
+        num_gemms: int,
+        input_size: int,
+        output_size: int,
+        *,
+        config: Any,
+        init_method: Any,
+        bias: bool,
+        skip_bias_add: bool,
+        is_expert: bool,
+        tp_comm_buffer_name: str | None = None,
+        pg_collection: Any = None,
+    ) -> None:
+        assert is_expert and not bias, "as the model's experts are made"
+        super().__init__((num_gemms, input_size, output_size), config, 0, pg_collection)
+
+
+class TERowParallelGroupedLinear(_GroupedLinear):
+    def __init__(
+        self,
+        num_gemms: int,
+        input_size: int,
+        output_size: int,
+        *,
+        config: Any,
+        init_method: Any,
+        bias: bool,
+        skip_bias_add: bool,
+        is_expert: bool,
+        tp_comm_buffer_name: str | None = None,
+        pg_collection: Any = None,
+    ) -> None:
+        assert is_expert and not bias, "as the model's experts are made"
+        super().__init__((num_gemms, input_size, output_size), config, 1, pg_collection)
+
+
+STAND_INS = (
+    TENorm,
+    TEColumnParallelLinear,
+    TERowParallelLinear,
+    TEDotProductAttention,
+    TEColumnParallelGroupedLinear,
+    TERowParallelGroupedLinear,
+)
 ENGINE = SimpleNamespace(HAVE_TE=True, **{standin.__name__: standin for standin in STAND_INS})
 
 
@@ -156,9 +260,16 @@ class Outcome:
     deterministic: set[bool]
 
 
-def both_modules(rank: int, model: Path, folder: Path, fp8: Fp8Config) -> list[Outcome]:
+def exported(policy: Any) -> Tensors:
+    """The weights under Hugging Face names, which experts of both kinds share."""
+    return {name: tensor.clone() for name, tensor in policy.export_weights(for_engine=False)}
+
+
+def both_modules(
+    rank: int, model: Path, folder: Path, fp8: Fp8Config, layout: ParallelConfig, state_of: Any = snapshot
+) -> list[Outcome]:
     """Local modules, then stand-ins; each resumes from the other's checkpoint."""
-    config = config_of(model, ParallelConfig(tensor=2, sequence=True))
+    config = config_of(model, layout)
     engine = replace(config, model=replace(config.model, transformer_impl="transformer_engine"), fp8=fp8)
     engine.model.deterministic = True
     held = [WeightedResponse(r) for r in random_responses(7, pairs=2, samples=2, vocab=VOCAB)]
@@ -173,11 +284,11 @@ def both_modules(rank: int, model: Path, folder: Path, fp8: Fp8Config) -> list[O
             train(policy, 2)
             packed, deterministic = [p for p, _ in seen], {d for _, d in seen}
             names = [name for name, _ in policy.model.module.named_parameters()]
-            trained = snapshot(policy)
+            trained = state_of(policy)
             parallel.destroy()
             resumed = make_policy(other)
             assert load_checkpoint(path, resumed) == TRAINER
             train(resumed, 2)
-            outcomes.append(Outcome(names, log_probs, trained, snapshot(resumed), packed, deterministic))
+            outcomes.append(Outcome(names, log_probs, trained, state_of(resumed), packed, deterministic))
             parallel.destroy()
     return outcomes

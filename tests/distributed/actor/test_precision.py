@@ -22,13 +22,14 @@ from megatron_coreward.actor.model.precision import fp8_settings, megatron_setti
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.config.model_shape import read_shape
 from megatron_coreward.config.precision import RECIPES
-from megatron_coreward.config.schema import Fp8Config, ModelConfig
-from tests.distributed.actor.te_runs import STAND_INS, both_modules
+from megatron_coreward.config.schema import Fp8Config, ModelConfig, ParallelConfig
+from tests.distributed.actor.te_runs import STAND_INS, both_modules, exported
 from tests.distributed.checkpoint.checkpoint_runs import VOCAB
 from tests.support.models import tiny_model
 from tests.support.ranks import run_ranks
 
 ENGINE = "transformer_engine"
+TP2, EP2 = ParallelConfig(tensor=2, sequence=True), ParallelConfig(expert=2)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_standins_take_what_the_engine_takes(standin: type) -> None:
 def test_engine_modules_are_used_as_local_ones(model: Path, tmp_path: Path, recipe: str) -> None:
     """Same names, results and checkpoints; sequences as DotProductAttention wants them."""
     fp8 = Fp8Config("hybrid", recipe, first_last_bf16=1)
-    for local, engine in run_ranks(2, both_modules, model, tmp_path, fp8):
+    for local, engine in run_ranks(2, both_modules, model, tmp_path, fp8, TP2):
         assert local.names == engine.names
         torch.testing.assert_close(engine.log_probs, local.log_probs, atol=1e-5, rtol=0)
         for other in (engine.trained, local.resumed, engine.resumed):
@@ -129,3 +130,14 @@ def test_engine_modules_are_used_as_local_ones(model: Path, tmp_path: Path, reci
         for trunks, branches in layers:
             tokens = int(trunks.cu_seqlens_q[-1] + branches.cu_seqlens_q[-1])
             assert tokens % (2 * RECIPES[recipe].multiple) == 0
+
+
+def test_grouped_experts_are_those_of_the_local_modules(tmp_path: Path) -> None:
+    """EP2: same log-probs, updates and exported weights; a checkpoint of each is resumed by the other."""
+    model = tiny_model(tmp_path / "model", family="qwen3_moe", vocab=VOCAB, kv_heads=2, layers=2)
+    for local, engine in run_ranks(2, both_modules, model, tmp_path, Fp8Config(), EP2, exported):
+        assert any("experts.local_experts.0.linear_fc1.weight" in name for name in local.names)
+        assert any("experts.linear_fc1.weight0" in name for name in engine.names)
+        torch.testing.assert_close(engine.log_probs, local.log_probs, atol=1e-5, rtol=0)
+        for other in (engine.trained, local.resumed, engine.resumed):
+            torch.testing.assert_close(other, local.trained, atol=1e-3, rtol=0)

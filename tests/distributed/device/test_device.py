@@ -55,6 +55,7 @@ COVERING = {
     "PP2": (2, "dense", PP2, "none", "local", False),
     "TP2 x PP2": (4, "dense", TP2_PP2, "none", "local", False),
     "EP2": (2, "moe", EP2, "selective", "local", True),
+    "EP2, stand-ins": (2, "moe", EP2, "none", ENGINE, True),
 }
 """Each layout, kind of module and recomputation once. A row: ranks, model, layout, recompute, modules,
 distributed optimizer."""
