@@ -277,7 +277,8 @@ def test_a_changed_file_is_said_on_resume(write, caplog):
     unchanged = load_config([], ["model.path=m"])
     with caplog.at_level(logging.WARNING):
         for trainer in ({"reward_file": now}, {"reward_file": ""}, {}):
-            warn_of_changes({"config": {"model": {"path": "m"}}, "trainer": trainer}, unchanged, now)
+            saved = {"model": {"path": "m"}, "optimizer": {"share_prompts": True}}
+            warn_of_changes({"config": saved, "trainer": trainer}, unchanged, now)
             assert not caplog.text, "a key that is new is none that has changed"
         warn_of_changes({"config": {}, "trainer": {"reward_file": "abc"}}, config, now)
     assert f"reward.method={name}:sure_vote has changed: its fingerprint is {now}; it was abc" in caplog.text
