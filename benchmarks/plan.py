@@ -210,8 +210,7 @@ def measure_head(shape: ModelShape, dtype: torch.dtype, rows: int) -> int:
     )
     targets = torch.zeros(rows, dtype=torch.long)
     with LiveBytes() as live:
-        logits = hidden @ weight.T
-        token_stats(logits, targets, shard, 1.0).logps.sum().backward()
+        token_stats(hidden, weight, targets, shard, 1.0, measured=True).logps.sum().backward()
     return live.peak
 
 
@@ -224,10 +223,9 @@ def predict(config: Config, shape: ModelShape, case: Case, tokens: int) -> dict[
     static = memory_per_rank(config, shape, kernels.dtype)
     kept = activations.kept_bytes(config, shape, kernels, 0, packed)
     head = activations.head_input_bytes(config, shape, kernels, packed)
-    probabilities = rows * shape.vocab * activations.FLOAT32
     return {
         **{name: static[name] for name in ("weights", "gradients", "optimizer")},
-        "kept for backward": kept + head + probabilities,
+        "kept for backward": kept + head,
         "peak": kept + activations.work_bytes(config, shape, kernels, 0, packed),
         "head and log-probs": activations.logits_bytes(config, shape, kernels, rows, backward=True),
         "FLOPs": flops.training_flops(
@@ -240,6 +238,7 @@ def run(case: Case, tokens: int, folder: Path) -> dict[str, tuple[int, int]]:
     """Figure -> (predicted, measured)."""
     tiny_model(folder, case.family, **case.model)
     settings = [f"model.path={folder}", "data.source=synthetic", f"optimizer.micro_batch_tokens={tokens}"]
+    settings.append("optimizer.share_prompts=false")  # a full micro-batch with the longest attention
     config = load_config([], [*settings, *case.settings])
     shape = read_shape(folder)
     policy = MegatronPolicy(config, parallel.initialize(config.parallel), TorchCommunicator(), 1)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from benchmarks.flops import head_flops, linear_flops_per_token, training_flops
 
 from benchmarks.actor import SHAPES, config_of, make_batch, policy_of
 from benchmarks.convert import SIZES
 from benchmarks.record import Record, paired
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.model_shape import ModelShape, read_shape
+from megatron_coreward.phases.flops import head_flops, linear_flops_per_token, training_flops
 from megatron_coreward.utils.distributed import initialize
 from tests.support.models import tiny_model
 

@@ -18,6 +18,9 @@ from megatron_coreward.utils.versions import installed
 TE_PACKAGE = "transformer-engine"
 _INSTALL = "pip install 'transformer-engine[pytorch]' (needs a CUDA build of torch and the CUDA toolkit)"
 
+HEAD_CHUNK_BYTES = 2**28
+"""Float32 logits that the actor computes at once: enough rows for a fast product, whatever the vocabulary."""
+
 
 @dataclass(frozen=True)
 class Recipe:

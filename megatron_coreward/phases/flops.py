@@ -40,12 +40,12 @@ def training_flops(
 ) -> int:
     """Forward and backward; `recompute` as memory.recompute.
 
-    Backward takes twice the linear layers' forward, and five products for the two of attention (the scores
-    are computed again).
+    Backward takes twice the linear layers' forward, five products for the two of attention (the scores are
+    computed again), and the head's product again (actor/compute/token_stats.py).
     """
     attention = attention_flops(shape, lengths, causal=causal)
     linear = linear_flops_per_token(shape) * sum(lengths)
-    total = 3 * (linear + head_flops(shape, rows)) + attention * 7 // 2
+    total = 3 * linear + 4 * head_flops(shape, rows) + attention * 7 // 2
     if recompute == "full":
         total += linear + attention
     elif recompute == "selective":

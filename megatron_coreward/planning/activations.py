@@ -18,6 +18,7 @@ layer lives at a time. Fewer key/value heads than TP ranks are counted as an eve
 from dataclasses import dataclass
 
 from megatron_coreward.config.model_shape import ModelShape, layers_per_stage
+from megatron_coreward.config.precision import HEAD_CHUNK_BYTES
 from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.costs import PRECISIONS, vocabulary_parameters
 
@@ -104,15 +105,19 @@ def head_input_bytes(config: Config, shape: ModelShape, kernels: Kernels, packed
 def logits_bytes(config: Config, shape: ModelShape, kernels: Kernels, rows: int, *, backward: bool) -> int:
     """Most that head and log-probs (actor/compute/token_stats.py) hold at once, beside what is kept.
 
-    Forward: logits, their float32 copy, probabilities, one product of both. Backward, which needs more where
-    rows are few: logits, their gradient, the gradients of the head's weight and of its input.
+    Of a chunk of rows: logits, in a compute type of their own where that is not float32, and in the forward
+    pass their exponentials. Backward, beside it: the gradients of the head's input and weight, the latter in
+    float32 with a product of one chunk.
     """
     size = kernels.bytes_per_value
     columns = vocabulary_parameters(shape, config.parallel.tensor) // shape.hidden
-    forward = rows * columns * (size + 3 * FLOAT32)
+    logits = min(rows, max(1, HEAD_CHUNK_BYTES // (FLOAT32 * columns))) * columns
+    cast = size if size < FLOAT32 else 0
+    forward = logits * (2 * FLOAT32 + cast)
     if not backward:
         return forward
-    return max(forward, (2 * rows * columns + (columns + rows) * shape.hidden) * size)
+    weight = columns * shape.hidden * (FLOAT32 + size + cast)
+    return max(forward, logits * (FLOAT32 + 2 * cast) + weight + rows * shape.hidden * size)
 
 
 def work_bytes(config: Config, shape: ModelShape, kernels: Kernels, stage: int, packed: Pass) -> int:

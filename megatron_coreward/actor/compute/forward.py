@@ -52,12 +52,12 @@ class PackedForward:
         module: GPTModel = model.module if isinstance(model, DistributedDataParallel) else model
         module.config.finalize_model_grads_func = _sum_gradients
         self.megatron: TransformerConfig = module.config
+        self._module = module
         self._selected_rows: torch.Tensor | None = None
         if layout.is_last_stage:
-            # The head reads only the rows that predict response tokens. Under sequence parallelism the
-            # rows are gathered before the selection, hence not again inside the head.
-            module.output_layer.sequence_parallel = False
-            module.output_layer.register_forward_pre_hook(self._select_rows)
+            # The model ends before its head: token_stats takes the head's product in chunks. The module is
+            # still called, because DDP's hooks wait there for the head's weight.
+            module.output_layer.forward = self._select_rows
 
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
         """Float32 [T] on the CPU, on every rank of the model-parallel group, in the batch's order."""
@@ -108,10 +108,10 @@ class PackedForward:
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX, group=self.layout.ep_group)
         return int(most)
 
-    def _run(self, micro_batches: list[MicroBatch], on_logits: Callable, forward_only: bool) -> list[Any]:
+    def _run(self, micro_batches: list[MicroBatch], on_hidden: Callable, forward_only: bool) -> list[Any]:
         with actor_device(), deterministic_algorithms(self.megatron.deterministic_mode):
             return get_forward_backward_func()(
-                forward_step_func=partial(self._step, on_logits),
+                forward_step_func=partial(self._step, on_hidden),
                 data_iterator=iter(micro_batches),
                 model=[self.model],
                 num_microbatches=len(micro_batches),
@@ -122,7 +122,7 @@ class PackedForward:
             )
 
     def _step(
-        self, on_logits: Callable, micro_batches: Iterator[MicroBatch], model: torch.nn.Module
+        self, on_hidden: Callable, micro_batches: Iterator[MicroBatch], model: torch.nn.Module
     ) -> tuple[torch.Tensor, Callable]:
         micro_batch = next(micro_batches)
         self._selected_rows = micro_batch.rows_T
@@ -132,38 +132,42 @@ class PackedForward:
             attention_mask=None,
             packed_seq_params=micro_batch.packed,
         )
-        return output, partial(on_logits, micro_batch)
+        return output, partial(on_hidden, micro_batch)
 
-    def _select_rows(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        hidden, *rest = inputs
+    def _select_rows(self, hidden: torch.Tensor, **unused: object) -> tuple[torch.Tensor, None]:
+        """In the head's place: the hidden states that predict response tokens, [T, 1, h]."""
         if self.layout.sequence_parallel:
             hidden = tensor_parallel.gather_from_sequence_parallel_region(
                 hidden, tensor_parallel_output_grad=False
             )
         assert self._selected_rows is not None, "no micro-batch is under way"
-        return (hidden.index_select(0, self._selected_rows), *rest)
+        return hidden.index_select(0, self._selected_rows), None
 
-    def _stats(self, micro_batch: MicroBatch, logits: torch.Tensor) -> TokenStats:
-        logits_Tv = logits.flatten(0, -2)
-        width = logits_Tv.shape[-1]
+    def _stats(self, micro_batch: MicroBatch, hidden: torch.Tensor, *, measured: bool) -> TokenStats:
+        tied, head = self._module.share_embeddings_and_output_weights, self._module.output_layer
+        weight = self._module.shared_embedding_or_output_weight() if tied else head.weight
+        width = len(weight)
         shard = VocabularyShard(self.layout.tp_rank * width, width, self.vocab, self.layout.tp_group)
-        return token_stats(logits_Tv, micro_batch.targets_T, shard, self.temperature)
+        hidden_Th = hidden.flatten(0, -2)
+        targets_T = micro_batch.targets_T
+        return token_stats(hidden_Th, weight, targets_T, shard, self.temperature, measured=measured)
 
     def _only_stats(
         self,
         names: tuple[str, ...],
         micro_batch: MicroBatch,
-        logits: torch.Tensor,
+        hidden: torch.Tensor,
         non_loss_data: bool,
     ) -> torch.Tensor:
         assert non_loss_data, "called by the schedule for data, not for a loss"
-        stats = self._stats(micro_batch, logits)._asdict()
+        stats = self._stats(micro_batch, hidden, measured=names != ("logps",))._asdict()
         return torch.stack([stats[name] for name in names], dim=-1).cpu()
 
     def _loss(
-        self, objective: Objective, micro_batch: MicroBatch, logits: torch.Tensor
+        self, objective: Objective, micro_batch: MicroBatch, hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, Figures]:
-        stats = self._stats(micro_batch, logits)
+        stats = self._stats(micro_batch, hidden, measured=True)
+        assert stats.entropy is not None and stats.self_certainty is not None, "measured"
         loss, figures = objective(stats.logps, micro_batch.batch)
         entropy, self_certainty = torch.stack([stats.entropy.sum(), stats.self_certainty.sum()]).tolist()
         figures.add_mean("policy/entropy", entropy, len(stats.entropy))

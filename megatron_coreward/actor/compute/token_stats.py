@@ -1,19 +1,23 @@
-"""Log-probabilities, entropies and self-certainty of tokens from vocabulary-parallel logits.
+"""Log-probabilities, entropies and self-certainty of tokens from hidden states, without keeping logits.
 
-The vocabulary is never gathered: each TP rank reduces its own columns to a maximum, a sum and the target's
-logit, and two small all-reduces finish the job. Columns that only pad the vocabulary for TP take no part:
-their logits are 0, not -inf, and would change every sum. Logits are float32 and divided by the sampling
-temperature before anything else, because responses are drawn from that distribution.
+The head's product is taken in chunks of tokens, and the backward pass takes it again: memory does not depend
+on tokens times vocabulary. The vocabulary is never gathered: each TP rank reduces its own columns to a
+maximum, sums and the target's logit, and one all-reduce of the maxima and one of the sums finish the job for
+all tokens. Columns that only pad the vocabulary for TP take no part. Logits are float32 and divided by the
+sampling temperature before anything else, because responses are drawn from that distribution.
 
-Shape suffixes: T tokens, v this rank's vocabulary columns.
+Shape suffixes: T tokens, C tokens of a chunk, h hidden size, v this rank's valid vocabulary columns.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+
+from megatron_coreward.config.precision import HEAD_CHUNK_BYTES
 
 
 @dataclass(frozen=True)
@@ -32,61 +36,136 @@ class VocabularyShard:
 
 
 class TokenStats(NamedTuple):
-    """Float32 [T] each, in nats, over the whole vocabulary of V tokens.
+    """Float32 [T] each, in nats, over the whole vocabulary of V tokens; the last two only where asked for.
 
     `self_certainty` is KL(U || p) = logsumexp(z) - mean_v(z) - log V, with U uniform (Intuitor,
     arXiv 2505.19590). Only `logps` carry a gradient.
     """
 
     logps: torch.Tensor
-    entropy: torch.Tensor
-    self_certainty: torch.Tensor
+    entropy: torch.Tensor | None
+    self_certainty: torch.Tensor | None
+
+
+class _Head:
+    """The logits of a rank's columns at a temperature, chunk by chunk."""
+
+    def __init__(
+        self, hidden_Th: torch.Tensor, weight: torch.Tensor, shard: VocabularyShard, temperature: float
+    ) -> None:
+        self.hidden_Th, self.temperature = hidden_Th, temperature
+        self.weight_vh = weight[: shard.valid]
+        self.rows = max(1, HEAD_CHUNK_BYTES // (4 * max(1, shard.valid)))
+
+    def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Places of a chunk and its logits, float32 [C, v], which the next chunk overwrites."""
+        hidden_Th, tokens = self.hidden_Th, len(self.hidden_Th)
+        shape = min(self.rows, tokens), len(self.weight_vh)
+        # One buffer for all chunks: fresh memory would cost the CPU as much as the product.
+        product_Cv = hidden_Th.new_empty(shape)
+        z_Cv = product_Cv if product_Cv.dtype == torch.float32 else torch.empty_like(product_Cv).float()
+        for start in range(0, tokens, self.rows):
+            place = slice(start, min(start + self.rows, tokens))
+            count = place.stop - start
+            torch.mm(hidden_Th[place], self.weight_vh.T, out=product_Cv[:count])
+            if z_Cv is not product_Cv:
+                z_Cv[:count].copy_(product_Cv[:count])
+            yield place, z_Cv[:count].div_(self.temperature)
+
+    def mean_logits(self, vocab: int) -> torch.Tensor:
+        """This rank's part of the mean over the vocabulary, float32 [T], by the sum of the head's rows."""
+        row_sum_h = self.weight_vh.sum(0, dtype=torch.float32)
+        return (self.hidden_Th.float() @ row_sum_h) / (self.temperature * vocab)
 
 
 class _TokenStats(torch.autograd.Function):
-    """(logits, targets) -> TokenStats; the gradient flows through the log-probs only."""
+    """(hidden, weight, targets) -> TokenStats; the gradient flows through the log-probs only."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits_Tv: torch.Tensor, targets_T: torch.Tensor, shard: VocabularyShard, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        z_Tv = logits_Tv.float() / temperature
-        z_Tv[:, shard.valid :] = -torch.inf
-        peak_T = z_Tv.amax(dim=-1)
-        dist.all_reduce(peak_T, dist.ReduceOp.MAX, group=shard.group)
-        z_Tv -= peak_T[:, None]
-
+        ctx: Any,
+        hidden_Th: torch.Tensor,
+        weight: torch.Tensor,
+        targets_T: torch.Tensor,
+        shard: VocabularyShard,
+        temperature: float,
+        measured: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         local_T = targets_T - shard.start
         here_T = (local_T >= 0) & (local_T < shard.valid)
-        local_T = local_T.clamp(0, shard.width - 1)
-        target_T = z_Tv.gather(1, local_T[:, None])[:, 0].masked_fill(~here_T, 0.0)
-
-        p_Tv = z_Tv.exp()
-        z_Tv[:, shard.valid :] = 0.0  # p is 0 there; -inf * 0 would be NaN in the entropy
-        sums = torch.stack([p_Tv.sum(-1), (p_Tv * z_Tv).sum(-1), target_T, z_Tv.sum(-1)])
-        dist.all_reduce(sums, group=shard.group)
-        total_T, weighted_T, target_T, plain_T = sums
+        local_T = local_T.clamp(0, max(shard.valid - 1, 0))
+        head = _Head(hidden_Th, weight, shard, temperature)
+        peak_T = torch.full_like(targets_T, -torch.inf, dtype=torch.float32)
+        total_T, target_T, weighted_T = (torch.zeros_like(peak_T) for _ in range(3))
+        exponentials = None
+        if shard.valid:
+            for place, z_Cv in head.chunks():
+                target_T[place] = z_Cv.gather(1, local_T[place, None])[:, 0].masked_fill_(~here_T[place], 0.0)
+                peak_C = z_Cv.amax(dim=-1)
+                peak_T[place] = peak_C
+                z_Cv -= peak_C[:, None]
+                exponentials = z_Cv.new_empty(z_Cv.shape) if exponentials is None else exponentials
+                e_Cv = torch.exp(z_Cv, out=exponentials[: len(z_Cv)])
+                total_T[place] = e_Cv.sum(-1)
+                if measured:
+                    weighted_T[place] = e_Cv.mul_(z_Cv).sum(-1)
+        own_peak_T = peak_T.clone()
+        dist.all_reduce(peak_T, dist.ReduceOp.MAX, group=shard.group)
+        shift_T = (own_peak_T - peak_T) if shard.valid else torch.zeros_like(peak_T)
+        scale_T = shift_T.exp()
+        sums = [total_T * scale_T, target_T]
+        if measured:
+            sums += [(weighted_T + shift_T * total_T) * scale_T, head.mean_logits(shard.vocab)]
+        summed = torch.stack(sums)
+        dist.all_reduce(summed, group=shard.group)
+        total_T, target_T, *rest = summed
         log_total_T = total_T.log()
-        p_Tv /= total_T[:, None]
+        lse_T = peak_T + log_total_T
+        ctx.save_for_backward(hidden_Th, weight, local_T, here_T, lse_T)
+        ctx.shard, ctx.temperature = shard, temperature
+        if not measured:
+            return target_T - lse_T, None, None
+        weighted_T, mean_T = rest
         entropy_T = log_total_T - weighted_T / total_T
-        self_certainty_T = log_total_T - plain_T / shard.vocab - math.log(shard.vocab)
-        ctx.save_for_backward(p_Tv, local_T, here_T)
-        ctx.temperature, ctx.dtype = temperature, logits_Tv.dtype
+        self_certainty_T = lse_T - mean_T - math.log(shard.vocab)
         ctx.mark_non_differentiable(entropy_T, self_certainty_T)
-        return target_T - log_total_T, entropy_T, self_certainty_T
+        return target_T - lse_T, entropy_T, self_certainty_T
 
     @staticmethod
     def backward(ctx: Any, grad_T: torch.Tensor, *_: torch.Tensor) -> tuple:
-        p_Tv, local_T, here_T = ctx.saved_tensors
+        hidden_Th, weight, local_T, here_T, lse_T = ctx.saved_tensors
+        shard = ctx.shard
         grad_T = grad_T / ctx.temperature
-        grad_Tv = p_Tv * -grad_T[:, None]
-        grad_Tv.scatter_add_(1, local_T[:, None], (grad_T * here_T)[:, None])
-        return grad_Tv.to(ctx.dtype), None, None, None
+        head = _Head(hidden_Th, weight, shard, ctx.temperature)
+        hidden_grad_Th = torch.zeros_like(hidden_Th)
+        # Chunks are added up in float32: in bfloat16 every one of them would round the sum.
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for place, z_Cv in head.chunks() if shard.valid else ():
+            grad_C = grad_T[place, None]
+            z_Cv.sub_(lse_T[place, None]).exp_().mul_(-grad_C)
+            z_Cv.scatter_add_(1, local_T[place, None], grad_C * here_T[place, None])
+            grad_Cv = z_Cv.to(hidden_Th.dtype)
+            torch.mm(grad_Cv, head.weight_vh, out=hidden_grad_Th[place])
+            if weight_grad is not None:
+                product_vh = grad_Cv.T @ hidden_Th[place]
+                weight_grad[: shard.valid] += product_vh
+        dist.all_reduce(hidden_grad_Th, group=shard.group)
+        weight_grad = None if weight_grad is None else weight_grad.to(weight.dtype)
+        return hidden_grad_Th, weight_grad, None, None, None, None
 
 
 def token_stats(
-    logits_Tv: torch.Tensor, targets_T: torch.Tensor, shard: VocabularyShard, temperature: float
+    hidden_Th: torch.Tensor,
+    weight: torch.Tensor,
+    targets_T: torch.Tensor,
+    shard: VocabularyShard,
+    temperature: float,
+    *,
+    measured: bool,
 ) -> TokenStats:
-    """Log-probs of `targets_T` and how sure the distributions are; `logits_Tv` is this TP rank's part."""
+    """Log-probs of `targets_T`, and where `measured` how sure the distributions are.
+
+    `weight` is this TP rank's part of the head, [width, h]; `hidden_Th` are whole on every rank.
+    """
     assert temperature > 0, f"a policy has no log-probs at temperature {temperature}"
-    return TokenStats(*_TokenStats.apply(logits_Tv, targets_T, shard, temperature))
+    return TokenStats(*_TokenStats.apply(hidden_Th, weight, targets_T, shard, temperature, measured))

@@ -264,8 +264,9 @@ def _average_over_ranks(model: GPTModel) -> None:
     model.config.calculate_per_token_loss = False
 
 
-def _hot_token_stats(logits: torch.Tensor, targets: torch.Tensor, shard: Any, temperature: float) -> Any:
-    return token_stats.token_stats(logits, targets, shard, 1.0)
+def _hot_token_stats(*arguments: Any, measured: bool) -> Any:
+    *others, _ = arguments
+    return token_stats.token_stats(*others, 1.0, measured=measured)
 
 
 MUTATIONS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {

@@ -120,7 +120,14 @@ def forward_all(
 def whole_logits(forward: PackedForward, batch: TrainBatch) -> torch.Tensor | None:
     micro_batches = forward._micro_batches(batch)
     assert len(micro_batches) > 1, "BUDGET holds all responses"
-    outputs = forward._run(micro_batches, lambda _, logits, **flags: logits.flatten(0, -2), forward_only=True)
+
+    def logits(_: Any, hidden: torch.Tensor, **flags: bool) -> torch.Tensor:
+        module = forward._module
+        tied = module.share_embeddings_and_output_weights
+        weight = module.shared_embedding_or_output_weight() if tied else module.output_layer.weight
+        return hidden.flatten(0, -2) @ weight.T
+
+    outputs = forward._run(micro_batches, logits, forward_only=True)
     by_response = {}
     for micro_batch, logits_Tv in zip(micro_batches, outputs, strict=False):
         shards = [torch.empty_like(logits_Tv) for _ in range(forward.layout.tp_size)]

@@ -6,6 +6,7 @@ import pytest
 
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.precision import HEAD_CHUNK_BYTES
 from megatron_coreward.config.schema import Config
 from megatron_coreward.phases import flops
 from megatron_coreward.planning import traffic
@@ -95,12 +96,16 @@ def test_activations_over_ranks_by_hand() -> None:
 
 
 def test_logits_by_hand() -> None:
-    # 11 columns; float32: logits, their copy, probabilities and a product are 16 bytes each.
-    assert logits_bytes(load(), SHAPE, CPU32, 100, backward=True) == 100 * 11 * 16
-    assert logits_bytes(load(), SHAPE, GPU16, 100, backward=False) == 100 * 11 * 14
-    # 12 over two ranks. With one row the gradient of the head's weight decides.
-    assert logits_bytes(load("parallel.tensor=2"), SHAPE, CPU32, 100, backward=True) == 100 * 6 * 16
-    assert logits_bytes(load(), SHAPE, CPU32, 1, backward=True) == (2 * 11 + 12 * 8) * 4
+    # 11 columns; float32: logits and their exponentials; in bfloat16 also logits of that type.
+    assert logits_bytes(load(), SHAPE, CPU32, 100, backward=True) == 100 * 11 * 8
+    assert logits_bytes(load(), SHAPE, GPU16, 100, backward=False) == 100 * 11 * 10
+    # 12 over two ranks: logits, the gradient of the head's weight and a product, that of its input.
+    two = (100 * 6 + 2 * 6 * 8 + 100 * 8) * 4
+    assert logits_bytes(load("parallel.tensor=2"), SHAPE, CPU32, 100, backward=True) == two
+    assert logits_bytes(load(), SHAPE, CPU32, 1, backward=True) == (11 + 2 * 11 * 8 + 8) * 4
+    # A chunk of rows at most.
+    most = HEAD_CHUNK_BYTES // (11 * 4) * 11 * 8
+    assert logits_bytes(load(), SHAPE, CPU32, 10**9, backward=False) == most
     assert head_input_bytes(load(), SHAPE, CPU32, Pass(100, 30)) == 100 * 8 * 8 + 30 * 8 * 4
 
 
@@ -204,7 +209,7 @@ def test_flops_by_hand() -> None:
     forward = flops.forward_flops(SHAPE, [3, 5], 6, causal=False)
     assert forward == 8 * linear + 2 * 8 * 11 * 6 + attention
     trained = flops.training_flops(SHAPE, [3, 5], 6, causal=False)
-    assert trained == 3 * (8 * linear + 2 * 8 * 11 * 6) + attention * 7 // 2
+    assert trained == 3 * 8 * linear + 4 * 2 * 8 * 11 * 6 + attention * 7 // 2
     full = flops.training_flops(SHAPE, [3, 5], 6, recompute="full", causal=False)
     assert full == trained + 8 * linear + attention
 
