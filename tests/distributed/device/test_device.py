@@ -38,8 +38,8 @@ class Budget:
         return (self.layer * layers + self.micro_batch) * micro_batches + self.once
 
 
-FORWARD = Budget(layer=0, micro_batch=1, once=6)
-UPDATE = Budget(layer=0, micro_batch=2, once=30)
+FORWARD = Budget(layer=0, micro_batch=0, once=6)
+UPDATE = Budget(layer=0, micro_batch=0, once=30)
 MOE, PIPELINE, EMBEDDING = 3, 4, 2
 """More for each layer of a Mixture of Experts, and for each micro-batch that crosses stages, or whose words
 are embedded in parts: all of these are Megatron's."""
