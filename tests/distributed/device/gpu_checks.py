@@ -5,9 +5,8 @@ from unittest import mock
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from megatron_coreward.actor.model import layers
 from megatron_coreward.utils.distributed import initialize
-from tests.distributed.actor.te_runs import ENGINE
+from tests.distributed.actor.te_runs import engine_at_hand
 from tests.support.pretended.cuda import pretended_cuda
 from tools.gpu_check.child import load
 from tools.gpu_check.parts import actor
@@ -21,7 +20,7 @@ def pretended(name: str, folder: Path) -> Figures:
     initialize()  # there is no NCCL: gloo's groups stand in for it
     with (
         sdpa_kernel(SDPBackend.MATH),
-        mock.patch.object(layers, "te", ENGINE),
+        engine_at_hand(),
         mock.patch.object(actor, "make_subject", lambda _: subject),
         pretended_cuda(),
     ):
