@@ -116,7 +116,7 @@ def moe_settings(shape: ModelShape, layout: Layout, impl: str) -> dict[str, Any]
         # In bfloat16 the actor and vLLM would round scores differently and choose other experts.
         "moe_router_dtype": "fp32",
         "moe_grouped_gemm": grouped,
-        "moe_permute_fusion": grouped and te.fused_permute is not None,
+        "moe_permute_fusion": grouped and torch.cuda.is_available() and te.fused_permute is not None,
         "expert_model_parallel_size": layout.ep_size,
         "expert_tensor_parallel_size": 1,
     }

@@ -32,7 +32,10 @@ from megatron_coreward.actor.model.attention import PackedAttention, RMSNorm, ov
 
 @dataclass(frozen=True)
 class Modules:
-    """The module classes of a layer; in whichever, parameters outside the experts have the same names."""
+    """The module classes of a layer outside its experts.
+
+    A parameter has the same name with the local classes as with Transformer Engine's.
+    """
 
     norm: type
     column_linear: type
