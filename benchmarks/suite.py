@@ -25,6 +25,7 @@ SYNC, REWARD, UPDATE = "benchmarks.weight_sync", "benchmarks.coreward_stage", "b
 TINY_SYNC = ("--layers", "2")
 TRL = (*PYTHON, "benchmarks.trl_line")
 TINY_TRL = ("--tiny",)
+SHARED = (*PYTHON, "benchmarks.shared_prompts")
 
 ROWS = (
     Row("trl", "step: 4 questions, G 8, 48 tokens", TRL, TINY_TRL, short=True, repeats=3),
@@ -57,5 +58,27 @@ ROWS = (
     Row("trl_200", "step: 200 new tokens", (*TRL, "--new-tokens", "200"), TINY_TRL, repeats=3),
     Row("trl_g4", "step: G 4", (*TRL, "--samples", "4"), TINY_TRL, repeats=3),
     Row("trl_g16", "step: G 16", (*TRL, "--samples", "16"), TINY_TRL, repeats=3),
+    Row("shared_120_48", "shared prompts: P 120, R 48, G 8", SHARED, ("--tiny",), repeats=3),
+    Row(
+        "shared_150_800",
+        "shared prompts: P 150, R 800, G 8",
+        (*SHARED, "--prompt", "150", "--response", "800", "--groups", "1"),
+        ("--tiny",),
+        repeats=3,
+    ),
+    Row(
+        "shared_500_200",
+        "shared prompts: P 500, R 200, G 8",
+        (*SHARED, "--prompt", "500", "--response", "200", "--groups", "1"),
+        ("--tiny",),
+        repeats=3,
+    ),
+    Row(
+        "head",
+        "log-probs, 16,384 tokens x 152,000 x 1,024",
+        (*PYTHON, "benchmarks.head"),
+        ("--tiny",),
+        repeats=3,
+    ),
     Row("update_512", "update, 512 tokens", (*PYTHON, UPDATE, "--tokens", "512"), ("--tiny",)),
 )

@@ -36,6 +36,7 @@ def settings(spec: dict[str, Any]) -> list[str]:
         "rollout.memory_gb": 1.0,
         "rollout.temperature": 1.0,
         "algorithm.kl_coef": spec["kl_coef"],
+        "algorithm.skip_no_signal": "false",  # equal rewards would make the update cheaper
         "optimizer.lr": spec["lr"],
         "optimizer.micro_batch_tokens": 2048,
         "checkpoint.every": 0,

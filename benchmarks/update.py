@@ -4,7 +4,7 @@
 
 One rank with all cores; random weights in the shape of SmolLM2-135M; responses as in actor.py. The products
 are those of the linear layers and the head, forward and both of the backward pass, in the same sizes. The
-share of their rate is (products' seconds / products' FLOPs) / (update's seconds / update's FLOPs).
+share of their rate is (products' seconds / products' FLOPs) / (update's seconds / its useful FLOPs).
 """
 
 import argparse
@@ -20,7 +20,7 @@ from benchmarks.convert import SIZES
 from benchmarks.record import Record, paired
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.model_shape import ModelShape, read_shape
-from megatron_coreward.phases.flops import head_flops, linear_flops_per_token, training_flops
+from megatron_coreward.phases.flops import head_flops, linear_flops_per_token, useful_flops
 from megatron_coreward.utils.distributed import initialize
 from tests.support.models import tiny_model
 
@@ -65,7 +65,8 @@ def main() -> None:
         bare = products(shape, sum(lengths), rows)
         ways = paired({"update": lambda: policy.update(batch, objective), "products": bare}, options.repeats)
     dist.destroy_process_group()
-    useful = training_flops(shape, lengths, rows)
+    response = rows // len(lengths)  # those of actor.make_batch are equally long
+    useful = 3 * useful_flops(shape, [(length - response, [response]) for length in lengths])
     plain = 3 * (linear_flops_per_token(shape) * sum(lengths) + head_flops(shape, rows))
     record = Record(
         row="update",
