@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.record import Record, machine, slower, versions
-from benchmarks.results import page
+from benchmarks.results import page, plot
 from benchmarks.suite import ROWS, Row
 
 TABLE = Path(__file__).parent / "RESULTS.md"
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = {row.name: options.folder / f"{row.name}.json" for row in ROWS}
         records = {name: Record.read(file) for name, file in files.items() if file.is_file()}
         TABLE.write_text(page(ROWS, records))
+        for row in ROWS:
+            if row.name in records and records[row.name].curve:
+                plot(records[row.name], row.title, TABLE.with_name(f"{row.name}.svg"))
         console.print(f"the table is in {TABLE}")
     if failed:
         console.print(

@@ -25,6 +25,7 @@ SYNC, REWARD, UPDATE = "benchmarks.weight_sync", "benchmarks.coreward_stage", "b
 TINY_SYNC = ("--layers", "2")
 TRL = (*PYTHON, "benchmarks.trl_line")
 TINY_TRL = ("--tiny",)
+GENERATE = "benchmarks.generate"
 SHARED = (*PYTHON, "benchmarks.shared_prompts")
 
 ROWS = (
@@ -77,6 +78,22 @@ ROWS = (
         "head",
         "log-probs, 16,384 tokens x 152,000 x 1,024",
         (*PYTHON, "benchmarks.head"),
+        ("--tiny",),
+        repeats=3,
+    ),
+    Row("generate", "generate against bare vLLM", (*PYTHON, GENERATE), ("--tiny",)),
+    Row("replicas", "generate: two replicas against one", (*TWO_RANKS, GENERATE), ("--tiny",)),
+    Row(
+        "growth",
+        "update by response length, P 120, G 8",
+        (*PYTHON, "benchmarks.growth"),
+        ("--tiny",),
+        repeats=3,
+    ),
+    Row(
+        "pipeline",
+        "update with PP2 and 1 to 8 micro-batches",
+        (*TWO_RANKS, "benchmarks.pipeline"),
         ("--tiny",),
         repeats=3,
     ),
