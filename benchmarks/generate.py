@@ -7,7 +7,8 @@
 Random weights with as many parameters as SmolLM2-135M (those of weight_sync.py), prompts of 120 tokens, EOS
 ignored. Bare vLLM is the `generate` of the same LLM object, so that the engine's settings are the same, with
 the same requests; once with the log-probs that training needs, and once without. A repeat begins with an
-empty prefix cache. "One replica" leaves all requests to rank 0, with the same threads, while the other rank waits.
+empty prefix cache. "One replica" leaves all requests to rank 0, with the same threads, while the other
+rank waits.
 """
 
 import argparse
@@ -100,6 +101,7 @@ def main() -> None:
         config.data.max_prompt_tokens, config.rollout.max_response_tokens = PROMPT, options.new_tokens
         config.rollout.memory_gb = 0.5
         engine = EndlessEngine(config, str(folder), [], seed=1)
+        dist.barrier()  # all ranks have read the folder
     ways: dict[str, Callable[[], object]] = {"ours": lambda: engine.generate(requests, sampling)}
     if comm.world_size == 1:
         ways["bare vLLM"] = lambda: bare(engine, requests, sampling)

@@ -3,11 +3,11 @@
     torchrun --nproc-per-node 2 -m benchmarks.pipeline [--micro-batches 1 2 4 8] [--tokens 512] [--repeats 3]
         [--tiny] [--output FILE.json]
 
-Two ranks; random weights in the shape of SmolLM2-135M, but for a vocabulary of 2,048, since a large head would
-make the last stage the longer one. Every micro-batch is a response of --tokens tokens with its prompt. With p
-stages and m micro-batches a pass takes m + p - 1 times a stage's time for a micro-batch, of which p - 1 are
-the bubble. That time is measured where the bubble has no part in it: as the difference between the most and
-the fewest micro-batches.
+Two ranks; random weights in the shape of SmolLM2-135M, but for a vocabulary of 2,048, since a large head
+would make the last stage the longer one. Every micro-batch is a response of --tokens tokens with its prompt.
+With p stages and m micro-batches a pass takes m + p - 1 times a stage's time for a micro-batch, of which
+p - 1 are the bubble. That time is measured where the bubble has no part in it: as the difference
+between the most and the fewest micro-batches.
 """
 
 import argparse
@@ -53,6 +53,7 @@ def main() -> None:
         dist.barrier()
         config = config_of(folder, "local", tokens, "none", f"parallel.pipeline={STAGES}")
         policy = policy_of(config)
+        dist.barrier()  # all ranks have read the folder
     objective = GrpoObjective(config.algorithm)
     ways = {}
     for count in counts:

@@ -31,7 +31,7 @@ class Spread(NamedTuple):
 
 @dataclass
 class Curve:
-    """A row's ways as points: seconds over `points[way]`, named `axis`. `expected` are what a formula says."""
+    """A row's ways as points: seconds over `points[way]`, named `axis`; `expected` is what `formula` says."""
 
     axis: str
     points: dict[str, float]

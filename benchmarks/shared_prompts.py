@@ -4,9 +4,9 @@
         [--repeats 3] [--tiny] [--output FILE.json]
 
 One rank with all cores, random weights in the shape of SmolLM2-135M. Both ways have a micro-batch budget of
---micro-batch-tokens, so that a group above it is cut, and each part repeats the prompt. The bound is the ratio
-of the useful FLOPs of those very parts: separate sequences by parts that share. The goal is 85% of the saving
-that it allows, 1 - 1 / bound.
+--micro-batch-tokens, so that a group above it is cut, and each part repeats the prompt. The bound is the
+ratio of the useful FLOPs of those very parts: separate sequences by parts that share. The goal is 85% of the
+saving that it allows, 1 - 1 / bound.
 """
 
 import argparse

@@ -59,6 +59,9 @@ ROWS = (
     Row("trl_200", "step: 200 new tokens", (*TRL, "--new-tokens", "200"), TINY_TRL, repeats=3),
     Row("trl_g4", "step: G 4", (*TRL, "--samples", "4"), TINY_TRL, repeats=3),
     Row("trl_g16", "step: G 16", (*TRL, "--samples", "16"), TINY_TRL, repeats=3),
+    Row("floor", "step against its own floor", (*PYTHON, "benchmarks.step_floor"), TINY_TRL),
+    Row("memory", "memory per rank, SmolLM2 example", (*PYTHON, "benchmarks.memory"), TINY_TRL, repeats=3),
+    Row("ablation", "step: each lever off", (*PYTHON, "benchmarks.ablation"), TINY_TRL, repeats=3),
     Row("shared_120_48", "shared prompts: P 120, R 48, G 8", SHARED, ("--tiny",), repeats=3),
     Row(
         "shared_150_800",
