@@ -246,7 +246,6 @@ def engine_arguments(
         "distributed_executor_backend": "external_launcher",
         "tensor_parallel_size": config.rollout.tensor_parallel_size,
         "max_model_len": max_model_len,
-        "max_num_seqs": config.rollout.max_num_seqs,
         "enforce_eager": config.rollout.enforce_eager is True or not on_gpu,
         "enable_prefix_caching": True,
         "logprobs_mode": "processed_logprobs",
@@ -254,6 +253,8 @@ def engine_arguments(
         "seed": seed,
         "use_tqdm_on_load": False,
     }
+    if config.rollout.max_num_seqs != "auto":
+        arguments["max_num_seqs"] = config.rollout.max_num_seqs
     if config.rollout.async_scheduling != "auto":
         arguments["async_scheduling"] = config.rollout.async_scheduling == "always"
     if on_gpu:
