@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 PAIR_KEYS = ("data.original", "data.rephrased")
 EVALUATION_KEY = "evaluation.file"
+PROBE_KEYS = ("monitor.original", "monitor.rephrased")
 _MATH_ID = re.compile(r"(?:train|test)/(\w+)/\d+\.json")
 _SAME_SHARE = 0.9
 _REASONS_NAMED = 3
@@ -209,7 +210,7 @@ def _has_any(file: DataFile, columns: Sequence[str]) -> bool:
 def _texts(file: DataFile, columns: Sequence[str], what: str) -> list[str]:
     """The text under `columns` in every record. Raises ValueError where there is none, with the reasons."""
     if not _has_any(file, columns):
-        other = "data.question_column=NAME" if file.key in (*PAIR_KEYS, EVALUATION_KEY) else ""
+        other = "data.question_column=NAME" if file.key in (*PAIR_KEYS, EVALUATION_KEY, *PROBE_KEYS) else ""
         other = other or "`coreward prepare own --question-column NAME`"
         raise file.error(no_column(columns, file.columns), f"these names are read; {other} takes another")
     return _all_of(file, lambda record: question_of(record, columns), f"no {what}", "every record needs one")

@@ -101,6 +101,19 @@ def held_out(count: int = 0) -> list[Question]:
     return questions
 
 
+def held_out_pairs() -> list[PairRecord]:
+    """All held-out problems, each in two phrasings, in the reverse order of `held_out`. Always the same."""
+    problems = sorted((p for p in all_problems() if p.is_held_out), key=lambda p: p.digest, reverse=True)
+    pairs = []
+    for pair_id, problem in enumerate(problems):
+        draw = random.Random(f"held-out pair/{problem.digest}")
+        original, rephrased = (
+            _phrase(problem, phrasing, draw)[0] for phrasing in draw.sample(PHRASINGS[problem.operation], 2)
+        )
+        pairs.append(PairRecord(pair_id, original, rephrased, problem.answer, subject=problem.operation))
+    return pairs
+
+
 def supervised_examples(count: int, seed: int) -> list[tuple[str, str]]:
     r"""`count` (question, solution) of training problems, drawn with repetition.
 

@@ -17,6 +17,7 @@ from megatron_coreward.config.precision import check_fp8_sizes, check_installed,
 from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.layout import check_model, check_ranks
 from megatron_coreward.preflight.method import check_method
+from megatron_coreward.preflight.monitor import check_monitor
 from megatron_coreward.utils.run_names import CHECKPOINTS, RUN_MARKS
 from megatron_coreward.utils.step_ranges import step_ranges
 
@@ -69,6 +70,7 @@ def validate_layout(config: Config, shape: ModelShape, world_size: int) -> None:
 def _check_settings(config: Config, world_size: int) -> None:
     _check_training(config)
     check_profile_steps(config, config.run.steps)
+    check_monitor(config)
     check_method(config)
     check_precision(config)
     check_ranks(config, world_size)
@@ -120,10 +122,12 @@ def check_profile_steps(config: Config, total_steps: int) -> None:
 def data_files(config: Config) -> dict[str, str]:
     """The files that a run reads, by key; "" for none."""
     data, evaluation = config.data, config.evaluation
+    probe = {f"monitor.{name}": vars(config.monitor)[name] for name in ("original", "rephrased")}
     return {
         "data.original": data.original,
         "data.rephrased": data.rephrased,
         "evaluation.file": evaluation.file,
+        **(probe if config.monitor.every else {}),
     }
 
 

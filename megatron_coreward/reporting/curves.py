@@ -15,6 +15,11 @@ PANELS = (
         "linear",
     ),
     (
+        "Probe, without labels",
+        ("probe/agreement", "probe/answer_entropy", "probe/kept_majorities", "probe/top_answer_share"),
+        "linear",
+    ),
+    (
         "Label accuracy (diagnostics)",
         ("diagnostics/original/label_accuracy", "diagnostics/rephrased/label_accuracy"),
         "linear",

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from megatron_coreward.actor.checkpoint.folder import best_checkpoint
+from megatron_coreward.actor.checkpoint.folder import PROBE, best_checkpoint
 from megatron_coreward.config.loading import to_yaml
 from megatron_coreward.config.schema import Config, LoggingConfig
 from megatron_coreward.evaluation.measures import Scores
@@ -74,6 +74,8 @@ class RunFolder:
         self._agreements: list[float] = []
         self._accuracy: dict[int, float] = {}
         """Of the newest evaluation, by its step."""
+        self._probed: dict[int, float] = {}
+        """The rating by the newest probe, by its step; empty where it gives none."""
         self._keep = config.checkpoint
         resumed_step = resumed["step"] if resumed else None
         self.seed = config.run.seed
@@ -148,6 +150,16 @@ class RunFolder:
         path.write_text(json.dumps(scores.summary(self.seed)) + "\n")
         self._warnings.on_evaluation(metrics)
 
+    def on_probe(self, step: int, figures: dict[str, float], rating: float | None, seconds: float) -> None:
+        self._probed = {} if rating is None else {step: rating}
+        if self._writer is None or self._warnings is None:
+            return
+        logger.info(
+            "  ".join([f"probe, step {step}:", *(f"{name[6:]} {v:.3f}" for name, v in figures.items())])
+        )
+        self._writer.log(step, {**figures, "time/probe": seconds})
+        self._warnings.on_probe(step, figures)
+
     def summary(self) -> str:
         """The last lines of a finished run: its folder, best checkpoint and warnings, and what to do next."""
         warnings = self._warnings.summary() if self._warnings is not None else ""
@@ -165,12 +177,16 @@ class RunFolder:
         """The best checkpoint by checkpoint.keep_best_by; "" where none is kept for being it."""
         by = self._keep.keep_best_by
         best = best_checkpoint(self.folder / CHECKPOINTS, by) if self._keep.keep_best else None
+        if best is None and self._keep.keep_best and by == PROBE:
+            return "best by probe the start model"
         return f"best checkpoint by {by} {best[0].name} ({best[1]:.3f})" if best else ""
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         started = time.perf_counter()
         metrics = self._writer.state_dict() if self._writer is not None else None
         ratings = {EVALUATION: self._accuracy[step]} if step in self._accuracy else {}
+        if step in self._probed:
+            ratings[PROBE] = self._probed[step]
         if self._agreements:
             ratings[AGREEMENT] = sum(self._agreements) / len(self._agreements)
         self._saver.save(step, {**state, "metrics": metrics}, ratings)

@@ -244,5 +244,8 @@ class FakeObserver:
     def on_evaluation(self, step: int, result: Scores, seconds: float) -> None:
         self.journal.append(f"evaluated after {step}")
 
+    def on_probe(self, step: int, figures: dict[str, float], rating: float | None, seconds: float) -> None:
+        self.journal.append(f"probed after {step}")
+
     def save(self, step: int, state: dict[str, Any]) -> None:
         self.saved[step] = state
