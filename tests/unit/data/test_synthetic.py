@@ -55,6 +55,13 @@ def test_no_phrasing_of_a_held_out_problem_is_trained_on() -> None:
     assert len(held_out) > 500 and len(supervised) > 6000
 
 
+def test_held_out_pairs_are_the_held_out_problems_from_the_other_end() -> None:
+    pairs, questions = synthetic.held_out_pairs(), synthetic.held_out()
+    assert [parse(pair.original) for pair in reversed(pairs)] == [parse(q.question) for q in questions]
+    assert all(parse(pair.rephrased) == parse(pair.original) for pair in pairs)
+    assert all(pair.rephrased != pair.original for pair in pairs) and pairs == synthetic.held_out_pairs()
+
+
 def test_the_split_never_moves() -> None:
     """The split is part of every result: a change of hash or format must be seen."""
     assert len(synthetic.all_problems()) == 8190

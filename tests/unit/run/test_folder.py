@@ -13,8 +13,10 @@ from megatron_coreward.config.loading import load_config
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.run.folder import RunFolder
 from megatron_coreward.types import StepReport
+from megatron_coreward.utils.metrics import read_metrics
 from tests.support.fakes import ThreadCommunicator, run_threads
 
+FIGURES = {"probe/answer_entropy": 0.8, "probe/top_answer_share": 0.1, "probe/answer_information": 2.0}
 AGREEMENTS = {1: 0.25, 2: 0.75, 3: 1.0, 4: 1.0}
 
 
@@ -62,6 +64,25 @@ def run(
             if step > 1:
                 folder.save(step, {})
         return folder.summary(), saver.ratings
+
+
+def test_a_probe_rates_a_checkpoint_of_its_step(alone: ThreadCommunicator, tmp_path: Path) -> None:
+    """The third probe is the first to rate, and its alarm leaves the start model if it rates none."""
+    settings = ["model.path=m", "checkpoint.keep_best=1", "checkpoint.keep_best_by=probe"]
+    config = load_config(
+        [], [*settings, f"run.output_dir={tmp_path}", "logging.tensorboard=false", "logging.rollouts=false"]
+    )
+    saver = PlainSaver(tmp_path)
+    with RunFolder(config, alone, Console(stderr=True, quiet=True), 4, None, saver, {}) as folder:
+        assert folder.summary().startswith(f"{tmp_path}, best by probe the start model, without")
+        for step, rating in {1: None, 2: 0.5, 3: None}.items():
+            folder.on_probe(step, {"probe/agreement": 0.25, **FIGURES}, rating, 1.5)
+            folder.save(step, {})
+        folder.save(4, {})
+        assert folder.summary().startswith(f"{tmp_path}, best checkpoint by probe step_000002 (0.500), with")
+    assert saver.ratings == {1: {}, 2: {"probe": 0.5}, 3: {}, 4: {}}
+    record = read_metrics(tmp_path)[0]
+    assert (record["step"], record["probe/agreement"], record["time/probe"]) == (1, 0.25, 1.5)
 
 
 @pytest.fixture
