@@ -28,7 +28,7 @@ from megatron_coreward.config.precision import resolve_dtype, sync_tolerance
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.sampler import PairSampler
-from megatron_coreward.evaluation.health import new_alarms, rating
+from megatron_coreward.evaluation.health import Probes, new_alarms
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.evaluation.probe import TEMPERATURE, Probe
 from megatron_coreward.phases.memory import MemoryPhases
@@ -79,8 +79,8 @@ class Observer(Protocol):
     def on_evaluation(self, step: int, scores: Scores, seconds: float) -> None:
         """An evaluation after `step` steps is done."""
 
-    def on_probe(self, step: int, figures: dict[str, float], rating: float | None, seconds: float) -> None:
-        """A probe after `step` steps is done; `rating` is a checkpoint's of this step, if it gets one."""
+    def on_probe(self, probes: Probes, seconds: float) -> None:
+        """The last of the run's `probes` is done."""
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Writes a checkpoint. A collective."""
@@ -287,11 +287,10 @@ class Trainer:
         self._enter("evaluate")
         started = time.perf_counter()
         greedy, sampled = probe.draw()
-        figures = probe.measure(self.step, greedy, sampled, self._kl_to_start(sampled))
+        probe.measure(self.step, greedy, sampled, self._kl_to_start(sampled))
         if self.config.monitor.on_alarm == "stop":
             self.alarms = new_alarms(probe.history)
-        seconds = time.perf_counter() - started
-        self.observer.on_probe(self.step, figures, rating(probe.history), seconds)
+        self.observer.on_probe(probe.history, time.perf_counter() - started)
 
     def _kl_to_start(self, sampled: Sequence[Response]) -> dict[str, float]:
         """The mean k3 of a probe's samples per token, in nats.

@@ -186,12 +186,12 @@ class EvaluationConfig:
 
 @dataclass(config=STRICT)
 class MonitorConfig:
-    """A probe of unlabelled pairs that watches a run, and its alarms (docs/evaluation.md)."""
+    """A probe of unlabelled pairs that watches a run, and its alarms (docs/healthy.md)."""
 
     every: AtLeastZero = 0
     """Steps between probes, which come before training and after it as well; 0 = no probe."""
     original: str = ""
-    """File of held-out questions, or of both wordings, as `data.original`; ground truths are not read. Empty
+    """File of held-out questions, or of both wordings, as `data.original`; ground truths are not used. Empty
     with source=synthetic means held-out synthetic pairs, the last ones where evaluation takes the first."""
     rephrased: str = ""
     """File of their rephrasings, as `data.rephrased`; empty when `original` holds both wordings."""

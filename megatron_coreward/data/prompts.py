@@ -221,7 +221,9 @@ def probe_records(config: Config) -> list[PairRecord]:
     if not monitor.original:
         return synthetic.held_out_pairs()
     named = replace(named_columns(config), answer="")
-    return load_pairs(monitor.original, monitor.rephrased, PROBE_KEYS, named=named)
+    records = load_pairs(monitor.original, monitor.rephrased, PROBE_KEYS, named=named)
+    check_wordings_differ(records, monitor.original, monitor.rephrased, PROBE_KEYS)
+    return records
 
 
 def _prompted(

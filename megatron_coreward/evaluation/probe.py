@@ -52,8 +52,8 @@ class Probe:
 
     def measure(
         self, step: int, greedy: Sequence[Response], sampled: Sequence[Response], more: dict[str, float]
-    ) -> dict[str, float]:
-        """The figures of what `draw` gave and `more`, the same on every rank; files them. A collective."""
+    ) -> None:
+        """Adds the figures of what `draw` gave and `more` to the history of every rank. A collective."""
         own = [
             (r.pair_id, r.view.value, _GREEDY if kind is greedy else r.sample, self._form(r))
             for kind in (greedy, sampled)
@@ -64,9 +64,7 @@ class Probe:
         figures, majorities = self._comm.broadcast(found)
         self._last = majorities
         self._start = self._start or majorities
-        figures |= more
-        self.history.append({"step": step, **figures})
-        return figures
+        self.history.append({"step": step, **figures, **more})
 
     def _form(self, response: Response) -> str:
         return self._grader.form(extract_answer(response.text, self._grader.equality))

@@ -150,7 +150,8 @@ def _check_data(config: Config) -> None:
                 f"{key} is {name!r}, a folder. Set it to a file in it ({some(inside) or 'it has none'})."
             )
         if name and not Path(name).is_file():
-            hint = " Leave it empty if data.original holds both wordings." if key == "data.rephrased" else ""
+            section, _, which = key.partition(".")
+            hint = f" Leave it empty if {section}.original holds both wordings." * (which == "rephrased")
             if not Path(name).is_absolute():
                 hint += f" It is looked for from {Path.cwd()}."
             raise ValueError(f"{key} is {name!r}, but there is no such file.{hint}")

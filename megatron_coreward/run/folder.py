@@ -15,6 +15,7 @@ from rich.console import Console
 from megatron_coreward.actor.checkpoint.folder import PROBE, best_checkpoint
 from megatron_coreward.config.loading import to_yaml
 from megatron_coreward.config.schema import Config, LoggingConfig
+from megatron_coreward.evaluation.health import Probes, rating
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.roles import Communicator
 from megatron_coreward.run.progress import RunProgress
@@ -150,15 +151,15 @@ class RunFolder:
         path.write_text(json.dumps(scores.summary(self.seed)) + "\n")
         self._warnings.on_evaluation(metrics)
 
-    def on_probe(self, step: int, figures: dict[str, float], rating: float | None, seconds: float) -> None:
-        self._probed = {} if rating is None else {step: rating}
+    def on_probe(self, probes: Probes, seconds: float) -> None:
+        step, rated = int(probes[-1]["step"]), rating(probes)
+        self._probed = {} if rated is None else {step: rated}
         if self._writer is None or self._warnings is None:
             return
-        logger.info(
-            "  ".join([f"probe, step {step}:", *(f"{name[6:]} {v:.3f}" for name, v in figures.items())])
-        )
+        figures = {name: value for name, value in probes[-1].items() if name != "step"}
+        logger.info("  ".join([f"probe, step {step}:", *(f"{k[6:]} {v:.3f}" for k, v in figures.items())]))
         self._writer.log(step, {**figures, "time/probe": seconds})
-        self._warnings.on_probe(step, figures)
+        self._warnings.on_probe(probes)
 
     def summary(self) -> str:
         """The last lines of a finished run: its folder, best checkpoint and warnings, and what to do next."""
@@ -178,7 +179,7 @@ class RunFolder:
         by = self._keep.keep_best_by
         best = best_checkpoint(self.folder / CHECKPOINTS, by) if self._keep.keep_best else None
         if best is None and self._keep.keep_best and by == PROBE:
-            return "best by probe the start model"
+            return "no checkpoint rated by probe: keep the start model"
         return f"best checkpoint by {by} {best[0].name} ({best[1]:.3f})" if best else ""
 
     def save(self, step: int, state: dict[str, Any]) -> None:

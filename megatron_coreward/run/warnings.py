@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from megatron_coreward.evaluation.health import ALARMS, Alarm
+from megatron_coreward.evaluation.health import ALARMS, Alarm, Probes
 from megatron_coreward.types import ScoredResponse, View
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class History:
     total_steps: int
     steps: list[Metrics] = field(default_factory=list)
     evaluations: list[Metrics] = field(default_factory=list)
-    probes: list[Metrics] = field(default_factory=list)
+    probes: Probes = ()
     responses: int = 0
     endings: list[str] = field(default_factory=list)
 
@@ -133,8 +133,8 @@ class RunWarnings:
         self._file(metrics)
         self._look()
 
-    def on_probe(self, step: int, figures: Metrics) -> None:
-        self._file({"step": step, **figures})
+    def on_probe(self, probes: Probes) -> None:
+        self._history.probes = probes
         self._look()
 
     def summary(self) -> str:
@@ -147,8 +147,6 @@ class RunWarnings:
     def _file(self, metrics: Metrics) -> None:
         if any(name.startswith("eval/") for name in metrics):
             self._history.evaluations.append(metrics)
-        if any(name.startswith("probe/") for name in metrics):
-            self._history.probes.append(metrics)
         if "reward/mean" in metrics:
             self._history.steps.append(metrics)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from megatron_coreward.run.rollouts import read_rollouts
 from tests.support.metric_names import undocumented
 from tests.support.programs import TRAIN, launch, settings, without_times, write_data
 
@@ -41,6 +42,9 @@ def test_a_probe_changes_nothing_and_survives_a_resume(apprentice: Path, tmp_pat
     weights, of_probed = (load_file(tmp_path / n / "hf" / "model.safetensors") for n in ("plain", "probed"))
     assert weights.keys() == of_probed.keys()
     assert all(torch.equal(tensor, of_probed[name]) for name, tensor in weights.items())
+    for step in (1, 2, 3):  # texts, rewards, advantages
+        rows, rows_of_probed = (read_rollouts(tmp_path / name, step) for name in ("plain", "probed"))
+        assert len(rows) == 2 * 16 * 8 and rows == rows_of_probed
 
     for record in probed:
         assert not undocumented(record.keys() - {"step"})

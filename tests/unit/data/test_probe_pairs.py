@@ -7,7 +7,7 @@ import pytest
 
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data import synthetic
-from megatron_coreward.data.prompts import build_probe
+from megatron_coreward.data.prompts import build_probe, probe_records
 from tests.support.models import byte_tokenizer
 
 
@@ -44,3 +44,18 @@ def test_a_probe_larger_than_its_data_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"monitor.pairs is 99999, but data.source=synthetic gives \d+ pairs"
     ):
         build_probe(probe_config(pairs=99999), byte_tokenizer())
+
+
+def test_a_probe_needs_two_wordings(tmp_path: Path) -> None:
+    """Those that are the same always agree."""
+    same = tmp_path / "same.jsonl"
+    same.write_text('{"question": "1?", "rephrased": "1?", "index": 0}\n')
+    for rephrased, problem in (
+        ("", f"monitor.original={same}: 1 of 1 rephrasings are their original question"),
+        (str(same), f"monitor.rephrased={same}: this is the file of monitor.original"),
+    ):
+        with pytest.raises(ValueError) as error:
+            probe_records(probe_config(original=str(same), rephrased=rephrased, pairs=1))
+        assert str(error.value) == (
+            f"{problem}; set monitor.rephrased to rephrasings (`coreward rephrase` makes them)"
+        )

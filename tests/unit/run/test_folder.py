@@ -17,6 +17,11 @@ from megatron_coreward.utils.metrics import read_metrics
 from tests.support.fakes import ThreadCommunicator, run_threads
 
 FIGURES = {"probe/answer_entropy": 0.8, "probe/top_answer_share": 0.1, "probe/answer_information": 2.0}
+PROBES = [
+    {"step": step, "probe/agreement": agreement, "probe/kept_majorities": kept, **FIGURES}
+    for step, (agreement, kept) in enumerate([(0.3, 1.0), (0.5, 1.0), (0.7, 0.8), (0.9, 0.8)])
+]
+"""The last one raises the alarm of forgetting."""
 AGREEMENTS = {1: 0.25, 2: 0.75, 3: 1.0, 4: 1.0}
 
 
@@ -74,15 +79,18 @@ def test_a_probe_rates_a_checkpoint_of_its_step(alone: ThreadCommunicator, tmp_p
     )
     saver = PlainSaver(tmp_path)
     with RunFolder(config, alone, Console(stderr=True, quiet=True), 4, None, saver, {}) as folder:
-        assert folder.summary().startswith(f"{tmp_path}, best by probe the start model, without")
-        for step, rating in {1: None, 2: 0.5, 3: None}.items():
-            folder.on_probe(step, {"probe/agreement": 0.25, **FIGURES}, rating, 1.5)
+        nothing = "no checkpoint rated by probe: keep the start model"
+        assert folder.summary().startswith(f"{tmp_path}, {nothing}, without")
+        for step in range(4):
+            folder.on_probe(PROBES[: step + 1], 1.5)
             folder.save(step, {})
         folder.save(4, {})
-        assert folder.summary().startswith(f"{tmp_path}, best checkpoint by probe step_000002 (0.500), with")
-    assert saver.ratings == {1: {}, 2: {"probe": 0.5}, 3: {}, 4: {}}
-    record = read_metrics(tmp_path)[0]
-    assert (record["step"], record["probe/agreement"], record["time/probe"]) == (1, 0.25, 1.5)
+        assert folder.summary().startswith(
+            f"{tmp_path}, best checkpoint by probe step_000002 (0.500), with 1 warning: forgetting alarm"
+        )
+    assert saver.ratings == {0: {}, 1: {}, 2: {"probe": pytest.approx(0.5)}, 3: {}, 4: {}}
+    record = read_metrics(tmp_path)[1]
+    assert (record["step"], record["probe/agreement"], record["time/probe"]) == (1, 0.5, 1.5)
 
 
 @pytest.fixture
