@@ -186,7 +186,7 @@ class EvaluationConfig:
 
 @dataclass(config=STRICT)
 class MonitorConfig:
-    """A probe of unlabelled pairs that watches a run, and its alarms (docs/healthy.md)."""
+    """A probe of unlabelled pairs that watches a run, and its alarms (docs/evidence/healthy.md)."""
 
     every: AtLeastZero = 0
     """Steps between probes, which come before training and after it as well; 0 = no probe."""
