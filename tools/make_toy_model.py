@@ -39,7 +39,7 @@ from megatron_coreward.weight_sync import sync_weights
 logger = logging.getLogger("megatron_coreward.tools.make_toy_model")
 
 WARMUP_UPDATES = 30
-WORTH_CHECKING = {"arithmetic": 0.12, "wordings": 0.25}
+WORTH_CHECKING = {"arithmetic": 0.12, "wordings": 0.13}
 """Loss in nats per token (a solution has about 15) from which on the figures are worth measuring."""
 TARGETS = {
     "arithmetic": {"sampled pass@1": (0.40, 0.65)},

@@ -25,7 +25,7 @@ from megatron_coreward.data.synthetic import (
 )
 
 PLAIN, HARD = "plain", "hard"
-HARD_IN_SUPERVISED = 0.3
+HARD_IN_SUPERVISED = 0.1
 """Share of hard wordings among supervised examples: what makes the start model weaker on them."""
 _TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
