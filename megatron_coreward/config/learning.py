@@ -32,6 +32,9 @@ class RewardConfig:
             "co_rewarding_2",
             "co_rewarding_3",
             "majority_voting",
+            "pooled_vote",
+            "harmonic",
+            "agreement_gate",
             "ground_truth",
             "self_certainty",
             "entropy",
@@ -41,12 +44,13 @@ class RewardConfig:
     ) = "co_reward"
     """Where rewards come from: co_reward (Co-rewarding-I: the majority answer of one view is the label of the
     other, Eq. 6-8), co_rewarding_2 (the teacher's majority answer), co_rewarding_3 (that of the other view),
-    majority_voting (the group's own), ground_truth, self_certainty, entropy or random, or one of one's
-    own in a module of Python's path or of the folder that the command is run from. docs/reward_methods.md has
-    the formulas, and how to write one."""
+    majority_voting (the group's own), pooled_vote (that of both views together), harmonic (Self-Harmony: by
+    the harmonic mean of both views' shares), agreement_gate (that of both views, where they agree),
+    ground_truth, self_certainty, entropy or random, or one of one's own in a module of Python's path or of
+    the folder that the command is run from. docs/reward_methods.md has the formulas, and how to write one."""
     options: Options = Field(default_factory=dict)
-    """The options of a method of one's own, which says what they are: a section of its own in a file,
-    `reward.options.NAME=value` on the command line."""
+    """The options of the method, also of one of one's own, where it has some (docs/reward_methods.md): a
+    section of its own in a file, `reward.options.NAME=value` on the command line."""
     equality: Literal["math", "exact"] = "math"
     """math: answers are equivalence classes (normalise, then math-verify); exact: the string equality of
     the authors' code."""

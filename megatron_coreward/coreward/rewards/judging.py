@@ -80,6 +80,7 @@ class Judgement:
 Groups = Mapping[View, Group]
 Judge = Callable[[Groups, RewardConfig], Mapping[View, Judgement]]
 Signal = Callable[[Response, Config], float]
+OptionValue = bool | int | float | str
 
 
 class Source(NamedTuple):
@@ -106,6 +107,8 @@ class Method:
             with the ground truth (diagnostics/reward_accuracy).
         options: keys of its own, `reward.options.NAME`, with defaults: booleans, numbers or texts. A given
             value must be of the default's type; `judge` finds them all in `config.options`.
+        choices: the values that an option may have, where they are few.
+        adapted: the record with the flags that its options decide: adapted(method, options).
         source: where a method of one's own comes from (own.py sets it).
     """
 
@@ -117,7 +120,9 @@ class Method:
     truth: bool = False
     confidence: bool = False
     graded: bool = True
-    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    choices: Mapping[str, Sequence[OptionValue]] = field(default_factory=dict)
+    adapted: Callable[["Method", Mapping[str, OptionValue]], "Method"] | None = None
     source: Source | None = None
 
     @property
@@ -157,6 +162,11 @@ def by_vote(answers: Answers, voters: Answers) -> Judgement:
     if label is None:
         return Judgement([0.0] * len(answers.classes), vote=voters.vote)
     return Judgement(rewards_for(answers, label), voters.winner, voters.vote.share, voters.vote)
+
+
+def pooled(original: Answers, rephrased: Answers, vote: Vote) -> Answers:
+    """The answers to both wordings with a vote of both, originals first."""
+    return Answers([*original.classes, *rephrased.classes], [*original.forms, *rephrased.forms], vote)
 
 
 def by_signal(group: Group) -> Judgement:

@@ -22,8 +22,12 @@ def answers(classes):
 
 
 def judge(method, groups, **options):
-    """The method's judgements, after the votes that the stage takes."""
-    config = RewardConfig(method=method, **options)
+    """The method's judgements, after the votes that the stage takes.
+
+    `options` are keys of the section `reward`; those of the method have the defaults that it gives.
+    """
+    own = {**METHODS[method].options, **options.pop("options", {})}
+    config = RewardConfig(method=method, options=own, **options)
 
     def with_votes(group):
         policy, teacher = (voted(a.classes, a.forms, config) for a in (group.answers, group.teacher))

@@ -9,7 +9,7 @@ import pytest
 from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.config.schema import Config, RolloutConfig
-from megatron_coreward.coreward.rewards.registry import METHODS
+from megatron_coreward.coreward.rewards.registry import METHODS, with_options
 from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.types import Confidence, Response, ScoredResponse, View
@@ -52,7 +52,7 @@ def random_step(seed, pairs=13, samples=4):
 
 def run_stage(parts, config=None, equality="math", views="auto", teacher=None, truths=None):
     """Scored responses and figures per rank; rank r holds parts[r] and teacher[r]."""
-    whole = Config(reward=config or RewardConfig(), rollout=RolloutConfig(views=views))
+    whole = with_options(Config(reward=config or RewardConfig(), rollout=RolloutConfig(views=views)))
 
     def work(comm):
         grader = Grader(equality)
