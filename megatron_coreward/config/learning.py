@@ -58,6 +58,11 @@ class RewardConfig:
     """first: the tied class that holds the smallest sample index wins; abstain: no label."""
     min_agreement: Share = 0.0
     """Least share of a group's responses that the winning class needs; below it there is no label."""
+    min_entropy: NotNegative = 0.0
+    """A group gets rewards only if the entropy of its answers in nats is above this, each missing answer being
+    a class of its own (EMPO's gate); ln(responses of the group) where all differ. 0 = no limit."""
+    max_entropy: NotNegative = 0.0
+    """The same, but below this. 0 = no limit."""
     weight_by_share: bool = False
     """Multiply advantages by the share of the vote that the label won, so that narrow votes count less."""
     no_answer_entropy: NotNegative = 0.0

@@ -15,10 +15,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.config.schema import Config
-from megatron_coreward.coreward.rewards.judging import Answers, Group, Judgement, judged, voted
+from megatron_coreward.coreward.rewards.judging import Answers, Group, Groups, Judgement, judged, voted
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
-from megatron_coreward.coreward.voting import Vote
+from megatron_coreward.coreward.voting import Vote, in_band
 from megatron_coreward.grading.answers import extract_answer
 from megatron_coreward.grading.grader import NO_ANSWER, Grader
 from megatron_coreward.roles import Communicator
@@ -139,7 +140,7 @@ class CoRewardStage:
             truth = self._truth(truths[of_pair[0].pair_id], of_pair, classes) if truths else Answers()
             groups = {view: self._group(by_group, view, truth) for view in self._views}
             judgements = judged(self._method, groups, self._config.reward)
-            figures.merge(_pair_figures(groups, judgements))
+            figures.merge(_pair_figures(groups, judgements, self._config.reward))
             for view, judgement in judgements.items():
                 majority = groups[view].answers.winner
                 for (answer, _), reward in zip(by_group[POLICY, view], judgement.rewards, strict=True):
@@ -197,8 +198,8 @@ def _check_pair(pair_id: int, by_group: _ByGroup, expected: Sequence[tuple[str, 
         )
 
 
-def _pair_figures(groups: Mapping[View, Group], judgements: Mapping[View, Judgement]) -> Figures:
-    figures = Figures()
+def _pair_figures(groups: Groups, judgements: Mapping[View, Judgement], config: RewardConfig) -> Figures:
+    figures, band = Figures(), (config.min_entropy, config.max_entropy)
     for view, group in groups.items():
         own, judging = group.answers.vote, judgements[view].vote
         figures.add_mean(f"{view.value}/majority_share", own.share, 1)
@@ -207,6 +208,8 @@ def _pair_figures(groups: Mapping[View, Group], judgements: Mapping[View, Judgem
         if judging is not None:
             figures.add_mean("coreward/labelled", judging.label is not None, 1)
             figures.add_mean("coreward/tied", judging.tied, 1)
+        if any(band):
+            figures.add_mean("coreward/in_band", in_band(group.answers.classes, *band), 1)
         if group.signals:
             figures.add_mean("reward/signal", sum(group.signals), len(group.signals))
         if group.teacher.classes:

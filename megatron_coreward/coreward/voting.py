@@ -7,6 +7,7 @@ by batch position after balancing by length, hence by world size; here the rule 
 alone.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,3 +65,16 @@ def elected(
     agreed = share >= min_agreement - 1e-9
     label = top[0] if agreed and not (tied and ties == "abstain") else None
     return Vote(label=label, count=count, share=share, tied=tied)
+
+
+def answer_entropy(classes: Sequence[int]) -> float:
+    """Entropy in nats of a group's answers; each missing answer is a class of its own (EMPO's code in verl)."""
+    counts = Counter(c for c in classes if c != NO_ANSWER)
+    sizes = [*counts.values(), *[1] * (len(classes) - counts.total())]
+    return sum(size / len(classes) * math.log(len(classes) / size) for size in sizes)
+
+
+def in_band(classes: Sequence[int], low: float, high: float) -> bool:
+    """EMPO's gate (arXiv 2504.05812): whether low < entropy < high; a limit of 0 is none."""
+    entropy = answer_entropy(classes)
+    return (low == 0 or entropy > low) and (high == 0 or entropy < high)

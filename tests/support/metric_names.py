@@ -28,6 +28,7 @@ METRICS = (
     "rephrased/self_certainty",
     "coreward/agreement",
     "coreward/labelled",
+    "coreward/in_band",
     "coreward/tied",
     "coreward/teacher_agreement",
     "teacher/alpha",

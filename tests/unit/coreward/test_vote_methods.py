@@ -1,5 +1,6 @@
 """Methods that count votes in their own way: by hand on one example, and by their rule in other words."""
 
+import math
 import random
 from fractions import Fraction
 
@@ -9,7 +10,8 @@ import pytest
 from megatron_coreward.algorithm.advantages import group_advantages
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.coreward.rewards.judging import Group
-from megatron_coreward.coreward.rewards.registry import method_of, with_options
+from megatron_coreward.coreward.rewards.registry import METHODS, method_of, with_options
+from megatron_coreward.coreward.voting import answer_entropy, in_band
 from megatron_coreward.grading.grader import NO_ANSWER
 from megatron_coreward.types import View
 from tests.unit.coreward.test_rewards import answers, judge
@@ -121,6 +123,35 @@ def test_reszero():
             for c in classes
         ]
         assert rewards("agreement_gate", classes, other, options=reszero)[0] == pytest.approx(wanted)
+
+
+def test_the_band_of_entropies():
+    entropy = answer_entropy(ORIGINALS)
+    assert entropy == pytest.approx(1.494, abs=5e-4)
+    assert answer_entropy([N, N, N, N]) == pytest.approx(math.log(4)), "each missing answer is its own class"
+    assert answer_entropy([A, A]) == 0
+    assert in_band(ORIGINALS, 0.1, 1.6) and in_band(ORIGINALS, 0, 0)
+    assert not in_band([A, A], 0.1, 1.6) and in_band([A, A], 0, 1.6)
+    assert not in_band(ORIGINALS, entropy, 0) and not in_band(ORIGINALS, 0, entropy), "its ends are outside"
+    for original, rephrased in random_views(1000):
+        classes = [*original, *rephrased]
+        own = [100 + i if c == N else c for i, c in enumerate(classes)]
+        p = np.unique(own, return_counts=True)[1] / len(own)
+        assert answer_entropy(classes) == pytest.approx(-(p * np.log(p)).sum(), abs=1e-12)
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.votes])
+def test_a_group_outside_of_the_band_gets_no_rewards_from_any_vote(method):
+    original = [A] * 7 + [B]
+    answered = {
+        view: Group(answers(c), teacher=answers([A, A]))
+        for view, c in zip(View, (original, [A, A, A, B, B, C, D, N]), strict=True)
+    }
+    free, gated = judge(method, answered), judge(method, answered, min_entropy=0.5)
+    assert gated[View.REPHRASED] == free[View.REPHRASED] and any(free[View.ORIGINAL].rewards)
+    left_out = gated[View.ORIGINAL]
+    assert (left_out.rewards, left_out.label, left_out.share) == ([0.0] * 8, "", 0.0)
+    assert left_out.vote is None or left_out.vote.label is None
 
 
 @pytest.mark.parametrize("method", ["pooled_vote", "harmonic", "agreement_gate"])

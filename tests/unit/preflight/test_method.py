@@ -55,6 +55,13 @@ def test_views(overrides, views):
         (["reward.method=random", "reward.ties=abstain"], ["reward.ties=abstain", "takes none"]),
         (["reward.method=ground_truth", "reward.weight_by_share=true"], ["reward.weight_by_share=True"]),
         (["reward.method=self_certainty", "rollout.vote_samples=16"], ["rollout.vote_samples=16"]),
+        (["reward.method=random", "reward.min_entropy=0.1"], ["reward.min_entropy=0.1", "takes none"]),
+        (["reward.method=ground_truth", "reward.max_entropy=1"], ["reward.max_entropy=1.0", "takes none"]),
+        (["reward.min_entropy=1", "reward.max_entropy=1"], ["between which nothing lies"]),
+        (
+            ["reward.min_entropy=2.08"],
+            ["8 answers have an entropy of at most ln 8 = 2.079", "Set it to less"],
+        ),
         (["teacher.samples=4"], ["teacher.samples is 4", "has no teacher", "co_rewarding_2, co_rewarding_3"]),
         (["reward.method=ground_truth", "teacher.every=0"], ["teacher.every is 0"]),
         (["reward.no_answer_entropy=7"], ["reward.no_answer_entropy is 7", "reward.method to entropy"]),
