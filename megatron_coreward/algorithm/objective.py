@@ -26,10 +26,10 @@ from collections.abc import Callable
 import torch
 
 from megatron_coreward.algorithm.batch import TrainBatch
+from megatron_coreward.algorithm.token_figures import TokenFigures
 from megatron_coreward.config.learning import AlgorithmConfig
-from megatron_coreward.utils.metrics import Figures
 
-Objective = Callable[[torch.Tensor, TrainBatch], tuple[torch.Tensor, Figures]]
+Objective = Callable[[torch.Tensor, TrainBatch], tuple[torch.Tensor, TokenFigures]]
 """Maps log-probs (float32 [T], with gradient) and their batch to the summed loss and its figures."""
 
 
@@ -39,7 +39,7 @@ class GrpoObjective:
     def __init__(self, config: AlgorithmConfig) -> None:
         self.config = config
 
-    def __call__(self, logps_T: torch.Tensor, batch: TrainBatch) -> tuple[torch.Tensor, Figures]:
+    def __call__(self, logps_T: torch.Tensor, batch: TrainBatch) -> tuple[torch.Tensor, TokenFigures]:
         """Summed loss (scalar) and figures. An empty batch gives a loss of 0 that still has a graph."""
         assert logps_T.shape == batch.weights_T.shape, f"{logps_T.shape} log-probs, {batch.weights_T.shape}"
         config, ref_T, num_tokens = self.config, batch.ref_logps_T, logps_T.numel()
@@ -53,19 +53,12 @@ class GrpoObjective:
             loss_T = loss_T + config.kl_coef * kl_penalty(logps_T, ref_T, config.kl_estimator)
         loss = (batch.weights_T * loss_T).sum()
 
-        sums = [loss, cut_T.sum()]
+        figures = TokenFigures()
+        figures.add_sum("policy/loss", loss)
+        figures.add_mean("policy/clip_fraction", cut_T.sum(), num_tokens)
         if ref_T is not None:  # always k3, so that runs with different estimators can be compared
-            sums.append(kl_penalty(logps_T, ref_T, "k3").sum())
-        gap = mismatch_sums(old_T, batch.rollout_logps_T, config.tis_cap)
-        loss_sum, cut, *others = _to_host([*sums, *gap])
-        kl_sum, gap_sums = others[: len(sums) - 2], others[len(sums) - 2 :]
-        figures = Figures()
-        figures.add_sum("policy/loss", loss_sum)
-        figures.add_mean("policy/clip_fraction", cut, num_tokens)
-        for total in kl_sum:
-            figures.add_mean("policy/kl", total, num_tokens)
-        if num_tokens:
-            _add_mismatch(figures, gap_sums, num_tokens)
+            figures.add_mean("policy/kl", kl_penalty(logps_T, ref_T, "k3").sum(), num_tokens)
+        add_mismatch(figures, old_T, batch.rollout_logps_T, config.tis_cap)
         return loss, figures
 
 
@@ -124,37 +117,29 @@ def kl_penalty(logps_T: torch.Tensor, ref_T: torch.Tensor, estimator: str) -> to
     raise AssertionError(f"KL estimator {estimator!r} passed validation")
 
 
-def nll_objective(logps_T: torch.Tensor, batch: TrainBatch) -> tuple[torch.Tensor, Figures]:
+def nll_objective(logps_T: torch.Tensor, batch: TrainBatch) -> tuple[torch.Tensor, TokenFigures]:
     """Weighted negative log-likelihood of the responses: supervised training of a start model."""
     loss = -(batch.weights_T * logps_T).sum()
-    figures = Figures()
-    figures.add_sum("policy/loss", loss.item())
+    figures = TokenFigures()
+    figures.add_sum("policy/loss", loss)
     return loss, figures
 
 
-def mismatch_sums(policy_T: torch.Tensor, rollout_T: torch.Tensor, tis_cap: float) -> list[torch.Tensor]:
+def add_mismatch(
+    figures: TokenFigures, policy_T: torch.Tensor, rollout_T: torch.Tensor, tis_cap: float = 0.0
+) -> None:
     """How far the actor's log-probs of the sampled tokens are from vLLM's, for the same weights.
 
-    Sum and maximum of |policy - rollout| in nats, the sum of the k3 estimates of KL(rollout || policy), and
-    with a `tis_cap` the number of tokens whose importance weight it cuts. None without tokens.
+    mean and maximum of |policy - rollout| in nats, the k3 estimate of KL(rollout || policy), and with a
+    `tis_cap` the share of tokens whose importance weight it cuts.
     """
-    if policy_T.numel() == 0:
-        return []
+    tokens = policy_T.numel()
+    if not tokens:
+        return
     gap_T = policy_T.detach().double() - rollout_T.double()
     weight_T = torch.exp(gap_T)
-    sums = [gap_T.abs().sum(), gap_T.abs().max(), (weight_T - gap_T - 1).sum()]
-    return [*sums, (weight_T > tis_cap).sum()] if tis_cap else sums
-
-
-def _add_mismatch(figures: Figures, sums: list[float], num_tokens: int) -> None:
-    distance, largest, kl, *clipped = sums
-    figures.add_mean("mismatch/mean_abs", distance, num_tokens)
-    figures.add_max("mismatch/max_abs", largest)
-    figures.add_mean("mismatch/kl", kl, num_tokens)
-    for total in clipped:
-        figures.add_mean("mismatch/clipped", total, num_tokens)
-
-
-def _to_host(values: list[torch.Tensor]) -> list[float]:
-    """Scalars as floats, with one copy from the device."""
-    return torch.stack([value.detach().double() for value in values]).tolist()
+    figures.add_mean("mismatch/mean_abs", gap_T.abs().sum(), tokens)
+    figures.add_max("mismatch/max_abs", gap_T.abs().max())
+    figures.add_mean("mismatch/kl", (weight_T - gap_T - 1).sum(), tokens)
+    if tis_cap:
+        figures.add_mean("mismatch/clipped", (weight_T > tis_cap).sum(), tokens)

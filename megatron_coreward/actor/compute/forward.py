@@ -29,6 +29,7 @@ from megatron_coreward.actor.model.precision import deterministic_algorithms
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import Objective
+from megatron_coreward.algorithm.token_figures import TokenFigures, settled
 from megatron_coreward.config.learning import OptimizerConfig
 from megatron_coreward.utils.metrics import Figures
 
@@ -73,10 +74,10 @@ class PackedForward:
         outputs = self._run(micro_batches, partial(self._only_stats, names), forward_only=True)
         lengths_R = batch.response_lengths_R.tolist()
         pieces: list[torch.Tensor] = [torch.empty(n, len(names)) for n in lengths_R]
-        for micro_batch, values_T in zip(micro_batches, outputs, strict=False):
-            for index, piece in zip(
-                micro_batch.indices, values_T.split([lengths_R[i] for i in micro_batch.indices]), strict=True
-            ):
+        if outputs:  # on the last stage; one copy from the device for all of them
+            order = [index for micro_batch in micro_batches for index in micro_batch.indices]
+            values = torch.cat(outputs).cpu().split([lengths_R[index] for index in order])
+            for index, piece in zip(order, values, strict=True):
                 pieces[index] = piece
         return self._from_last_stage(torch.cat([*pieces, torch.empty(0, len(names))]))
 
@@ -86,7 +87,7 @@ class PackedForward:
         Returns this rank's figures: those of its own tokens on one rank of the last stage, none elsewhere.
         """
         micro_batches = self._micro_batches(batch)
-        figures = Figures.merged(self._run(micro_batches, partial(self._loss, objective), forward_only=False))
+        figures = settled(self._run(micro_batches, partial(self._loss, objective), forward_only=False))
         return figures if self.layout.tp_rank == 0 else Figures()
 
     def _micro_batches(self, batch: TrainBatch) -> list[MicroBatch]:
@@ -161,17 +162,16 @@ class PackedForward:
     ) -> torch.Tensor:
         assert non_loss_data, "called by the schedule for data, not for a loss"
         stats = self._stats(micro_batch, hidden, measured=names != ("logps",))._asdict()
-        return torch.stack([stats[name] for name in names], dim=-1).cpu()
+        return torch.stack([stats[name] for name in names], dim=-1)
 
     def _loss(
         self, objective: Objective, micro_batch: MicroBatch, hidden: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, Figures]:
+    ) -> tuple[torch.Tensor, torch.Tensor, TokenFigures]:
         stats = self._stats(micro_batch, hidden, measured=True)
         assert stats.entropy is not None and stats.self_certainty is not None, "measured"
         loss, figures = objective(stats.logps, micro_batch.batch)
-        entropy, self_certainty = torch.stack([stats.entropy.sum(), stats.self_certainty.sum()]).tolist()
-        figures.add_mean("policy/entropy", entropy, len(stats.entropy))
-        figures.add_mean("policy/self_certainty", self_certainty, len(stats.logps))
+        figures.add_mean("policy/entropy", stats.entropy.sum(), len(stats.entropy))
+        figures.add_mean("policy/self_certainty", stats.self_certainty.sum(), len(stats.logps))
         return loss, torch.zeros([], dtype=torch.int), figures
 
     def _from_last_stage(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,13 @@
 """Vocabulary-parallel log-probs, entropies and self-certainty equal those over the whole vocabulary."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from megatron_coreward.actor.compute import token_stats as token_stats_module
 from megatron_coreward.actor.compute.token_stats import VocabularyShard, token_stats
@@ -93,3 +96,30 @@ def test_token_stats_equal_the_formulas(vocab, tp_size, by_rank):
         torch.testing.assert_close(hidden_grad.double(), hidden_Th.grad, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(weight_grad[:vocab].double(), weight_Vh.grad, rtol=1e-4, atol=2e-3)
         assert torch.count_nonzero(weight_grad[vocab:]) == 0
+
+
+def largest_of_a_pass(rank: int) -> int:
+    """Elements of the largest tensor that a forward and a backward pass over 2,000 tokens make."""
+    token_stats_module.HEAD_CHUNK_BYTES = 4 * 301 * 16
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            tensors = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+            largest = max([largest, *(x.numel() for x in tensors)])
+            return result
+
+    hidden_Th = torch.randn(2000, 4, requires_grad=True)
+    weight_vh = torch.randn(301, 4, requires_grad=True)
+    shard = VocabularyShard(0, 301, 301, dist.group.WORLD)
+    with Sizes():
+        targets_T = torch.zeros(2000, dtype=torch.long)
+        token_stats(hidden_Th, weight_vh, targets_T, shard, 1.0, measured=True).logps.sum().backward()
+    return largest
+
+
+def test_memory_is_that_of_a_chunk():
+    """2,000 x 301 logits would be 602,000; the sums of a pass are four for each token."""
+    assert run_ranks(1, largest_of_a_pass) == [2000 * 4]

@@ -15,6 +15,7 @@ from megatron_coreward.algorithm.advantages import with_advantages
 from megatron_coreward.algorithm.batch import make_batch
 from megatron_coreward.algorithm.loss_weights import with_weights
 from megatron_coreward.algorithm.objective import GrpoObjective
+from megatron_coreward.algorithm.token_figures import settled
 from megatron_coreward.config.keys import all_keys
 from megatron_coreward.config.learning import AlgorithmConfig, RewardConfig
 from megatron_coreward.config.schema import Config, RolloutConfig
@@ -127,7 +128,7 @@ def package_loss(
         )
         part_loss, part_figures = GrpoObjective(algorithm)(flat(policy), batch)
         loss = loss + part_loss
-        figures.merge(part_figures)
+        figures.merge(settled([part_figures]))
     return loss, figures
 
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from megatron_coreward.algorithm.batch import TrainBatch
 from megatron_coreward.algorithm.objective import (
     GrpoObjective,
+    add_mismatch,
     importance_weights,
     kl_penalty,
-    mismatch_sums,
     nll_objective,
 )
+from megatron_coreward.algorithm.token_figures import TokenFigures, settled
 from megatron_coreward.config.learning import AlgorithmConfig
-from megatron_coreward.utils.metrics import Figures
 from tests.support.metric_names import undocumented
 
 CONFIG = AlgorithmConfig(clip=0.2, kl_coef=0.1)
@@ -67,6 +67,10 @@ def one_token(logp, advantage, old=None, ref=None, weight=1.0) -> tuple[torch.Te
     return flat(logp).requires_grad_(), batch
 
 
+def numbers(figures: TokenFigures) -> dict[str, float]:
+    return settled([figures]).as_dict()
+
+
 def gradient(objective, logps_T, batch) -> torch.Tensor:
     loss, _ = objective(logps_T, batch)
     return torch.autograd.grad(loss, logps_T)[0]
@@ -106,7 +110,7 @@ def test_old_none_equals_old_log_probs_of_the_same_weights():
     given_old = replace(batch, old_logps_T=logps_T.detach())
     objective = GrpoObjective(CONFIG)
     assert torch.equal(gradient(objective, logps_T, batch), gradient(objective, logps_T, given_old))
-    assert objective(logps_T, batch)[1] == objective(logps_T, given_old)[1]
+    assert numbers(objective(logps_T, batch)[1]) == numbers(objective(logps_T, given_old)[1])
 
 
 @pytest.mark.parametrize("d", [-25.0, -1.0, 0.0, 1.0, 5.0, 15.0])
@@ -132,7 +136,7 @@ def test_clipping_acts_only_where_the_step_has_gone_far_enough(advantage, ratio,
     logps_T, batch = one_token(logp=-2.0, advantage=advantage, old=-2.0 - math.log(ratio))
     objective = GrpoObjective(AlgorithmConfig(clip=0.2, kl_coef=0.0))
     assert gradient(objective, logps_T, batch).item() == pytest.approx(expected)
-    clipped = objective(logps_T, batch)[1].as_dict()["policy/clip_fraction"]
+    clipped = numbers(objective(logps_T, batch)[1])["policy/clip_fraction"]
     assert clipped == (1.0 if expected == 0 else 0.0)
 
 
@@ -140,7 +144,7 @@ def policy_gradient(advantage: float, ratio: float, **options: float) -> tuple[f
     """(d loss / d log-prob, clip fraction) of one token."""
     logps_T, batch = one_token(logp=-2.0, advantage=advantage, old=-2.0 - math.log(ratio))
     objective = GrpoObjective(AlgorithmConfig(clip=0.2, kl_coef=0.0, **options))
-    figures = objective(logps_T, batch)[1].as_dict()
+    figures = numbers(objective(logps_T, batch)[1])
     return gradient(objective, logps_T, batch).item(), figures["policy/clip_fraction"]
 
 
@@ -196,7 +200,7 @@ def test_importance_weights_scale_the_policy_gradient_by_old_over_rollout_up_to_
     expected = -0.7 * math.exp(-1.4 - old_logp) * (weight or math.exp(old_logp - rollout))
     objective = GrpoObjective(AlgorithmConfig(kl_coef=0.0, tis_cap=cap))
     assert gradient(objective, logps_T, batch).item() == pytest.approx(expected)
-    assert objective(logps_T, batch)[1].as_dict()["mismatch/clipped"] == (weight is not None)
+    assert numbers(objective(logps_T, batch)[1])["mismatch/clipped"] == (weight is not None)
 
 
 def test_importance_weights_leave_the_kl_penalty_alone():
@@ -246,7 +250,7 @@ def test_what_the_gradients_of_the_kl_estimators_are_on_average():
 def test_the_logged_kl_is_the_same_for_every_estimator():
     logps_T, batch = make_batch([2, 3])
     logged = {
-        estimator: GrpoObjective(replace(CONFIG, kl_estimator=estimator))(logps_T, batch)[1].as_dict()
+        estimator: numbers(GrpoObjective(replace(CONFIG, kl_estimator=estimator))(logps_T, batch)[1])
         for estimator in ("k1", "k2", "k3")
     }
     assert len({figures["policy/kl"] for figures in logged.values()}) == 1
@@ -261,7 +265,7 @@ def test_unknown_estimator():
 def test_without_coefficient_no_reference_is_needed_and_with_one_it_is():
     logps_T, batch = make_batch([2], ref=False)
     _, figures = GrpoObjective(AlgorithmConfig(kl_coef=0.0))(logps_T, batch)
-    assert "policy/kl" not in figures.as_dict()
+    assert "policy/kl" not in numbers(figures)
     with pytest.raises(AssertionError, match="reference"):
         GrpoObjective(CONFIG)(logps_T, batch)
 
@@ -274,13 +278,13 @@ def test_an_empty_micro_batch_has_a_loss_of_zero_with_a_graph(objective):
     loss.backward()
     assert loss.item() == 0.0
     assert parameter.grad.item() == 0.0
-    assert all(math.isfinite(value) for value in figures.as_dict().values())
+    assert all(math.isfinite(value) for value in numbers(figures).values())
 
 
 def test_figures():
     logps_T, batch = make_batch([2, 3])
     loss, figures = GrpoObjective(CONFIG)(logps_T, batch)
-    values = figures.as_dict()
+    values = numbers(figures)
     d_T = batch.ref_logps_T - logps_T.detach()
     gap_T = batch.old_logps_T - batch.rollout_logps_T  # rollout weights are the old ones
     assert values["policy/loss"] == pytest.approx(loss.item())
@@ -290,7 +294,7 @@ def test_figures():
     assert values["mismatch/kl"] == pytest.approx((gap_T.exp() - gap_T - 1).mean().item())
     assert undocumented(values) == []
     assert "mismatch/clipped" not in values
-    with_cap = GrpoObjective(EVERYTHING)(logps_T, batch)[1].as_dict()
+    with_cap = numbers(GrpoObjective(EVERYTHING)(logps_T, batch)[1])
     assert with_cap["mismatch/clipped"] == (gap_T.exp() > 1.01).double().mean().item() > 0
     assert undocumented(with_cap) == []
 
@@ -300,15 +304,16 @@ def test_mismatch_kl_estimates_the_kl_of_rollout_samples():
     rollout, policy = torch.tensor([[0.3, 0.7], [0.4, 0.6]], dtype=torch.float64)
     expected = (rollout * (rollout / policy).log()).sum().item()
     tokens = torch.tensor([0] * 3 + [1] * 7)  # exactly as often as rollout draws them
-    kl_sum = mismatch_sums(policy.log()[tokens], rollout.log()[tokens], tis_cap=0.0)[2]
-    assert kl_sum.item() / len(tokens) == pytest.approx(expected)
+    figures = TokenFigures()
+    add_mismatch(figures, policy.log()[tokens], rollout.log()[tokens])
+    assert numbers(figures)["mismatch/kl"] == pytest.approx(expected)
 
 
 def test_nll_is_the_weighted_negative_log_likelihood():
     logps_T, batch = make_batch([2, 3])
     loss, figures = nll_objective(logps_T, batch)
     torch.testing.assert_close(torch.autograd.grad(loss, logps_T)[0], -batch.weights_T)
-    assert figures.as_dict()["policy/loss"] == pytest.approx(loss.item())
+    assert numbers(figures)["policy/loss"] == pytest.approx(loss.item())
 
 
 @pytest.mark.parametrize("config", [CONFIG, EVERYTHING], ids=["defaults", "everything"])
@@ -321,15 +326,15 @@ def test_any_split_into_micro_batches_gives_the_same_loss_gradient_and_figures(c
     whole_loss, whole = objective(logps_T, batch)
     whole_grad = torch.autograd.grad(whole_loss, logps_T)[0]
 
-    losses, merged = [], Figures()
+    losses, shares = [], []
     pieces = logps_T.split(lengths)
     for part in range(4):  # some parts are empty, as on a rank that pads its micro-batches
         indices = [i for i, chosen in enumerate(parts) if chosen == part]
         part_logps = torch.cat([pieces[i] for i in indices]) if indices else logps_T[:0]
         loss, figures = objective(part_logps, batch.select(indices))
         losses.append(loss)
-        merged.merge(figures)
+        shares.append(figures)
 
     torch.testing.assert_close(sum(losses), whole_loss)
     torch.testing.assert_close(torch.autograd.grad(sum(losses), logps_T)[0], whole_grad)
-    assert merged.as_dict() == pytest.approx(whole.as_dict())
+    assert settled(shares).as_dict() == pytest.approx(numbers(whole))
