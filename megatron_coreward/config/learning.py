@@ -33,8 +33,10 @@ class RewardConfig:
             "co_rewarding_3",
             "majority_voting",
             "pooled_vote",
+            "split_vote",
             "harmonic",
             "agreement_gate",
+            "consensus",
             "ground_truth",
             "self_certainty",
             "entropy",
@@ -44,8 +46,9 @@ class RewardConfig:
     ) = "co_reward"
     """Where rewards come from: co_reward (Co-rewarding-I: the majority answer of one view is the label of the
     other, Eq. 6-8), co_rewarding_2 (the teacher's majority answer), co_rewarding_3 (that of the other view),
-    majority_voting (the group's own), pooled_vote (that of both views together), harmonic (Self-Harmony: by
-    the harmonic mean of both views' shares), agreement_gate (that of both views, where they agree),
+    majority_voting (the group's own), pooled_vote (that of both views together), split_vote (that of the
+    group's other half), harmonic (Self-Harmony: by the harmonic mean of both views' shares), agreement_gate
+    (that of both views, where they agree), consensus (how often an answer wins the vote of a few judges),
     ground_truth, self_certainty, entropy or random, or one of one's own in a module of Python's path or of
     the folder that the command is run from. docs/reward_methods.md has the formulas, and how to write one."""
     options: Options = Field(default_factory=dict)
@@ -59,8 +62,8 @@ class RewardConfig:
     min_agreement: Share = 0.0
     """Least share of a group's responses that the winning class needs; below it there is no label."""
     min_entropy: NotNegative = 0.0
-    """A group gets rewards only if the entropy of its answers in nats is above this, each missing answer being
-    a class of its own (EMPO's gate); ln(responses of the group) where all differ. 0 = no limit."""
+    """A group gets rewards only if the entropy of its answers in nats is above this, each missing answer
+    being a class of its own (EMPO's gate); ln(responses of the group) where all differ. 0 = no limit."""
     max_entropy: NotNegative = 0.0
     """The same, but below this. 0 = no limit."""
     weight_by_share: bool = False

@@ -68,7 +68,7 @@ def elected(
 
 
 def answer_entropy(classes: Sequence[int]) -> float:
-    """Entropy in nats of a group's answers; each missing answer is a class of its own (EMPO's code in verl)."""
+    """Entropy in nats of a group's answers; each missing answer is a class of its own (EMPO's verl code)."""
     counts = Counter(c for c in classes if c != NO_ANSWER)
     sizes = [*counts.values(), *[1] * (len(classes) - counts.total())]
     return sum(size / len(classes) * math.log(len(classes) / size) for size in sizes)

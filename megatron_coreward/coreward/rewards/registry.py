@@ -12,6 +12,7 @@ from megatron_coreward.coreward.rewards import (
     co_reward,
     co_rewarding_2,
     co_rewarding_3,
+    consensus,
     entropy,
     ground_truth,
     harmonic,
@@ -19,6 +20,7 @@ from megatron_coreward.coreward.rewards import (
     pooled_vote,
     random_reward,
     self_certainty,
+    split_vote,
 )
 from megatron_coreward.coreward.rewards.judging import Method, OptionValue
 from megatron_coreward.coreward.rewards.own import load
@@ -30,6 +32,7 @@ METHODS = {
     "co_rewarding_3": Method(co_rewarding_3.judge, both_views=True, votes=True, teacher=True),
     "majority_voting": Method(majority_voting.judge, votes=True),
     "pooled_vote": Method(pooled_vote.judge, both_views=True, votes=True),
+    "split_vote": Method(split_vote.judge, votes=True),
     "harmonic": Method(harmonic.judge, both_views=True, votes=True),
     "agreement_gate": Method(
         agreement_gate.judge,
@@ -38,6 +41,15 @@ METHODS = {
         options=agreement_gate.OPTIONS,
         choices=agreement_gate.CHOICES,
         adapted=agreement_gate.adapted,
+    ),
+    "consensus": Method(
+        consensus.judge,
+        both_views=True,
+        votes=True,
+        graded=False,
+        options=consensus.OPTIONS,
+        choices=consensus.CHOICES,
+        adapted=consensus.adapted,
     ),
     "ground_truth": Method(ground_truth.judge, truth=True),
     "self_certainty": Method(self_certainty.judge, self_certainty.signal, confidence=True, graded=False),
@@ -97,7 +109,8 @@ def with_options(config: Config) -> Config:
 
 
 def _either(choices: Sequence[OptionValue]) -> str:
-    return " or ".join(map(repr, choices))
+    *others, last = map(repr, choices)
+    return " or ".join(filter(None, (", ".join(others), last)))
 
 
 def views_of(config: Config) -> tuple[View, ...]:

@@ -172,9 +172,12 @@ def test_random_rewards_are_a_fair_coin_that_depends_on_seed_step_and_place_only
     assert judge("random", {ORIGINAL: Group(answers([0, N]), signals=[1.0, 0.0])})[ORIGINAL].rewards == [1, 0]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "split_vote"])
 def test_rewards_follow_their_responses(name):
-    """Permuting a group's responses permutes its rewards, but for ties, which the first sample decides."""
+    """Permuting a group's responses permutes its rewards, but for ties, which the first sample decides.
+
+    In split_vote the place of a response decides who judges it: it has a test of its own.
+    """
     rng = random.Random(3)
     for _ in range(50):
         groups, order = {}, {}
