@@ -110,6 +110,9 @@ class AlgorithmConfig:
     mask_truncated: bool = False
     """Truncated responses take no part in the loss, KL penalty included. Their rewards still count in the
     group's baseline, and with denominator=all they stay in the divisor."""
+    mask_answer: bool = False
+    """The tokens in the boxes of a response's answer take no part in the loss, KL penalty included, but stay
+    in the divisor: what leads to the answer is learned, not the answer itself (OM-GRPO)."""
     skip_no_signal: bool = False
     """Leave out of forward and backward passes what adds exactly nothing to the loss: groups with equal
     rewards (if kl_coef=0 or denominator=active) and masked responses. Never changes the gradient."""

@@ -13,10 +13,12 @@ nothing. The authors' code gathers all text on one driver and loops over it.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.config.schema import Config
+from megatron_coreward.coreward.answer_tokens import Decode, answer_tokens
 from megatron_coreward.coreward.rewards.judging import Answers, Group, Groups, Judgement, judged, voted
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.coreward.voting import Vote, in_band
@@ -61,11 +63,16 @@ class CoRewardStage:
     """roles.RewardStage, for every method of rewards/registry.py.
 
     `config` is complete (registry.with_options). `truths` by pair_id is for a method that needs it; any other
-    must not be given one.
+    must not be given one. `decode` is for `algorithm.mask_answer`.
     """
 
     def __init__(
-        self, comm: Communicator, grader: Grader, config: Config, truths: Mapping[int, str] | None = None
+        self,
+        comm: Communicator,
+        grader: Grader,
+        config: Config,
+        truths: Mapping[int, str] | None = None,
+        decode: Decode | None = None,
     ) -> None:
         self._comm = comm
         self._grader = grader
@@ -76,6 +83,7 @@ class CoRewardStage:
             f"reward.method={config.reward.method}: ground truths {'missing' if truths is None else 'given'}"
         )
         self._truths = truths or {}
+        self._decode = decode
 
     def __call__(
         self, responses: Sequence[Response], teacher: Sequence[Response] = ()
@@ -98,6 +106,8 @@ class CoRewardStage:
         figures.add_sum("grader/timeouts", self._grader.timeouts - timeouts)
         figures.add_sum("stage/bytes", self._comm.bytes_sent - bytes_before)
         scored = [_scored(r, a, verdict_of[a.identity]) for r, a in zip(responses, answers, strict=True)]
+        if self._config.algorithm.mask_answer:
+            scored = [self._with_answer_tokens(response, figures) for response in scored]
         return scored, figures
 
     def _answer(self, response: Response, source: str) -> _Answer:
@@ -106,6 +116,15 @@ class CoRewardStage:
         if self._method.signal is not None and source == POLICY:
             signal = float(self._method.signal(response, self._config))
         return _Answer(response.pair_id, source, response.view.value, response.sample, form, signal)
+
+    def _with_answer_tokens(self, response: ScoredResponse, figures: Figures) -> ScoredResponse:
+        if response.sample >= self._config.rollout.samples:  # it only votes
+            return response
+        assert self._decode is not None, "algorithm.mask_answer needs the tokenizer"
+        ids, equality = response.response_ids.tolist(), self._config.reward.equality
+        tokens = answer_tokens(response.text, ids, self._decode, equality)
+        figures.add_mean(f"{response.view.value}/answer_tokens", len(tokens), 1)
+        return replace(response, answer_tokens=tokens)
 
     def _by_owner(self, answers: Sequence[_Answer]) -> list[list[_Answer]]:
         owners = self._owners({answer.pair_id for answer in answers})
