@@ -243,7 +243,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
             reference=reference,
             teacher=teacher,
             rollout=engine,
-            reward_stage=CoRewardStage(comm, grader, config, truths if method.truth else None),
+            reward_stage=CoRewardStage(comm, grader, config, truths if method.truth else None, engine.decode),
             objective=GrpoObjective(config.algorithm),
             sampler=sampler,
             comm=comm,

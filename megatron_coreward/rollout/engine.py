@@ -130,6 +130,10 @@ class VllmEngine:
         responses = self._responses(placed, outputs) if self.is_first_rank else []
         return sorted(responses, key=lambda response: response.key)
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a response's tokens, but for the one that stopped it."""
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
     def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
         """roles.RolloutEngine.load_weights. `weights` are whole tensors on every rank; vLLM slices them.
 
@@ -194,9 +198,7 @@ class VllmEngine:
         completions = [output.outputs[0] for output in outputs]
         # The stop token need not be special in the tokenizer, so it is cut off here.
         ids = [list(c.token_ids)[: -1 if c.finish_reason == "stop" else None] for c in completions]
-        texts = self._tokenizer.batch_decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        texts = [self.decode(of_response) for of_response in ids]
         return [
             Response(
                 pair_id=request.pair_id,
