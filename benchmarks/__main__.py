@@ -23,11 +23,12 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.record import Record, machine, slower, versions
-from benchmarks.results import page
+from benchmarks.results import page, plot
 from benchmarks.suite import ROWS, Row
 
 TABLE = Path(__file__).parent / "RESULTS.md"
 FOLDER = Path("build/bench")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = {row.name: options.folder / f"{row.name}.json" for row in ROWS}
         records = {name: Record.read(file) for name, file in files.items() if file.is_file()}
         TABLE.write_text(page(ROWS, records))
+        for row in ROWS:
+            if row.name in records and records[row.name].curve:
+                plot(records[row.name], row.title, TABLE.with_name(f"{row.name}.svg"))
         console.print(f"the table is in {TABLE}")
     if failed:
         console.print(
@@ -85,6 +89,11 @@ def wanted(row: Row, options: argparse.Namespace, output: Path) -> bool:
     return not output.is_file() if options.all else row.short
 
 
+def environment() -> dict[str, str]:
+    """The shell's, without its numbers of threads: a row says itself how many it has, or has all cores."""
+    return {name: value for name, value in os.environ.items() if name not in THREADS}
+
+
 def measure(row: Row, output: Path, options: argparse.Namespace) -> bool:
     """Runs the row's program, and writes its name and command into its file; whether it succeeded."""
     command = [*row.command, *(row.tiny if options.tiny else ())]
@@ -93,7 +102,7 @@ def measure(row: Row, output: Path, options: argparse.Namespace) -> bool:
     output.unlink(missing_ok=True)
     started = subprocess.run(
         [*programs[command[0]], *command[1:], "--output", str(output)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        env=environment() | {"CUDA_VISIBLE_DEVICES": ""},
         check=False,
     )
     if started.returncode or not output.is_file():

@@ -113,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def config_of(model: Path, impl: str, tokens: int, recompute: str) -> Config:
+def config_of(model: Path, impl: str, tokens: int, recompute: str, *more: str) -> Config:
+    """`more` are further settings, key=value."""
     return load_config(
         [],
         [
@@ -122,6 +123,7 @@ def config_of(model: Path, impl: str, tokens: int, recompute: str) -> Config:
             f"optimizer.micro_batch_tokens={tokens}",
             f"memory.recompute={recompute}",
             "algorithm.kl_coef=0",
+            *more,
         ],
     )
 
@@ -159,13 +161,18 @@ def make_batch(policy: MegatronPolicy, tokens: int) -> TrainBatch:
     count = max(1, tokens // (PROMPT + RESPONSE))
     prompt = PROMPT if tokens >= PROMPT + RESPONSE else tokens // 4
     response = RESPONSE if tokens >= PROMPT + RESPONSE else tokens - prompt
+    return make_groups(policy, count, 1, prompt, response)
+
+
+def make_groups(policy: MegatronPolicy, groups: int, samples: int, prompt: int, response: int) -> TrainBatch:
+    """`samples` responses of `response` tokens to each of `groups` prompts of `prompt`."""
     rng = np.random.default_rng(0)
     scored = [
         ScoredResponse(
             pair_id=number,
             view=View.ORIGINAL,
-            sample=0,
-            prompt_ids=tuple(rng.integers(0, 250, prompt).tolist()),
+            sample=sample,
+            prompt_ids=prompt_ids,
             response_ids=rng.integers(0, 250, response).astype(np.int32),
             rollout_logps=np.zeros(response, np.float32),
             text="",
@@ -173,7 +180,9 @@ def make_batch(policy: MegatronPolicy, tokens: int) -> TrainBatch:
             weights_version=0,
             advantage=float(rng.normal()),
         )
-        for number in range(count)
+        for number in range(groups)
+        for prompt_ids in [tuple(rng.integers(0, 250, prompt).tolist())]
+        for sample in range(samples)
     ]
     return policy.shard(with_weights(scored, policy.config, policy.comm))
 

@@ -44,7 +44,7 @@ from megatron_coreward.config.model_shape import ModelShape, read_shape
 from megatron_coreward.config.schema import Config
 from megatron_coreward.phases import flops
 from megatron_coreward.planning import activations
-from megatron_coreward.planning.activations import Kernels, Pass
+from megatron_coreward.planning.activations import Pass
 from megatron_coreward.preflight.costs import memory_per_rank
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize
@@ -216,18 +216,18 @@ def measure_head(shape: ModelShape, dtype: torch.dtype, rows: int) -> int:
 
 def predict(config: Config, shape: ModelShape, case: Case, tokens: int) -> dict[str, int]:
     """The same figures from planning/, and the operations from phases/flops.py."""
-    kernels = Kernels("bfloat16" if config.model.dtype == "bfloat16" else "float32", fused_norm=False)
+    dtype = "bfloat16" if config.model.dtype == "bfloat16" else "float32"
     length = tokens // case.responses
     rows = case.responses * (length - int(length * PROMPT_SHARE))
     packed = Pass(length * case.responses, rows)
-    static = memory_per_rank(config, shape, kernels.dtype)
-    kept = activations.kept_bytes(config, shape, kernels, 0, packed)
-    head = activations.head_input_bytes(config, shape, kernels, packed)
+    static = memory_per_rank(config, shape, dtype)
+    kept = activations.kept_bytes(config, shape, dtype, 0, packed)
+    head = activations.head_input_bytes(config, shape, dtype, packed)
     return {
         **{name: static[name] for name in ("weights", "gradients", "optimizer")},
         "kept for backward": kept + head,
-        "peak": kept + activations.work_bytes(config, shape, kernels, 0, packed),
-        "head and log-probs": activations.logits_bytes(config, shape, kernels, rows, backward=True),
+        "peak": kept + activations.work_bytes(config, shape, dtype, 0, packed),
+        "head and log-probs": activations.logits_bytes(config, shape, dtype, rows, backward=True),
         "FLOPs": flops.training_flops(
             shape, [length] * case.responses, rows, recompute=config.memory.recompute, causal=False
         ),

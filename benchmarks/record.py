@@ -30,6 +30,16 @@ class Spread(NamedTuple):
 
 
 @dataclass
+class Curve:
+    """A row's ways as points: seconds over `points[way]`, named `axis`; `expected` is what `formula` says."""
+
+    axis: str
+    points: dict[str, float]
+    expected: dict[str, float]
+    formula: str
+
+
+@dataclass
 class Record:
     """One row. `ratios` is what it shows: title -> (numerator, denominator), names of `ways`.
 
@@ -42,6 +52,7 @@ class Record:
     ratios: dict[str, tuple[str, str]]
     goals: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    curve: "Curve | None" = None
     command: str = ""
     machine: dict[str, Any] = field(default_factory=lambda: machine())
     versions: dict[str, str] = field(default_factory=lambda: versions())
@@ -62,6 +73,7 @@ class Record:
     def read(cls, path: Path) -> "Record":
         content = json.loads(path.read_text())
         content["ratios"] = {title: tuple(names) for title, names in content["ratios"].items()}
+        content["curve"] = Curve(**content["curve"]) if content["curve"] else None
         return cls(**content)
 
 

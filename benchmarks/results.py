@@ -1,6 +1,7 @@
 """Writes RESULTS.md from the rows' JSON files; a row that was not measured is said to be so."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from benchmarks.record import Record, Spread, spread
 from benchmarks.suite import Row
@@ -21,6 +22,8 @@ def page(rows: Sequence[Row], records: Mapping[str, Record]) -> str:
         parts.append(
             section(record) if record else f"Not measured: `python -m benchmarks --rows {row.name}`.\n"
         )
+        if record and record.curve:
+            parts.append(f"![{row.title}]({row.name}.svg)\n")
     return "\n".join(parts)
 
 
@@ -41,6 +44,27 @@ def section(record: Record) -> str:
     short = ((name, value) for name, value in about.items() if len(str(value)) < 100)
     described = "; ".join(f"{name} {value}" for name, value in short)
     return "\n".join([f"`{record.command}`\n", *lines, "", described, ""])
+
+
+def plot(record: Record, title: str, path: Path) -> None:
+    """Medians, with the quartiles as error bars, beside what the curve's formula says; an SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    assert record.curve, f"{record.row} has no curve"
+    ways = [(way, spread(record.ways[way]["wall_s"])) for way in record.curve.points]
+    places = [record.curve.points[way] for way, _ in ways]
+    medians = [seconds.median for _, seconds in ways]
+    errors = [[s.median - s.low for _, s in ways], [s.high - s.median for _, s in ways]]
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.errorbar(places, medians, errors, marker="o", label="measured")
+    axes.plot(places, [record.curve.expected[way] for way, _ in ways], "--", label=record.curve.formula)
+    axes.set(title=title, xlabel=record.curve.axis, ylabel="seconds", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with matplotlib.rc_context({"svg.hashsalt": record.row}):  # the same figures make the same file
+        figure.savefig(path, metadata={"Date": None})
 
 
 def text(values: Spread) -> str:

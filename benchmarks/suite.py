@@ -25,6 +25,8 @@ SYNC, REWARD, UPDATE = "benchmarks.weight_sync", "benchmarks.coreward_stage", "b
 TINY_SYNC = ("--layers", "2")
 TRL = (*PYTHON, "benchmarks.trl_line")
 TINY_TRL = ("--tiny",)
+GENERATE = "benchmarks.generate"
+SHARED = (*PYTHON, "benchmarks.shared_prompts")
 
 ROWS = (
     Row("trl", "step: 4 questions, G 8, 48 tokens", TRL, TINY_TRL, short=True, repeats=3),
@@ -57,5 +59,46 @@ ROWS = (
     Row("trl_200", "step: 200 new tokens", (*TRL, "--new-tokens", "200"), TINY_TRL, repeats=3),
     Row("trl_g4", "step: G 4", (*TRL, "--samples", "4"), TINY_TRL, repeats=3),
     Row("trl_g16", "step: G 16", (*TRL, "--samples", "16"), TINY_TRL, repeats=3),
+    Row("floor", "step against its own floor", (*PYTHON, "benchmarks.step_floor"), TINY_TRL),
+    Row("memory", "memory per rank, SmolLM2 example", (*PYTHON, "benchmarks.memory"), TINY_TRL, repeats=3),
+    Row("ablation", "step: each lever off", (*PYTHON, "benchmarks.ablation"), TINY_TRL, repeats=3),
+    Row("shared_120_48", "shared prompts: P 120, R 48, G 8", SHARED, ("--tiny",), repeats=3),
+    Row(
+        "shared_150_800",
+        "shared prompts: P 150, R 800, G 8",
+        (*SHARED, "--prompt", "150", "--response", "800", "--groups", "1"),
+        ("--tiny",),
+        repeats=3,
+    ),
+    Row(
+        "shared_500_200",
+        "shared prompts: P 500, R 200, G 8",
+        (*SHARED, "--prompt", "500", "--response", "200", "--groups", "1"),
+        ("--tiny",),
+        repeats=3,
+    ),
+    Row(
+        "head",
+        "log-probs, 16,384 tokens x 152,000 x 1,024",
+        (*PYTHON, "benchmarks.head"),
+        ("--tiny",),
+        repeats=3,
+    ),
+    Row("generate", "generate against bare vLLM", (*PYTHON, GENERATE), ("--tiny",)),
+    Row("replicas", "generate: two replicas against one", (*TWO_RANKS, GENERATE), ("--tiny",)),
+    Row(
+        "growth",
+        "update by response length, P 120, G 8",
+        (*PYTHON, "benchmarks.growth"),
+        ("--tiny",),
+        repeats=3,
+    ),
+    Row(
+        "pipeline",
+        "update with PP2 and 1 to 8 micro-batches",
+        (*TWO_RANKS, "benchmarks.pipeline"),
+        ("--tiny",),
+        repeats=3,
+    ),
     Row("update_512", "update, 512 tokens", (*PYTHON, UPDATE, "--tokens", "512"), ("--tiny",)),
 )

@@ -8,9 +8,10 @@ have 100 to 130 tokens; their rows and token ids are printed. The model is SmolL
 tools/fetch_smollm2.py makes it, unless `--model` names another. KL on, float32, EOS ignored, both cores.
 
 TRL runs in build/bench-trl, which is made from requirements/bench-trl.txt at first. It has no gradient
-checkpointing and runs as one process with two threads and as two with one, each with the largest batch that
-fits: all responses, or half as many until a step succeeds. A repeat starts each way anew, in turns, and times
-the step after a warm-up step; wall seconds are the slowest rank's, CPU seconds those of all ranks.
+checkpointing and runs as one process with two threads and as two with one, each with the faster of two
+batches: the largest that fits (all responses, halved as long as memory is short) and half of it, which the
+first repeat compares. A repeat starts each way anew, in turns, and times the step after a warm-up step; wall
+seconds are the slowest rank's, CPU seconds those of all ranks.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -38,9 +40,13 @@ TRL, MODEL = ROOT / "build" / "bench-trl", ROOT / "build" / "bench-model"
 PINS = ROOT / "requirements" / "bench-trl.txt"
 SHORTEST, LONGEST = 100, 130
 WARM_UP = 1
+OUT_OF_MEMORY = "out_of_memory"
+"""The file that trl_theirs.py leaves in the spec's folder where memory was short."""
 RENDEZVOUS = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", *RENDEZVOUS)
-Way = Callable[[dict[str, Any]], Series | None]
+Steps = list[tuple[dict[str, float], ...]]
+"""Steps, and of each what its ranks have measured."""
+Way = Callable[[dict[str, Any]], Series]
 
 
 def main() -> None:
@@ -56,17 +62,7 @@ def main() -> None:
             "TRL, 1 process of 2 threads": partial(run_trl, 1),
             "TRL, 2 processes": partial(run_trl, 2),
         }
-        found: dict[str, Series] = {title: {"wall_s": [], "cpu_s": []} for title in ways}
-        for repeat in range(options.repeats):
-            names = list(ways)
-            turn = repeat % len(names)
-            for title in names[turn:] + names[:turn]:
-                series = ways[title](spec)
-                if series is None:
-                    raise RuntimeError(f"{title}: no step succeeded; its output is above")
-                for measure, values in series.items():
-                    found[title][measure] += values
-                console.print(f"repeat {repeat + 1}, {title}: {found[title]['wall_s'][-1]:.2f} s")
+        found = in_turns(ways, spec, options.repeats, console)
     ours, *theirs = found
     kept = ("questions", "views", "samples", "new_tokens", "kl_coef", "lr", "rows")
     record = Record(
@@ -78,6 +74,19 @@ def main() -> None:
         notes={"trl": trl_version(), "batch per process of TRL": spec["batches"], "ids": spec["prompts"]},
     )
     record.write(options.output)
+
+
+def in_turns(ways: dict[str, Way], spec: dict[str, Any], repeats: int, console: Console) -> dict[str, Series]:
+    """Each way `repeats` times, started anew, in an order that rotates."""
+    found: dict[str, Series] = {title: {} for title in ways}
+    names = list(ways)
+    for repeat in range(repeats):
+        turn = repeat % len(names)
+        for title in names[turn:] + names[:turn]:
+            for measure, values in ways[title](spec).items():
+                found[title].setdefault(measure, []).extend(values)
+            console.print(f"repeat {repeat + 1}, {title}: {found[title]}")
+    return found
 
 
 def parser() -> argparse.ArgumentParser:
@@ -160,6 +169,10 @@ def make_spec(options: argparse.Namespace, model: str, folder: Path, console: Co
         "lr": 3e-6,
         "steps": WARM_UP + 1,
         "batches": {},
+        "changes": [],
+        "kv_block": 0,
+        "floor": False,
+        "holdings": False,
     }
 
 
@@ -167,36 +180,62 @@ def prompts_of(pair: QuestionPair, both: bool) -> list[tuple[int, ...]]:
     return [pair.original_ids, pair.rephrased_ids] if both else [pair.original_ids]
 
 
-def run_ours(spec: dict[str, Any]) -> Series | None:
-    return run([sys.executable, *TORCHRUN, "-m", "benchmarks.trl_ours"], spec, {"OMP_NUM_THREADS": "1"})
+def run_ours(spec: dict[str, Any]) -> Series:
+    return series_of(steps_of_ours(spec))
 
 
-def run_trl(processes: int, spec: dict[str, Any]) -> Series | None:
-    """With the largest batch that fits, which the first repeat finds out."""
+def steps_of_ours(spec: dict[str, Any]) -> Steps:
+    command = [sys.executable, *TORCHRUN, "-m", "benchmarks.trl_ours"]
+    steps = run(command, spec, {"OMP_NUM_THREADS": "1"})
+    assert steps is not None, "only TRL tells of short memory"
+    return steps
+
+
+def run_trl(processes: int, spec: dict[str, Any]) -> Series:
+    """With the faster of the two largest batches that fit, which the first repeat finds out."""
     python, program = str(TRL / "bin" / "python"), str(Path(__file__).with_name("trl_theirs.py"))
     command = [python, *(TORCHRUN if processes == 2 else ()), program]
     threads, batches = 2 // processes, spec["batches"]
-    batch = batches.get(processes, len(spec["prompts"]) * spec["samples"] // processes)
     environment = {"OMP_NUM_THREADS": str(threads), "PYTHONSAFEPATH": "1", "PYTHONPATH": ""}
-    while batch >= 1:
-        series = run(command, spec | {"threads": threads, "batch": batch}, environment)
-        if series is not None:
-            batches[processes] = batch
-            return series
+
+    def steps_of(batch: int) -> Series | None:
+        steps = run(command, spec | {"threads": threads, "batch": batch}, environment)
+        return None if steps is None else series_of(steps)
+
+    known = batches.get(processes)
+    batch = known or len(spec["prompts"]) * spec["samples"] // processes
+    while (series := steps_of(batch)) is None:
+        if batch == 1:
+            raise RuntimeError(f"TRL, {processes} process(es): memory is short even for a batch of 1")
         batch //= 2
-    return None
+    batches[processes] = batch
+    smaller = steps_of(batch // 2) if known is None and batch > 1 else None
+    if smaller is None or median(series["wall_s"]) <= median(smaller["wall_s"]):
+        return series
+    batches[processes] = batch // 2
+    return smaller
 
 
-def run(command: list[str], spec: dict[str, Any], environment: dict[str, str]) -> Series | None:
-    """The timed steps of one start, without the warm-up; None if a rank failed."""
+def run(command: list[str], spec: dict[str, Any], environment: dict[str, str]) -> Steps | None:
+    """The timed steps of one start, without the warm-up; None if memory was short.
+
+    Raises:
+        RuntimeError: a rank failed for another reason; its output stands above.
+    """
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "spec.json"
         file.write_text(json.dumps(spec | {"folder": name}))
         environment = {**os.environ, **environment, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-        if subprocess.run([*command, str(file)], env=environment, cwd=ROOT, check=False).returncode:
-            return None
+        if code := subprocess.run([*command, str(file)], env=environment, cwd=ROOT, check=False).returncode:
+            if (Path(name) / OUT_OF_MEMORY).exists():
+                return None
+            raise RuntimeError(f"{' '.join(command)} ended with code {code}; its output is above")
         ranks = [json.loads(path.read_text())[WARM_UP:] for path in sorted(Path(name).glob("rank*.json"))]
-    steps = list(zip(*ranks, strict=True))
+    return list(zip(*ranks, strict=True))
+
+
+def series_of(steps: Steps) -> Series:
+    """Wall seconds of the slowest rank, CPU seconds of all."""
     return {
         "wall_s": [max(rank["wall_s"] for rank in step) for step in steps],
         "cpu_s": [sum(rank["cpu_s"] for rank in step) for step in steps],

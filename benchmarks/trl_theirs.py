@@ -4,7 +4,8 @@
 
 trl_line.py writes the spec and reads the seconds that every rank leaves in the spec's folder. It imports
 nothing of this repository. EOS is ignored by min_new_tokens. Memory is limited to this rank's share of what
-is free, so that a batch that does not fit ends in an error, and not the machine.
+is available, so that a batch that does not fit ends in an error, and not the machine; the rank then leaves a
+file "out_of_memory" there, which no other error does.
 """
 
 import json
@@ -15,10 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+
+MEMORY_IS_SHORT = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
+"""In the messages of torch's RuntimeError on a CPU."""
 
 
 class Timer(TrainerCallback):
@@ -38,8 +43,8 @@ class Timer(TrainerCallback):
 def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text())
     ranks = int(os.environ.get("WORLD_SIZE", 1))
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks
-    resource.setrlimit(resource.RLIMIT_DATA, (free, free))
+    share = psutil.virtual_memory().available // ranks  # MemAvailable of /proc/meminfo
+    resource.setrlimit(resource.RLIMIT_DATA, (share, share))
     torch.set_num_threads(spec["threads"])
     tokenizer = AutoTokenizer.from_pretrained(spec["model"])
     for text, ids in zip(spec["texts"], spec["prompts"], strict=True):
@@ -80,7 +85,12 @@ def main() -> None:
             seed=1,
         ),
     )
-    trainer.train()
+    try:
+        trainer.train()
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY_IS_SHORT):
+            (Path(spec["folder"]) / "out_of_memory").touch()
+        raise
     file = Path(spec["folder"]) / f"rank{os.environ.get('RANK', 0)}.json"
     file.write_text(json.dumps(timer.steps))
 

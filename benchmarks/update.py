@@ -4,7 +4,7 @@
 
 One rank with all cores; random weights in the shape of SmolLM2-135M; responses as in actor.py. The products
 are those of the linear layers and the head, forward and both of the backward pass, in the same sizes. The
-share of their rate is (products' seconds / products' FLOPs) / (update's seconds / update's FLOPs).
+share of their rate is (products' seconds / products' FLOPs) / (update's seconds / its useful FLOPs).
 """
 
 import argparse
@@ -20,13 +20,17 @@ from benchmarks.convert import SIZES
 from benchmarks.record import Record, paired
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.model_shape import ModelShape, read_shape
-from megatron_coreward.phases.flops import head_flops, linear_flops_per_token, training_flops
+from megatron_coreward.config.precision import HEAD_CHUNK_BYTES
+from megatron_coreward.phases.flops import head_flops, linear_flops_per_token, useful_flops
 from megatron_coreward.utils.distributed import initialize
 from tests.support.models import tiny_model
 
 
-def products(shape: ModelShape, tokens: int, rows: int) -> Callable[[], None]:
-    """Every product of a linear layer and of the head in one forward and backward pass."""
+def products(shape: ModelShape, tokens: int, rows: int, *, backward: bool = True) -> Callable[[], None]:
+    """Every product of a linear layer and of the head in one forward pass, and in the backward pass.
+
+    The head's are in chunks, as in actor/compute/token_stats.py.
+    """
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     sizes = [
         (tokens, shape.hidden, queries + 2 * keys),
@@ -34,15 +38,17 @@ def products(shape: ModelShape, tokens: int, rows: int) -> Callable[[], None]:
         (tokens, shape.hidden, 2 * shape.active_intermediate),
         (tokens, shape.active_intermediate, shape.hidden),
     ] * shape.layers
-    sizes.append((rows, shape.hidden, shape.vocab))
+    chunk = max(1, HEAD_CHUNK_BYTES // (4 * shape.vocab))
+    sizes += [(min(chunk, rows - start), shape.hidden, shape.vocab) for start in range(0, rows, chunk)]
     operands = {(m, k, n): (torch.randn(m, k), torch.randn(k, n), torch.randn(m, n)) for m, k, n in {*sizes}}
 
     def work() -> None:
         for size in sizes:
             inputs, weight, gradient = operands[size]
             inputs @ weight
-            gradient @ weight.T
-            inputs.T @ gradient
+            if backward:
+                gradient @ weight.T
+                inputs.T @ gradient
 
     return work
 
@@ -65,7 +71,8 @@ def main() -> None:
         bare = products(shape, sum(lengths), rows)
         ways = paired({"update": lambda: policy.update(batch, objective), "products": bare}, options.repeats)
     dist.destroy_process_group()
-    useful = training_flops(shape, lengths, rows)
+    response = rows // len(lengths)  # those of actor.make_batch are equally long
+    useful = 3 * useful_flops(shape, [(length - response, [response]) for length in lengths])
     plain = 3 * (linear_flops_per_token(shape) * sum(lengths) + head_flops(shape, rows))
     record = Record(
         row="update",

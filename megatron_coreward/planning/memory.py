@@ -13,11 +13,12 @@ from megatron_coreward.config.precision import resolve_dtype, wanted
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of
 from megatron_coreward.phases.table import PHASES, Needs
-from megatron_coreward.planning.activations import Kernels, Pass, forward_bytes, kept_bytes, work_bytes
+from megatron_coreward.planning.activations import Pass, forward_bytes, kept_bytes, work_bytes
 from megatron_coreward.planning.devices import Cluster
 from megatron_coreward.preflight.costs import (
     GIB,
     MIB,
+    PRECISIONS,
     batch_arithmetic,
     kv_cache_bytes_per_token,
     memory_per_rank,
@@ -150,19 +151,18 @@ def packed_pass(config: Config, cluster: Cluster) -> Pass:
 def _work(config: Config, shape: ModelShape, cluster: Cluster, name: str, stage: int) -> dict[str, int]:
     """Memory that a phase computes with, beside what the table moves."""
     dtype = run_dtype(config, cluster)
-    kernels = Kernels(dtype, fused_norm=cluster.on_gpu)
     packed = packed_pass(config, cluster)
     if name in ("log_probs", "confidence"):
-        return {"forward pass": forward_bytes(config, shape, kernels, stage, packed)}
+        return {"forward pass": forward_bytes(config, shape, dtype, stage, packed)}
     if name == "update":
         in_flight = min(config.parallel.pipeline - stage, micro_batches(config, cluster))
         return {
-            "activations": in_flight * kept_bytes(config, shape, kernels, stage, packed),
-            "backward pass": work_bytes(config, shape, kernels, stage, packed),
+            "activations": in_flight * kept_bytes(config, shape, dtype, stage, packed),
+            "backward pass": work_bytes(config, shape, dtype, stage, packed),
         }
     if name in (FIRST_SYNC, "sync", "teacher"):
         # Bucket, whole tensor and the engine's copy of it: "extra memory" in docs/evidence/weight_sync.md.
-        whole = vocabulary_parameters(shape, 1) * kernels.bytes_per_value
+        whole = vocabulary_parameters(shape, 1) * PRECISIONS[dtype].weight
         return {"buckets": 3 * max(config.weight_sync.bucket_mb * MIB, whole)}
     return {}
 

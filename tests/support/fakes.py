@@ -14,6 +14,7 @@ import torch
 
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.algorithm.objective import Objective
+from megatron_coreward.algorithm.token_figures import settled
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.roles import KV_CACHE, WEIGHTS
 from megatron_coreward.types import (
@@ -151,7 +152,7 @@ class FakePolicy(FakeModel):
             failure, self.failure = self.failure, None
             raise failure
         self.value += 1
-        return objective(batch.rollout_logps_T + self.gap, batch)[1]
+        return settled([objective(batch.rollout_logps_T + self.gap, batch)[1]])
 
 
 class FakeTeacher(FakeModel):

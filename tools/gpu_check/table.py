@@ -76,9 +76,22 @@ CHECKS = (
     ),
     Check(
         "checkpoint",
-        "Checkpoint written by a forked process during an update, loaded; Hugging Face export, read back",
+        "Checkpoints written by a forked process during an update, from the device and from offloaded state, "
+        "loaded; Hugging Face export, read back",
         f"{_PARTS}.weights:travel",
-        40,
+        50,
+    ),
+    Check(
+        "attention",
+        "Attention in bfloat16 of packed responses that share prompts against one by one on the CPU",
+        f"{_PARTS}.pieces:attention",
+        20,
+    ),
+    Check(
+        "log_probs",
+        "Log-probs in chunks in bfloat16, a vocabulary of 151,936, against whole logits on the CPU",
+        f"{_PARTS}.pieces:log_probs",
+        30,
     ),
     Check(
         "speed",

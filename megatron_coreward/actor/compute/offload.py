@@ -108,9 +108,13 @@ def _room_for(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def on_its_own(piece: Tensor) -> Tensor:
-    """The same host memory as a tensor that is no part of a larger one, which Megatron copies to write it."""
-    memory = piece.detach().flatten().view(torch.uint8).numpy()
-    return torch.from_numpy(memory).view(piece.dtype).view(piece.shape)
+    """The same host memory as a tensor that is no part of a larger one, which Megatron copies to write it.
+
+    By way of numpy `piece` could never be offloaded again: torch then lets nobody resize its memory.
+    """
+    start = piece.storage_offset() * piece.itemsize
+    memory = piece.untyped_storage()[start : start + piece.nbytes]
+    return torch.empty(0, dtype=piece.dtype).set_(memory).view(piece.shape)
 
 
 def _unlock(address: int) -> None:

@@ -28,6 +28,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from megatron_coreward.actor.model.cpu_kernels import rms_norm
 from megatron_coreward.actor.model.packed_row import PackedRow, Sequences
 
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Sequences], torch.Tensor]
@@ -63,10 +64,10 @@ def sdpa(
     scale: float,
 ) -> torch.Tensor:
     """The kernel for a CPU, and for float32 anywhere."""
-    repeat = query_QHD.shape[1] // key_CKD.shape[1]
-    if repeat > 1:  # torch's CPU kernel for grouped heads is slower than repeating the heads
-        key_CKD = key_CKD.repeat_interleave(repeat, dim=1)
-        value_CKD = value_CKD.repeat_interleave(repeat, dim=1)
+    on_gpu = query_QHD.is_cuda
+    if on_gpu:  # its kernels for float32 know no grouped heads, and torch would materialise the scores
+        repeat = query_QHD.shape[1] // key_CKD.shape[1]
+        key_CKD, value_CKD = (x.repeat_interleave(repeat, dim=1) for x in (key_CKD, value_CKD))
     outputs = []
     for q, k, v in zip(
         query_QHD.split(sequences.queries),
@@ -84,6 +85,7 @@ def sdpa(
             attn_mask=mask,
             is_causal=mask is None,
             scale=scale,
+            enable_gqa=not on_gpu,
         )
         outputs.append(output.squeeze(0).transpose(0, 1))
     return torch.cat(outputs)
@@ -203,10 +205,14 @@ def engine_sequences(sequences: Sequences) -> PackedSeqParams:
 
 
 class RMSNorm(torch.nn.RMSNorm):
-    """Root mean square norm that works under sequence parallelism."""
+    """Root mean square norm that works under sequence parallelism; on a CPU with a kernel of our own."""
 
     def __init__(
         self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **unused: object
     ) -> None:
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.weight is not None and self.eps is not None, "built with both"
+        return super().forward(x) if x.is_cuda else rms_norm(x, self.weight, self.eps)

@@ -85,14 +85,16 @@ def transformer_config(
 
 def fusions(precision: dict[str, Any]) -> dict[str, bool]:
     """What a GPU computes in one kernel: SwiGLU, with Transformer Engine the rotation of queries and keys,
-    and with Apex a weight's gradient and its sum.
+    and with Apex a weight's gradient and its sum. On a CPU SwiGLU is that of cpu_kernels.py, which Megatron
+    calls through the place that it names after Transformer Engine.
 
-    SwiGLU's keeps two or three values per token and MLP column for the backward pass instead of five.
+    Either SwiGLU keeps three values per token and MLP column for the backward pass instead of five.
     """
     on_gpu = torch.cuda.is_available()
     engine = precision["transformer_impl"] == "transformer_engine"
     return {
         "bias_activation_fusion": on_gpu,
+        "use_te_activation_func": not on_gpu,
         "apply_rope_fusion": on_gpu and engine and fused_apply_rotary_pos_emb is not None,
         "gradient_accumulation_fusion": on_gpu and layers_module._grad_accum_fusion_available,
     }
@@ -116,7 +118,7 @@ def moe_settings(shape: ModelShape, layout: Layout, impl: str) -> dict[str, Any]
         # In bfloat16 the actor and vLLM would round scores differently and choose other experts.
         "moe_router_dtype": "fp32",
         "moe_grouped_gemm": grouped,
-        "moe_permute_fusion": grouped and te.fused_permute is not None,
+        "moe_permute_fusion": grouped and torch.cuda.is_available() and te.fused_permute is not None,
         "expert_model_parallel_size": layout.ep_size,
         "expert_tensor_parallel_size": 1,
     }

@@ -28,11 +28,15 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from megatron_coreward.actor.model.attention import PackedAttention, RMSNorm, over_packed_rows
+from megatron_coreward.actor.model.cpu_kernels import swiglu
 
 
 @dataclass(frozen=True)
 class Modules:
-    """The module classes of a layer; in whichever, parameters outside the experts have the same names."""
+    """The module classes of a layer outside its experts.
+
+    A parameter has the same name with the local classes as with Transformer Engine's.
+    """
 
     norm: type
     column_linear: type
@@ -55,14 +59,14 @@ def modules_of(config: TransformerConfig) -> Modules:
 
 def _mlp_spec(config: TransformerConfig, modules: Modules) -> ModuleSpec:
     if not config.num_moe_experts:
-        linear = MLPSubmodules(linear_fc1=modules.column_linear, linear_fc2=modules.row_linear)
+        linear = MLPSubmodules(modules.column_linear, swiglu, modules.row_linear)
         return ModuleSpec(module=MLP, submodules=linear)
     if config.moe_grouped_gemm:
         grouped = (te.TEColumnParallelGroupedLinear, te.TERowParallelGroupedLinear)
         linear = MLPSubmodules(linear_fc1=grouped[0], linear_fc2=grouped[1])
         experts = ModuleSpec(module=TEGroupedMLP, submodules=linear)
     else:
-        linear = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+        linear = MLPSubmodules(ColumnParallelLinear, swiglu, RowParallelLinear)
         experts = ModuleSpec(module=SequentialMLP, submodules=linear)
     if not moe_utils.HAVE_TE:
         moe_utils.te_general_gemm = None  # the router asks for it by a name that 0.16 then leaves undefined

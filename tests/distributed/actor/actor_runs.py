@@ -58,6 +58,8 @@ class Case:
     mutant: str = ""
     dtype: str = "auto"
     modules: str = "auto"
+    share: bool = True
+    """Compute a prompt once for its responses."""
     distributed: bool = False
     """The distributed optimizer, with overlap."""
 
@@ -75,6 +77,7 @@ class Case:
                 weight_decay=settings.weight_decay,
                 clip_grad=settings.clip_grad,
                 micro_batch_tokens=self.budget,
+                share_prompts=self.share,
                 distributed=self.distributed,
                 overlap=self.distributed,
             ),

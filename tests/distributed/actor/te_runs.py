@@ -6,6 +6,8 @@ except Transformer Engine itself: the arguments of its modules and their calls, 
 """
 
 import ast
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +24,7 @@ from megatron.core.tensor_parallel.layers import (
     set_tensor_model_parallel_attributes,
 )
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe import moe_utils
 
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.device import compute_device
@@ -31,7 +34,7 @@ from megatron_coreward.actor.model.packed_row import Sequences
 from megatron_coreward.actor.saver import load_checkpoint
 from megatron_coreward.config.schema import Fp8Config, ParallelConfig
 from megatron_coreward.types import WeightedResponse
-from tests.distributed.actor.actor_runs import random_responses
+from tests.distributed.actor.actor_runs import Case, Run, random_responses, walk
 from tests.distributed.checkpoint.checkpoint_runs import (
     TRAINER,
     VOCAB,
@@ -247,6 +250,70 @@ STAND_INS = (
 ENGINE = SimpleNamespace(HAVE_TE=True, **{standin.__name__: standin for standin in STAND_INS})
 
 
+def moe_permute_with_probs(
+    inp: torch.Tensor, probs: torch.Tensor, routing_map: torch.Tensor, num_out_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    assert inp.is_cuda and probs.is_cuda and routing_map.is_cuda, "the engine needs CUDA"
+    by_expert = routing_map.T.flatten().to(torch.int8).argsort(descending=True, stable=True)[:num_out_tokens]
+    rows = by_expert % len(inp)
+    return inp.index_select(0, rows), probs.T.flatten().index_select(0, by_expert), rows
+
+
+def moe_permute(
+    inp: torch.Tensor, routing_map: torch.Tensor, num_out_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    output, _, rows = moe_permute_with_probs(inp, routing_map, routing_map, num_out_tokens)
+    return output, rows
+
+
+def moe_unpermute(
+    inp: torch.Tensor, row_id_map: torch.Tensor, merging_probs: None, restore_shape: torch.Size
+) -> torch.Tensor:
+    assert merging_probs is None, "the experts have applied them"
+    return inp.new_zeros(restore_shape).index_add(0, row_id_map, inp)
+
+
+def moe_sort_chunks_by_index_with_probs(
+    inp: torch.Tensor, probs: torch.Tensor, split_sizes: torch.Tensor, sorted_index: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    assert inp.is_cuda and split_sizes.is_cuda and sorted_index.is_cuda, "the engine needs CUDA"
+    place_of_chunk = sorted_index.argsort()
+    places = place_of_chunk.repeat_interleave(split_sizes, output_size=len(inp))
+    order = places.argsort(stable=True)
+    return inp.index_select(0, order), probs.index_select(0, order)
+
+
+def moe_sort_chunks_by_index(
+    inp: torch.Tensor, split_sizes: torch.Tensor, sorted_index: torch.Tensor
+) -> torch.Tensor:
+    return moe_sort_chunks_by_index_with_probs(inp, inp, split_sizes, sorted_index)[0]
+
+
+PERMUTATION = {
+    function.__name__.replace("moe", "fused"): function
+    for function in (
+        moe_permute,
+        moe_permute_with_probs,
+        moe_sort_chunks_by_index,
+        moe_sort_chunks_by_index_with_probs,
+        moe_unpermute,
+    )
+}
+"""By their names in Megatron-Core. They read nothing back from the device, as the engine's do not."""
+
+
+@contextlib.contextmanager
+def engine_at_hand() -> Iterator[None]:
+    """Modules and functions of the engine are their stand-ins."""
+    in_router = {"HAVE_TE": True, "te_general_gemm": None, **PERMUTATION}
+    with (
+        mock.patch.object(layer_spec, "te", ENGINE),
+        mock.patch.multiple(transformer_engine, **PERMUTATION),
+        mock.patch.multiple(moe_utils, create=True, **in_router),
+    ):
+        yield
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Of one rank, with one kind of modules."""
@@ -265,6 +332,11 @@ def exported(policy: Any) -> Tensors:
     return {name: tensor.clone() for name, tensor in policy.export_weights(for_engine=False)}
 
 
+def walk_with_engine(rank: int, cases: list[Case]) -> list[Run] | None:
+    with engine_at_hand():
+        return walk(rank, cases)
+
+
 def both_modules(
     rank: int, model: Path, folder: Path, fp8: Fp8Config, layout: ParallelConfig, state_of: Any = snapshot
 ) -> list[Outcome]:
@@ -274,7 +346,7 @@ def both_modules(
     engine.model.deterministic = True
     held = [WeightedResponse(r) for r in random_responses(7, pairs=2, samples=2, vocab=VOCAB)]
     outcomes = []
-    with mock.patch.object(layer_spec, "te", ENGINE):
+    with engine_at_hand():
         for one, other in ((config, engine), (engine, config)):
             seen.clear()
             policy = make_policy(one)

@@ -89,9 +89,11 @@ class Trial:
     budget: int
     mutant: str = ""
     finds: frozenset[str] = frozenset()
+    share: bool = True
 
     def __str__(self) -> str:
-        return self.mutant or f"{self.subject}, {self.layout}, budget {self.budget}"
+        apart = "" if self.share else ", prompts apart"
+        return self.mutant or f"{self.subject}, {self.layout}, budget {self.budget}{apart}"
 
     @property
     def ranks(self) -> int:
@@ -116,6 +118,9 @@ TRIALS = [
     Trial("qwen2 untied", "TP4 PP1 DP1", LARGE),
     *(Trial("mixture", layout, SMALL) for layout in (BASE, "TP1 PP1 DP2", "TP1 PP2 DP1", *EXPERT_LAYOUTS)),
     Trial("mixture, plain softmax", "TP1 PP1 DP2 EP2", LARGE),
+    Trial("qwen3 tied", "TP2 PP2 DP1", SMALL, share=False),
+    Trial("llama untied", "TP1 PP1 DP2", LARGE, share=False),
+    Trial("mixture", "TP1 PP1 DP2 EP2", SMALL, share=False),
 ]
 BACKWARD = {"gradients", "grad_norm", "changes"}
 MUTANTS = [
@@ -162,7 +167,7 @@ def make_subject(
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
     folder = tmp_path_factory.mktemp("models")
-    many = random_responses(seed=3, pairs=3, samples=2, vocab=VOCAB)
+    many = random_responses(seed=3, pairs=2, samples=3, vocab=VOCAB)
     one = random_responses(seed=4, pairs=1, samples=2, vocab=VOCAB)[1:2]
     unclipped = replace(SETTINGS, clip_grad=0.0)
     return {name: make_subject(folder, name, many) for name in MODELS | OTHER_MODELS} | {
@@ -198,7 +203,9 @@ def outcome(subjects) -> Outcome:
 
 
 def case_of(trial: Trial, case: Case) -> Case:
-    return replace(case, budget=trial.budget, mutant=trial.mutant, **EVERY_LAYOUT[trial.layout][1])
+    return replace(
+        case, budget=trial.budget, share=trial.share, mutant=trial.mutant, **EVERY_LAYOUT[trial.layout][1]
+    )
 
 
 def disagreements(found: Training, expected: Training) -> dict[str, float]:

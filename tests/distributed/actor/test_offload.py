@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_coreward.actor import parallel
-from megatron_coreward.actor.compute.offload import optimizer_tensors
+from megatron_coreward.actor.compute.offload import on_its_own, optimizer_tensors
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
 from megatron_coreward.config.schema import ParallelConfig
@@ -120,3 +120,17 @@ def test_use_in_between_is_refused(name, by_rank):
 def test_the_reference_comes_back_as_it_was(name, by_rank):
     for seen in by_rank:
         assert seen[name]["reference"]["away"] == 0 and seen[name]["reference"]["same"]
+
+
+def test_memory_that_a_writer_has_read_in_place_can_still_be_given_up():
+    whole = torch.arange(12.0)
+    alone = on_its_own(whole.view(3, 4)[1:])
+    assert torch.equal(alone, torch.arange(4.0, 12.0).view(2, 4))
+    assert alone.untyped_storage().nbytes() == alone.nbytes
+    alone[0, 0] = 7.0
+    assert whole[4] == 7.0, "the same memory"
+    whole.untyped_storage().resize_(0)
+    assert on_its_own(torch.empty(0, 3)).shape == (0, 3)
+    del whole
+    kept = on_its_own(torch.ones(5))
+    assert torch.equal(kept, torch.ones(5)), "it keeps the memory"

@@ -6,6 +6,7 @@ up for FP8 computes in the precision of its weights here.
 
 import ast
 import inspect
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.config.model_shape import read_shape
 from megatron_coreward.config.precision import RECIPES
 from megatron_coreward.config.schema import Fp8Config, ModelConfig, ParallelConfig
-from tests.distributed.actor.te_runs import STAND_INS, both_modules, exported
+from tests.distributed.actor.actor_runs import Case, random_responses
+from tests.distributed.actor.te_runs import STAND_INS, both_modules, exported, walk_with_engine
 from tests.distributed.checkpoint.checkpoint_runs import VOCAB
+from tests.oracles import actor as oracle
 from tests.support.models import tiny_model
 from tests.support.ranks import run_ranks
 
@@ -141,3 +144,21 @@ def test_grouped_experts_are_those_of_the_local_modules(tmp_path: Path) -> None:
         torch.testing.assert_close(engine.log_probs, local.log_probs, atol=1e-5, rtol=0)
         for other in (engine.trained, local.resumed, engine.resumed):
             torch.testing.assert_close(other, local.trained, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("distributed", [False, True], ids=["plain", "distributed"])
+def test_grouped_experts_have_the_loss_and_gradients_of_local_ones(tmp_path: Path, distributed: bool) -> None:
+    """EP2. Under the distributed optimizer a rank has the sums of its own share of the gradients only."""
+    model = tiny_model(tmp_path / "model", family="qwen3_moe", vocab=VOCAB, kv_heads=2, layers=2)
+    reference = oracle.perturbed(model, tmp_path / "reference", scale=0.2, seed=2)
+    drawn = random_responses(seed=3, pairs=3, samples=2, vocab=VOCAB)
+    options = {"expert": 2, "budget": 100, "on_policy": True, "distributed": distributed}
+    case = Case(model, reference, drawn, oracle.Settings(), **options)
+    cases = [replace(case, modules=modules) for modules in ("local", ENGINE)]
+    local, engine = run_ranks(2, walk_with_engine, cases, timeout_s=120)[0]
+    gaps = oracle.differences(engine.training, local.training)
+    assert engine.loss == pytest.approx(local.loss, rel=1e-5) and abs(local.loss) > 1e-3
+    assert engine.replica_gap == local.replica_gap == 0
+    assert gaps["log_probs"] <= 4e-5 and gaps["grad_norm"] <= 2e-5 and gaps["changes"] <= 5e-3, gaps
+    if not distributed:
+        assert gaps["gradients"] <= 4e-5, gaps

@@ -4,7 +4,6 @@ import contextlib
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -13,7 +12,6 @@ from megatron_coreward.actor import parallel
 from megatron_coreward.actor.checkpoint.folder import Retention
 from megatron_coreward.actor.device import compute_device
 from megatron_coreward.actor.export import export_hf
-from megatron_coreward.actor.model import layers
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.actor.reference import MegatronReference
 from megatron_coreward.actor.saver import CheckpointSaver, load_checkpoint
@@ -24,7 +22,7 @@ from megatron_coreward.config.learning import AlgorithmConfig, OptimizerConfig, 
 from megatron_coreward.config.schema import Config, MemoryConfig, ModelConfig, ParallelConfig
 from megatron_coreward.utils.distributed import TorchCommunicator
 from tests.distributed.actor.actor_runs import random_responses
-from tests.distributed.actor.te_runs import ENGINE
+from tests.distributed.actor.te_runs import engine_at_hand
 from tests.support.pretended.cuda import pretended_cuda
 from tests.support.pretended.tensor import content_of
 from tests.support.pretended.waits import Waits
@@ -91,7 +89,7 @@ def step(_: int, case: Case, folder: Path, pretended: bool) -> Outcome:
     """Builds all models of a run and takes them through all that a step, a checkpoint and an export do."""
     device = pretended_cuda() if pretended else contextlib.nullcontext(Waits())
     # The pretended device has no kernel of its own for attention; on both the formula is computed as written.
-    with device as waits, sdpa_kernel(SDPBackend.MATH), mock.patch.object(layers, "te", ENGINE):
+    with device as waits, sdpa_kernel(SDPBackend.MATH), engine_at_hand():
         parts = _Parts(waits)
         config, comm = case.config(), TorchCommunicator()
         layout = parallel.initialize(config.parallel)

@@ -5,12 +5,11 @@ from unittest import mock
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from megatron_coreward.actor.model import layers
 from megatron_coreward.utils.distributed import initialize
-from tests.distributed.actor.te_runs import ENGINE
+from tests.distributed.actor.te_runs import engine_at_hand
 from tests.support.pretended.cuda import pretended_cuda
 from tools.gpu_check.child import load
-from tools.gpu_check.parts import actor
+from tools.gpu_check.parts import actor, pieces
 from tools.gpu_check.table import CHECKS, Figures
 
 
@@ -21,8 +20,9 @@ def pretended(name: str, folder: Path) -> Figures:
     initialize()  # there is no NCCL: gloo's groups stand in for it
     with (
         sdpa_kernel(SDPBackend.MATH),
-        mock.patch.object(layers, "te", ENGINE),
+        engine_at_hand(),
         mock.patch.object(actor, "make_subject", lambda _: subject),
+        mock.patch.object(pieces, "ON_GPU", pieces.ON_CPU),  # the CPU would take minutes
         pretended_cuda(),
     ):
         return load(function)(folder)
@@ -38,6 +38,14 @@ def bfloat16(folder: Path) -> Figures:
 
 def transformer_engine(folder: Path) -> Figures:
     return pretended("transformer_engine", folder)
+
+
+def attention(folder: Path) -> Figures:
+    return pretended("attention", folder)
+
+
+def log_probs(folder: Path) -> Figures:
+    return pretended("log_probs", folder)
 
 
 def dp2(folder: Path) -> Figures:

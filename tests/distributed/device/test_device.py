@@ -40,9 +40,10 @@ class Budget:
 
 FORWARD = Budget(layer=0, micro_batch=0, once=6)
 UPDATE = Budget(layer=0, micro_batch=0, once=30)
-MOE, PIPELINE, EMBEDDING = 3, 4, 2
-"""More for each layer of a Mixture of Experts, and for each micro-batch that crosses stages, or whose words
-are embedded in parts: all of these are Megatron's."""
+MOE = {"local": 3, "transformer_engine": 1}
+PIPELINE, EMBEDDING = 4, 2
+"""More for each layer of a Mixture of Experts, by its modules (the engine sorts tokens in one kernel), and
+for each micro-batch that crosses stages, or whose words are embedded in parts: all are Megatron's."""
 
 P1, TP2, PP2 = ParallelConfig(), ParallelConfig(tensor=2, sequence=True), ParallelConfig(pipeline=2)
 TP2_PP2 = ParallelConfig(tensor=2, pipeline=2, sequence=True)
@@ -91,7 +92,7 @@ def check(case: Case, ranks: int, folder: Path) -> None:
 
 def check_waits(case: Case, outcome: Outcome) -> None:
     layers = LAYERS // case.layout.pipeline
-    extra = MOE if case.model.name == "moe" else 0
+    extra = MOE[case.modules] if case.model.name == "moe" else 0
     again = extra if case.recompute == "full" else 0  # the backward pass computes whole layers again
     more = PIPELINE * (case.layout.pipeline > 1) + EMBEDDING * (case.layout.tensor > 1)
     budgets = {"log_probs": replace(FORWARD, layer=extra, micro_batch=FORWARD.micro_batch + more)}

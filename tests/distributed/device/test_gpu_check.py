@@ -1,7 +1,7 @@
 """The GPU checks do on a device what they do on the CPU: nothing of theirs mixes the two.
 
-Without those of speed and of vLLM, which the pretended device does not have, and of checkpoints, which
-test_device.py takes there.
+Without those of speed and of vLLM, which the pretended device does not have, and of checkpoints, whose export
+transformers reads: test_device.py and test_saving_offloaded.py take checkpoints there.
 """
 
 from dataclasses import replace
@@ -12,8 +12,8 @@ import pytest
 from tools.gpu_check.runner import PASSED, run
 from tools.gpu_check.table import CHECKS
 
-NAMES = ("float32", "tp2")
-OTHERS = ("bfloat16", "transformer_engine", "dp2", "pp2")
+NAMES = ("float32", "tp2", "attention")
+OTHERS = ("log_probs", "bfloat16", "transformer_engine", "dp2", "pp2")
 
 
 @pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])

@@ -1,15 +1,24 @@
 """The benchmark suite: records, the comparison of two of them, the table, and which rows run."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as program
-from benchmarks.record import Record, paired, slower, spread
-from benchmarks.results import page
+from benchmarks import trl_line
+from benchmarks.record import Curve, Record, paired, slower, spread
+from benchmarks.results import page, plot
+from benchmarks.shared_prompts import flops
 from benchmarks.suite import ROWS
+from benchmarks.update import products
+from megatron_coreward.actor.compute.grouping import Size
+from megatron_coreward.config.model_shape import read_shape
+from megatron_coreward.phases.flops import head_flops, linear_flops_per_token
+from tests.support.models import tiny_model
 
 TIMES = [1.00, 1.02, 0.98, 1.01, 0.99]
 
@@ -82,6 +91,83 @@ def test_the_table_has_figures_commands_and_what_was_not_measured() -> None:
     assert "`python -m some`" in text and "| ours | 1 (0.99 to 1.01) |" in text
     assert "| **other / ours** (goal: 2) | 2 (2 to 2) |" in text
     assert "Not measured: `python -m benchmarks --rows reward`." in text
+
+
+def with_curve() -> Record:
+    curve = Curve("tokens", {"ours": 1, "other": 2}, {"ours": 1, "other": 2}, "a line")
+    return replace(record(TIMES), curve=curve)
+
+
+def test_a_curve_survives_its_file_and_becomes_a_plot_beside_the_table(tmp_path: Path) -> None:
+    with_curve().write(tmp_path / "row.json")
+    read = Record.read(tmp_path / "row.json")
+    assert read == with_curve()
+    for name in ("once.svg", "twice.svg"):
+        plot(read, "growth", tmp_path / name)
+    assert (tmp_path / "once.svg").read_bytes() == (tmp_path / "twice.svg").read_bytes()
+    assert b"<svg" in (tmp_path / "once.svg").read_bytes()
+    rows = [row for row in ROWS if row.name == "growth"]
+    assert "![update by response length, P 120, G 8](growth.svg)" in page(rows, {"growth": read})
+    assert "svg" not in page(rows, {"growth": record(TIMES)})
+
+
+def test_the_threads_of_the_shell_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in program.THREADS:
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("KEPT", "7")
+    assert program.environment()["KEPT"] == "7"
+    assert not {*program.THREADS} & program.environment().keys()
+
+
+def steps(seconds: float) -> trl_line.Steps:
+    return [({"wall_s": seconds, "cpu_s": 1.0}, {"wall_s": seconds / 2, "cpu_s": 1.0})]
+
+
+def test_trl_has_the_faster_of_the_two_largest_batches_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {8: 4.0, 4: 3.0, 2: 1.0}  # 16 do not fit, and 2 are never asked for
+    tried: list[int] = []
+
+    def run(command: list[str], spec: dict, environment: dict) -> trl_line.Steps | None:
+        tried.append(spec["batch"])
+        return steps(seconds[spec["batch"]]) if spec["batch"] in seconds else None
+
+    monkeypatch.setattr(trl_line, "run", run)
+    spec = {"prompts": [[1]] * 4, "samples": 4, "batches": {}}
+    assert trl_line.run_trl(1, spec) == {"wall_s": [3.0], "cpu_s": [2.0]}
+    assert trl_line.run_trl(1, spec) == {"wall_s": [3.0], "cpu_s": [2.0]}
+    assert tried == [16, 8, 4, 4] and spec["batches"] == {1: 4}
+
+
+@pytest.mark.parametrize("words", ["can't allocate memory", "another error"])
+def test_only_short_memory_is_no_failure(words: str) -> None:
+    leave = "(__import__('pathlib').Path(__import__('json').load(open(__import__('sys').argv[1]))['folder'])"
+    leave += f" / '{trl_line.OUT_OF_MEMORY}').touch()"
+    command = [sys.executable, "-c", f"{leave if 'memory' in words else ''}\nraise RuntimeError({words!r})"]
+    if "memory" in words:
+        assert trl_line.run(command, {}, {}) is None
+    else:
+        with pytest.raises(RuntimeError, match="ended with code 1; its output is above"):
+            trl_line.run(command, {}, {})
+
+
+def test_the_products_of_a_pass_have_every_flop_of_its_linear_layers_and_head(tmp_path: Path) -> None:
+    shape = read_shape(tiny_model(tmp_path, "llama"))
+    for backward, passes in ((False, 1), (True, 3)):
+        work = products(shape, 24, 16, backward=backward)
+        with FlopCounterMode(display=False) as counter:
+            work()
+        once = linear_flops_per_token(shape) * 24 + head_flops(shape, 16)
+        assert counter.get_total_flops() == passes * once
+
+
+def test_the_bound_of_shared_prompts_is_by_the_parts_that_the_budget_allows(tmp_path: Path) -> None:
+    shape = read_shape(tiny_model(tmp_path, "llama"))
+    sizes = [Size(0, 120, 48)] * 8
+    separate, shared, cut = (
+        flops(shape, sizes, budget, share) for budget, share in ((4096, False), (4096, True), (312, True))
+    )
+    assert 2 < separate / shared < 3
+    assert shared < cut < separate
 
 
 def test_the_long_run_resumes_and_the_short_one_measures_anew(tmp_path: Path) -> None:

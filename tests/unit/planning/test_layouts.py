@@ -65,7 +65,7 @@ def test_layouts_are_tried_in_the_order_that_is_stated() -> None:
     assert (halves.config.parallel.tensor, halves.config.parallel.pipeline) == (2, 1)
     assert set(changes(load("optimizer.distributed=true"), halves.config)) == {"parallel.tensor"}
     assert changes(load(), first("Qwen2.5-3B", 4, device="H200").config) == {}
-    assert list(changes(load(), first("Qwen2.5-3B", 4).config)) == ["optimizer.distributed"]
+    assert list(changes(load(), first("Qwen3-4B-Base", 4).config)) == ["optimizer.distributed"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from megatron_coreward.config.schema import Config
 from megatron_coreward.phases import flops
 from megatron_coreward.planning import traffic
 from megatron_coreward.planning.activations import (
-    Kernels,
     Pass,
     head_input_bytes,
     kept_bytes,
@@ -30,7 +29,7 @@ from megatron_coreward.preflight.costs import (
 )
 
 SHAPE = ModelShape(Path("model"), "Qwen2ForCausalLM", 4, 8, 16, 4, 2, 2, 11, True, 8192)
-GPU16, CPU32 = Kernels("bfloat16", fused_norm=True), Kernels("float32", fused_norm=False)
+GPU16, CPU32 = "bfloat16", "float32"
 
 
 def load(*overrides: str) -> Config:
@@ -73,26 +72,25 @@ def test_sizes_of_known_models(name: str, parameters: int) -> None:
 
 def test_layer_activations_by_hand() -> None:
     config = load()
-    # On a CPU in float32. Two norms of 8 values: 8 + 4 bytes each and a statistic; angles 4 x 2 x 4;
-    # attention: query, repeated key and value, output and packed output of 8 values, 4 sums; MLP 5 x 16.
-    by_hand = 2 * (8 * 12 + 4) + 4 * 2 * 4 + 5 * 8 * 4 + 4 * 4 + 5 * 16 * 4
+    # In float32. Two norms of 8 values: input, output and a statistic; angles 4 x 2; attention: query of 8,
+    # key of 4, the whole projection of 16 for the value, output and packed output of 8, 4 sums; MLP 3 x 16.
+    by_hand = 2 * (8 * 8 + 4) + (4 * 2 + 8 + 4 + 16 + 8 + 8 + 3 * 16) * 4 + 4 * 4
     assert layer_bytes_per_token(config, SHAPE, CPU32, "none") == by_hand
-    # Selective: query, key of 4, the whole projection of 16 for the value, and the packed output.
-    selective = 2 * (8 * 12 + 4) + 4 * 2 * 4 + (8 + 4 + 16 + 8) * 4 + 5 * 16 * 4
-    assert layer_bytes_per_token(config, SHAPE, CPU32, "selective") == selective
+    # Selective: no unpacked output and no sums.
+    assert layer_bytes_per_token(config, SHAPE, CPU32, "selective") == by_hand - 8 * 4 - 4 * 4
     assert layer_bytes_per_token(config, SHAPE, CPU32, "full") == 8 * 4
-    # On a GPU in bfloat16 everything takes 2 bytes but the statistics, and a norm saves one tensor of input.
-    half = 2 * (8 * 4 + 4) + 4 * 2 * 2 + 5 * 8 * 2 + 4 * 4 + 5 * 16 * 2
+    # In bfloat16 everything takes 2 bytes but the statistics.
+    half = 2 * (8 * 4 + 4) + (4 * 2 + 8 + 4 + 16 + 8 + 8 + 3 * 16) * 2 + 4 * 4
     assert layer_bytes_per_token(config, SHAPE, GPU16, "none") == half
 
 
 def test_activations_over_ranks_by_hand() -> None:
     # Two ranks halve attention and MLP; only sequence parallelism halves the norms.
-    inner = (5 * 8 * 4 + 4 * 4 + 5 * 16 * 4) // 2
+    inner = ((8 + 4 + 16 + 8 + 8 + 3 * 16) * 4 + 4 * 4) // 2
     two = load("parallel.tensor=2")
-    assert layer_bytes_per_token(two, SHAPE, CPU32, "none") == 2 * (8 * 12 + 4) + 32 + inner
+    assert layer_bytes_per_token(two, SHAPE, CPU32, "none") == 2 * (8 * 8 + 4) + 32 + inner
     sequence = load("parallel.tensor=2", "parallel.sequence=true")
-    assert layer_bytes_per_token(sequence, SHAPE, CPU32, "none") == 2 * (4 * 12 + 4) + 32 + inner
+    assert layer_bytes_per_token(sequence, SHAPE, CPU32, "none") == 2 * (4 * 8 + 4) + 32 + inner
 
 
 def test_logits_by_hand() -> None:
@@ -106,7 +104,7 @@ def test_logits_by_hand() -> None:
     # A chunk of rows at most.
     most = HEAD_CHUNK_BYTES // (11 * 4) * 11 * 8
     assert logits_bytes(load(), SHAPE, CPU32, 10**9, backward=False) == most
-    assert head_input_bytes(load(), SHAPE, CPU32, Pass(100, 30)) == 100 * 8 * 8 + 30 * 8 * 4
+    assert head_input_bytes(load(), SHAPE, CPU32, Pass(100, 30)) == (100 + 30) * 8 * 4
 
 
 def test_pipeline_stages_keep_what_is_in_flight() -> None:

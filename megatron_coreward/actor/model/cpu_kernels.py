@@ -1,0 +1,74 @@
+"""RMSNorm and SwiGLU for a CPU, where torch composes them of operators that each read and write memory.
+
+The forward pass writes its result and no other tensor of its size, and keeps only the input; the backward
+pass computes in the memory of the gradient that it returns. A GPU has kernels of its own for both.
+
+Shape suffixes: h the size that is normalised, f the MLP's size on this rank; what comes before is free.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+
+class _RMSNorm(torch.autograd.Function):
+    """(input [..., h], weight [h], eps) -> input / sqrt(mean(input^2) + eps) * weight, computed in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        precise = _at_least_float32(input)
+        mean = torch.linalg.vector_norm(precise, dim=-1, keepdim=True).square_().div_(input.shape[-1])
+        rate = mean.add_(eps).rsqrt_()
+        ctx.save_for_backward(input, weight, rate)
+        return (precise * rate).to(input.dtype).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        input, weight, rate = ctx.saved_tensors
+        precise, grad, precise_weight = (_at_least_float32(x) for x in (input, grad, weight))
+        product = grad * precise
+        grad_weight = rate.flatten() @ product.flatten(0, -2)
+        along = (product @ precise_weight).unsqueeze(-1) * rate.pow(3) / -input.shape[-1]
+        result = torch.mul(grad, precise_weight, out=product).mul_(rate).addcmul_(precise, along)
+        return result.to(input.dtype), grad_weight.to(weight.dtype), None
+
+
+class _SwiGLU(torch.autograd.Function):
+    """(gate and value [..., 2f]) -> silu(gate) * value, [..., f]."""
+
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(input)
+        gate, value = input.chunk(2, dim=-1)
+        return F.silu(gate).mul_(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (input,) = ctx.saved_tensors
+        gate, value = input.chunk(2, dim=-1)
+        result = torch.empty_like(input)
+        grad_gate, grad_value = result.chunk(2, dim=-1)
+        torch.ops.aten.silu.out(gate, out=grad_value).mul_(grad)
+        torch.mul(grad, value, out=grad_gate)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+        return result
+
+
+def rms_norm(input: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """torch.nn.functional.rms_norm over the last dimension, [..., h]."""
+    output: torch.Tensor = _RMSNorm.apply(input, weight, eps)
+    return output
+
+
+def swiglu(input: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * value, [..., f], of the first and the second half of `input`, [..., 2f]."""
+    output: torch.Tensor = _SwiGLU.apply(input)
+    return output
+
+
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
