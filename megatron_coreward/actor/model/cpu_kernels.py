@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 
 class _RMSNorm(torch.autograd.Function):
-    """(input [..., h], weight [h], eps) -> input / sqrt(mean(input^2) + eps) * weight, computed in float32."""
+    """(input [..., h], weight [h], eps) -> input / sqrt(mean(input^2) + eps) * weight, in float32."""
 
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
