@@ -2,8 +2,9 @@
 
     python examples/smollm2_135m_arithmetic/make_data.py --output runs/smollm2_arithmetic/data
 
-The problems are those of data/synthetic.py. sft.jsonl has both wordings with a boxed response; pairs.jsonl has
-two wordings, and the answer for figures and for the ground-truth arm alone.
+The problems are those of data/synthetic.py: a third of the wordings are short arithmetic ("What is 12 plus
+35?"), the others word problems. sft.jsonl has both wordings of a problem with a boxed response; pairs.jsonl
+has both, and the answer for figures and for the ground-truth arm alone.
 """
 
 import argparse
@@ -54,7 +55,10 @@ def main() -> None:
     )
     write(
         options.output / "held_out.jsonl",
-        ({"question": q.question, "answer": q.answer} for q in synthetic.held_out(options.held_out)),
+        (
+            {"question": q.question, "answer": q.answer, "subject": q.subject}
+            for q in synthetic.held_out(options.held_out)
+        ),
     )
 
 

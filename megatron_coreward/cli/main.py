@@ -17,11 +17,11 @@ from megatron_coreward.utils.failures import REFUSED, end, run_program
 
 COMMANDS = {
     "train": ("megatron_coreward.cli.train", "Co-Reward and its baselines, from one YAML file"),
-    "sft": ("megatron_coreward.cli.sft", "supervised training on questions with responses"),
     "evaluate": ("megatron_coreward.evaluation.program", "pass@1, pass@k and maj@k of a model on questions"),
     "show": ("megatron_coreward.run.show", "a run's questions, answers, votes and figures"),
     "summarize": ("megatron_coreward.cli.summarize", "a run's evaluations before and after"),
     "report": ("megatron_coreward.cli.report", "one HTML page about runs, or their curves"),
+    "sft": ("megatron_coreward.cli.sft", "supervised training on questions with responses"),
     "prepare": ("megatron_coreward.cli.prepare", "public math data, or your own, as training files"),
     "rephrase": ("megatron_coreward.cli.rephrase", "rephrasings of questions by a model"),
     "audit": ("megatron_coreward.cli.audit", "what is wrong with rephrasings"),

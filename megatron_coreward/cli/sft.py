@@ -1,10 +1,11 @@
 """Supervised training of a model on questions with responses, before a run without labels.
 
-    coreward sft sft.yaml --ranks 2
-    coreward sft model.path=MODEL data.original=examples.jsonl data.batch_pairs=16 optimizer.lr=1e-5
+    coreward sft examples/smollm2_135m_arithmetic/sft.yaml --ranks 2
+    coreward sft model.path=MODEL data.original=examples.jsonl optimizer.lr=1e-5
 
-Takes the files and keys of coreward train (run, model, parallel, data, optimizer, memory). Writes
-metrics.jsonl and the Hugging Face folder hf/ to run.output_dir, and no checkpoints: docs/supervised.md.
+Takes files and keys of coreward train, and uses those of the sections run, model, parallel, data, optimizer
+and memory. Writes metrics.jsonl and the Hugging Face folder hf/ to run.output_dir, and no checkpoints:
+docs/supervised.md.
 
 Exit codes: 0 done, 2 wrong input, 4 loss or gradient not finite, 1 anything else.
 """
@@ -39,7 +40,7 @@ from megatron_coreward.roles import Communicator
 from megatron_coreward.utils.failures import NOT_FINITE, Failure
 from megatron_coreward.utils.logging import exit_code, setup_logging
 from megatron_coreward.utils.metrics import MetricsWriter
-from megatron_coreward.utils.run_names import CONFIG_FILE, HF_EXPORT
+from megatron_coreward.utils.run_names import CONFIG_FILE, HF_EXPORT, RUN_MARKS
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def start(options: TrainOptions) -> int | Callable[[], int]:
 
 
 def _check(config: Config) -> None:
+    """Raises ValueError for what a run without labels may do and this one cannot."""
     if config.run.resume or config.run.auto_resume:
         raise ValueError(
             "run.resume and run.auto_resume must be false: supervised training leaves no checkpoints. Start "
@@ -81,6 +83,12 @@ def _check(config: Config) -> None:
         )
     if not config.run.export_hf:
         raise ValueError("run.export_hf is false, but the folder hf/ is all that remains. Set it to true.")
+    marks = [mark for mark in RUN_MARKS if Path(config.run.output_dir, mark).exists()]
+    if marks:
+        raise ValueError(
+            f"run.output_dir is {config.run.output_dir!r}, which holds a run already ({', '.join(marks)}). "
+            "Choose another one: supervised training cannot go on where it was stopped."
+        )
 
 
 def prepare(options: TrainOptions) -> Callable[[], int]:

@@ -1,4 +1,4 @@
-"""`coreward sft` as a user starts it: it learns, repeats to the bit, at any layout, and its folder is used."""
+"""`coreward sft` as a user starts it: it learns, repeats to the bit at any layout, and its folder is used."""
 
 import json
 import re
