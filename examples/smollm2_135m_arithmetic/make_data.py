@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--sft", type=int, default=512, help="problems for supervised training (512)")
     parser.add_argument("--pairs", type=int, default=512, help="problems for training without labels (512)")
-    parser.add_argument("--held-out", type=int, default=200, help="problems to evaluate on (200)")
+    parser.add_argument("--held-out", type=int, default=400, help="problems to evaluate on (400)")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

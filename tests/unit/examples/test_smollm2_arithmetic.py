@@ -68,7 +68,7 @@ def test_the_arms_start_from_what_was_taught_and_draw_equally(data: Path) -> Non
         assert config.evaluation.temperature == taught.evaluation.temperature == config.rollout.temperature
         batch = batch_arithmetic(config, 2, 512)
         draws.add((batch.steps, batch.responses))
-    assert draws == {(20, 128)}
+    assert draws == {(20, 256)}
 
 
 def test_the_settings_read_the_files_that_the_script_has_made(data: Path) -> None:
