@@ -62,8 +62,7 @@ def _mlp_spec(config: TransformerConfig, modules: Modules) -> ModuleSpec:
         linear = MLPSubmodules(modules.column_linear, swiglu, modules.row_linear)
         return ModuleSpec(module=MLP, submodules=linear)
     if config.moe_grouped_gemm:
-        grouped = (te.TEColumnParallelGroupedLinear, te.TERowParallelGroupedLinear)
-        linear = MLPSubmodules(linear_fc1=grouped[0], linear_fc2=grouped[1])
+        linear = MLPSubmodules(te.TEColumnParallelGroupedLinear, swiglu, te.TERowParallelGroupedLinear)
         experts = ModuleSpec(module=TEGroupedMLP, submodules=linear)
     else:
         linear = MLPSubmodules(ColumnParallelLinear, swiglu, RowParallelLinear)
