@@ -10,6 +10,7 @@ own, which the hash tells apart by the number in the step's place and by a suffi
     TRAINING        step
     TEACHER         step                    teacher     at first it has the policy's weights
     EVALUATION      -1                                  every evaluation of a run draws the same noise
+    PROBE           -1                      probe       every probe of a run draws the same noise
     REPHRASING      -2                                  the sample is the attempt
     ANSWERS         -3 - step                           to both wordings; the step is the attempt
     VERIFICATION    0                                   of a weight sync; always with run seed 0
@@ -38,6 +39,7 @@ class Stream(NamedTuple):
 TRAINING = Stream(0, 1)
 TEACHER = Stream(0, 1, "teacher")
 EVALUATION = Stream(-1, 0)
+PROBE = Stream(-1, 0, "probe")
 REPHRASING = Stream(-2, 0)
 ANSWERS = Stream(-3, -1)
 VERIFICATION = Stream(0, 0)

@@ -34,19 +34,22 @@ from megatron_coreward.coreward.diagnostics import diagnose
 from megatron_coreward.coreward.rewards.judging import Method
 from megatron_coreward.coreward.rewards.registry import data_needs, method_of, with_options
 from megatron_coreward.coreward.stage import CoRewardStage
-from megatron_coreward.data.pairs import EVALUATION_KEY, PAIR_KEYS
+from megatron_coreward.data.pairs import EVALUATION_KEY, PAIR_KEYS, PROBE_KEYS
 from megatron_coreward.data.prompts import (
     EvaluationQuestion,
     build_pairs,
+    build_probe,
     build_questions,
     evaluation_questions,
     load_generation_config,
     load_tokenizer,
     pair_records,
+    probe_records,
     stop_token_ids,
 )
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.evaluation.outcomes import evaluate
+from megatron_coreward.evaluation.probe import Probe
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.launch.options import TrainOptions, parse_train
 from megatron_coreward.phases.memory import check_memory_settings, make_room
@@ -136,6 +139,7 @@ class RunData:
     stop_ids: tuple[int, ...]
     pairs: list[QuestionPair]
     questions: list[EvaluationQuestion]
+    probe: list[QuestionPair]
     warnings: dict[str, str]
     """What was wrong with the data, for the run's last line (utils/logging.repeated_warnings)."""
 
@@ -167,9 +171,10 @@ def read_inputs(
             stop_ids=stop_token_ids(tokenizer, generation),
             pairs=[] if {*PAIR_KEYS} & {*absent} else build_pairs(config, tokenizer, **needs),
             questions=[] if EVALUATION_KEY in absent else build_questions(config, tokenizer),
+            probe=[] if {*PROBE_KEYS} & {*absent} else build_probe(config, tokenizer),
             warnings=warnings,
         )
-    prompts = [ids for pair in data.pairs for ids in (pair.original_ids, pair.rephrased_ids)]
+    prompts = [ids for pair in data.pairs + data.probe for ids in (pair.original_ids, pair.rephrased_ids)]
     prompts += [question.prompt_ids for question in data.questions]
     check_token_ids(shape, data.stop_ids, prompts)
     if data.pairs:
@@ -192,6 +197,7 @@ def dry_run(config: Config, rank: int, world_size: int) -> int:
     elif not absent:
         pairs = len(pair_records(config, **data_needs(config)))
         evaluation_questions(config)
+        probe_records(config)
         unread += f"; data not read with its tokenizer: planned for all {pairs} pairs"
     if rank == 0:
         data = f"data not read: not in the cache, the run fetches {', '.join(absent)}" if absent else ""
@@ -245,6 +251,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
             watchdog=watchdog,
             meter=Meter(policy.model.shape, measure_gemm_rate(config, policy.model.shape)),
             evaluate=evaluation if data.questions else None,
+            probe=Probe(engine, comm, data.probe, config) if data.probe else None,
             diagnose=partial(diagnose, pairs=pairs, grader=grader, method=method, comm=comm),
             total_steps=total_steps,
         )
@@ -311,4 +318,5 @@ def _fit(trainer: Trainer) -> Failure | None:
             return None
     except FloatingPointError as error:
         return Failure(str(error), NOT_FINITE)
-    return Failure(f"stopped after step {trainer.step}; go on with: run.resume=true", STOPPED)
+    reason = f" by the {'; the '.join(trainer.alarms)}" if trainer.alarms else ""
+    return Failure(f"stopped after step {trainer.step}{reason}; go on with: run.resume=true", STOPPED)

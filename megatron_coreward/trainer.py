@@ -28,7 +28,9 @@ from megatron_coreward.config.precision import resolve_dtype, sync_tolerance
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
 from megatron_coreward.data.sampler import PairSampler
+from megatron_coreward.evaluation.health import Probes, new_alarms
 from megatron_coreward.evaluation.measures import Scores
+from megatron_coreward.evaluation.probe import TEMPERATURE, Probe
 from megatron_coreward.phases.memory import MemoryPhases
 from megatron_coreward.phases.meter import SLOWEST, Meter, with_rates
 from megatron_coreward.phases.profiling import traced
@@ -43,7 +45,14 @@ from megatron_coreward.roles import (
     WeightSource,
 )
 from megatron_coreward.run.watchdog import Watchdog
-from megatron_coreward.types import QuestionPair, Response, Sampling, ScoredResponse, StepReport
+from megatron_coreward.types import (
+    QuestionPair,
+    Response,
+    Sampling,
+    ScoredResponse,
+    StepReport,
+    WeightedResponse,
+)
 from megatron_coreward.utils.metrics import Figures
 from megatron_coreward.utils.step_ranges import step_ranges
 from megatron_coreward.weight_sync import prompts_to_verify, sync_weights, verify_sync
@@ -69,6 +78,9 @@ class Observer(Protocol):
 
     def on_evaluation(self, step: int, scores: Scores, seconds: float) -> None:
         """An evaluation after `step` steps is done."""
+
+    def on_probe(self, probes: Probes, seconds: float) -> None:
+        """The last of the run's `probes` is done."""
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Writes a checkpoint. A collective."""
@@ -96,7 +108,10 @@ class Trainer:
     watchdog: Watchdog
     meter: Meter
     teacher: Teacher | None = None
+    probe: Probe | None = None
     step: int = 0
+    alarms: list[str] = field(default_factory=list)
+    """That ended the run (monitor.on_alarm=stop)."""
     _lengths: dict[str, int] = field(default_factory=dict)
     """Of the responses drawn last, by group (requests.mean_lengths); the same on all ranks."""
     _memory: MemoryPhases = field(init=False)
@@ -138,11 +153,13 @@ class Trainer:
         return StepReport(self.step, self._metrics(figures, started, scored)), pairs, scored
 
     def fit(self) -> bool:
-        """Trains to the end, or until SIGINT or SIGTERM; True when the end was reached."""
+        """Trains to the end, or until SIGINT, SIGTERM or an alarm; True when the end was reached."""
         config = self.config
         self._sync()
         if self.step == 0:
             self._evaluate()
+        if self.probe is not None and not self.probe.history:  # also of a run that goes on with one
+            self._take_probe(self.probe)
         with _stop_requests() as stop:
             while self.step < self.total_steps:
                 with self._traced_on_request():
@@ -151,7 +168,9 @@ class Trainer:
                 last = self.step == self.total_steps
                 if last or _due(self.step, config.evaluation.every):
                     self._evaluate()
-                stopping = any(self.comm.all_gather(bool(stop)))
+                if self.probe is not None and (last or _due(self.step, config.monitor.every)):
+                    self._take_probe(self.probe)
+                stopping = any(self.comm.all_gather(bool(stop))) or bool(self.alarms)
                 if last or stopping or _due(self.step, config.checkpoint.every):
                     self._enter("checkpoint")
                     self.observer.save(self.step, self.state_dict())
@@ -166,12 +185,14 @@ class Trainer:
             "sampler": self.sampler.state_dict(),
             "response_lengths": dict(sorted(self._lengths.items())),
             "reward_file": method_of(self.config).fingerprint,
-        }
+        } | ({"probe": self.probe.state_dict()} if self.probe is not None else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.sampler.load_state_dict(state["sampler"])
         self._lengths = dict(state.get("response_lengths", {}))  # earlier versions kept none
+        if self.probe is not None and "probe" in state:
+            self.probe.load_state_dict(state["probe"])
 
     def _draw(self, pairs: Sequence[QuestionPair], samples: int, stream: Stream = TRAINING) -> list[Response]:
         """Draws from the model that the engine holds; returns the responses that this rank holds."""
@@ -261,6 +282,29 @@ class Trainer:
         started = time.perf_counter()
         result = self.evaluate()
         self.observer.on_evaluation(self.step, result, time.perf_counter() - started)
+
+    def _take_probe(self, probe: Probe) -> None:
+        self._enter("evaluate")
+        started = time.perf_counter()
+        greedy, sampled = probe.draw()
+        probe.measure(self.step, greedy, sampled, self._kl_to_start(sampled))
+        if self.config.monitor.on_alarm == "stop":
+            self.alarms = new_alarms(probe.history)
+        self.observer.on_probe(probe.history, time.perf_counter() - started)
+
+    def _kl_to_start(self, sampled: Sequence[Response]) -> dict[str, float]:
+        """The mean k3 of a probe's samples per token, in nats.
+
+        Nothing where no start model is there, or where log-probs are of another temperature than the samples.
+        """
+        other_temperature = self.config.rollout.temperature != TEMPERATURE
+        if self.reference is None or self.teacher is not None or other_temperature:
+            return {}
+        self._enter("probe")
+        batch, figures = self.policy.shard([WeightedResponse(response) for response in sampled]), Figures()
+        gap_T = self.reference.log_probs(batch) - self.policy.log_probs(batch)
+        figures.add_mean("probe/kl", float((gap_T.exp() - gap_T - 1).sum()), len(gap_T))
+        return Figures.merged(self.comm.all_gather(figures)).as_dict()
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -57,7 +57,7 @@ def main() -> None:
         options.output / "held_out.jsonl",
         (
             {"question": q.question, "answer": q.answer, "subject": q.subject}
-            for q in synthetic.held_out(options.held_out)
+            for q in synthetic.held_out()[: options.held_out]
         ),
     )
 

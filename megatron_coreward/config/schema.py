@@ -127,6 +127,9 @@ class DataConfig:
     """Use only the first n pairs; 0 = all."""
     system_prompt: str = SYSTEM_PROMPT
     """System turn of the chat template; empty = no system turn."""
+    synthetic_task: Literal["arithmetic", "wordings"] = "arithmetic"
+    """Problems of source=synthetic: arithmetic (both wordings of a kind) or wordings (the original plain, the
+    rephrased one hard: number words, clauses in another order, a number that is not asked for)."""
     synthetic_pairs: AtLeastOne = 2000
     """Training pairs to generate when source=synthetic."""
 
@@ -177,6 +180,8 @@ class EvaluationConfig:
     file: str = ""
     """Questions with answers: Parquet, JSONL, JSON or CSV, or hf://OWNER/NAME[@REVISION]/FILE. Empty with
     source=synthetic means the held-out synthetic problems; empty otherwise means no evaluation."""
+    synthetic_split: Literal["all", "probe", "validation", "test"] = "all"
+    """Which of the held-out synthetic problems are asked when `file` is empty: all or one of three splits."""
     limit: AtLeastZero = 500
     """Use only the first n questions; 0 = all."""
     every: AtLeastZero = 10
@@ -185,6 +190,26 @@ class EvaluationConfig:
     """Sampled responses per question (pass@1, maj@k)."""
     temperature: Temperature = 0.8
     """Sampling temperature; greedy decoding is evaluated as well."""
+
+
+@dataclass(config=STRICT)
+class MonitorConfig:
+    """A probe of unlabelled pairs that watches a run, and its alarms (docs/evidence/healthy.md)."""
+
+    every: AtLeastZero = 0
+    """Steps between probes, which come before training and after it as well; 0 = no probe."""
+    original: str = ""
+    """File of held-out questions, or of both wordings, as `data.original`; ground truths are not used. Empty
+    with source=synthetic means held-out synthetic pairs, the last ones where evaluation takes the first."""
+    rephrased: str = ""
+    """File of their rephrasings, as `data.rephrased`; empty when `original` holds both wordings."""
+    pairs: AtLeastOne = 256
+    """Pairs that are asked: the first whose prompts are not too long."""
+    samples: Annotated[int, Field(ge=2)] = 8
+    """Responses per question and wording that are sampled at temperature 1, beside the greedy one."""
+    on_alarm: Literal["warn", "stop"] = "warn"
+    """warn (a warning, once for each alarm) or stop (that, then a checkpoint and the end of the run, as by
+    SIGTERM: exit code 3, and it can be resumed)."""
 
 
 @dataclass(config=STRICT)
@@ -199,11 +224,12 @@ class CheckpointConfig:
     """Keep those whose step is a multiple of this as well; 0 = none for this reason."""
     keep_best: AtLeastZero = 0
     """Keep this many of the best as well, by `keep_best_by`."""
-    keep_best_by: Literal["agreement", "evaluation"] = "agreement"
+    keep_best_by: Literal["agreement", "evaluation", "probe"] = "agreement"
     """agreement: of the votes of the two views, mean since the checkpoint before. It needs both views and no
     labels, and cannot see a collapse: a model that gives one answer to everything agrees with itself.
     evaluation: greedy pass@1 on the held-out questions after the same step (evaluation.every), which uses
-    their labels. See docs/checkpoints.md."""
+    their labels. probe: agreement of the greedy answers to the probe's pairs, mean of three probes, before
+    the first alarm; no labels (monitor.every). See docs/checkpoints.md."""
     async_save: bool = True
     """Write in the background while the next step runs; false = wait until it is written."""
 
@@ -294,6 +320,7 @@ class Config:
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)

@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 PAIR_KEYS = ("data.original", "data.rephrased")
 EVALUATION_KEY = "evaluation.file"
+PROBE_KEYS = ("monitor.original", "monitor.rephrased")
 _MATH_ID = re.compile(r"(?:train|test)/(\w+)/\d+\.json")
 _SAME_SHARE = 0.9
 _REASONS_NAMED = 3
@@ -138,23 +139,24 @@ def load_originals(path: str, key: str) -> list[str]:
     return questions
 
 
-def check_wordings_differ(pairs: Sequence[PairRecord], original: str, rephrased: str) -> None:
+def check_wordings_differ(
+    pairs: Sequence[PairRecord], original: str, rephrased: str, keys: tuple[str, str] = PAIR_KEYS
+) -> None:
     """Raises ValueError if the rephrasings are the original questions, in nearly all pairs.
 
-    Both wordings then have one vote, and judging one by the other is majority voting at twice the cost.
+    Both wordings then have one vote, and judging one by the other is majority voting at twice the cost; a
+    probe would find that they always agree. `keys` are the options that the message names.
     """
     same = sum(" ".join(pair.original.split()) == " ".join(pair.rephrased.split()) for pair in pairs)
     if rephrased and Path(original).resolve() == Path(rephrased).resolve():
-        problem = f"data.rephrased={rephrased}: this is the file of data.original"
+        problem = f"{keys[1]}={rephrased}: this is the file of {keys[0]}"
     elif same >= _SAME_SHARE * len(pairs):
-        name = f"data.rephrased={rephrased}" if rephrased else f"data.original={original}"
+        name = f"{keys[1]}={rephrased}" if rephrased else f"{keys[0]}={original}"
         problem = f"{name}: {same} of {len(pairs)} rephrasings are their original question"
     else:
         return
-    raise ValueError(
-        f"{problem}; set data.rephrased to rephrasings (`coreward rephrase` makes them), or "
-        "reward.method=majority_voting with an empty data.rephrased"
-    )
+    other = ", or reward.method=majority_voting with an empty data.rephrased" if keys == PAIR_KEYS else ""
+    raise ValueError(f"{problem}; set {keys[1]} to rephrasings (`coreward rephrase` makes them){other}")
 
 
 def load_questions(path: str, key: str = EVALUATION_KEY, named: NamedColumns = USUAL) -> list[Question]:
@@ -232,7 +234,7 @@ def _has_any(file: DataFile, columns: Sequence[str]) -> bool:
 def _texts(file: DataFile, columns: Sequence[str], what: str) -> list[str]:
     """The text under `columns` in every record. Raises ValueError where there is none, with the reasons."""
     if not _has_any(file, columns):
-        other = "data.question_column=NAME" if file.key in (*PAIR_KEYS, EVALUATION_KEY) else ""
+        other = "data.question_column=NAME" if file.key in (*PAIR_KEYS, EVALUATION_KEY, *PROBE_KEYS) else ""
         other = other or "`coreward prepare own --question-column NAME`"
         raise file.error(no_column(columns, file.columns), f"these names are read; {other} takes another")
     return _all_of(file, lambda record: question_of(record, columns), f"no {what}", "every record needs one")

@@ -7,19 +7,21 @@ one. The prompt is the paper's; the stop tokens and the fixed date are ours.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data import synthetic
 from megatron_coreward.data.columns import NamedColumns
 from megatron_coreward.data.pairs import (
+    PROBE_KEYS,
     PairRecord,
     Question,
     check_wordings_differ,
     load_pairs,
     load_questions,
 )
+from megatron_coreward.data.synthetic_tasks import TASKS
 from megatron_coreward.data.templates import (
     apply_template,
     check_prompts,
@@ -188,11 +190,53 @@ def build_pairs(
     """
     data = config.data
     records = pair_records(config, rephrased_needed=rephrased_needed, truth_needed=truth_needed)
+    pairs = _prompted(records, config, tokenizer)
+    if box_needed and data.source != "synthetic":  # models for those problems box without being asked
+        _warn_of_no_box(tokenizer, [record.original for record in records], data.system_prompt)
+    _report_dropped("pairs", len(records), len(pairs), data.max_prompt_tokens)
+    return pairs
+
+
+def build_probe(config: Config, tokenizer: "PreTrainedTokenizerBase") -> list[QuestionPair]:
+    """The pairs of the probe with their prompts, without ground truths; empty if the run has none.
+
+    Raises ValueError as build_pairs does, and if there are fewer than monitor.pairs.
+    """
+    records, wanted = probe_records(config), config.monitor.pairs
+    pairs = [replace(pair, answer=None) for pair in _prompted(records, config, tokenizer)]
+    if records and len(pairs) < wanted:
+        source = f"monitor.original={name}" if (name := config.monitor.original) else "data.source=synthetic"
+        raise ValueError(
+            f"monitor.pairs is {wanted}, but {source} gives {len(pairs)} pairs with prompts of up to "
+            f"{config.data.max_prompt_tokens} tokens (data.max_prompt_tokens). Lower monitor.pairs, or name "
+            "a larger file in monitor.original."
+        )
+    return pairs[:wanted]
+
+
+def probe_records(config: Config) -> list[PairRecord]:
+    """All pairs that a probe may ask, before they are tokenised; empty where monitor.every is 0."""
+    monitor = config.monitor
+    if not monitor.every:
+        return []
+    if not monitor.original:
+        return synthetic.held_out_pairs()
+    named = replace(named_columns(config), answer="")
+    records = load_pairs(monitor.original, monitor.rephrased, PROBE_KEYS, named=named)
+    check_wordings_differ(records, monitor.original, monitor.rephrased, PROBE_KEYS)
+    return records
+
+
+def _prompted(
+    records: Sequence[PairRecord], config: Config, tokenizer: "PreTrainedTokenizerBase"
+) -> list[QuestionPair]:
+    """The pairs of which neither prompt is too long; those of rephrasings are empty where there are none."""
+    data = config.data
     originals = encode_prompts(tokenizer, [record.original for record in records], data.system_prompt)
     rephrasings: list[tuple[int, ...]] = [()] * len(records)
     if any(record.rephrased for record in records):
         rephrasings = encode_prompts(tokenizer, [record.rephrased for record in records], data.system_prompt)
-    pairs = [
+    return [
         QuestionPair(
             pair_id=record.pair_id,
             original=record.original,
@@ -206,17 +250,13 @@ def build_pairs(
         for record, original_ids, rephrased_ids in zip(records, originals, rephrasings, strict=True)
         if max(len(original_ids), len(rephrased_ids)) <= data.max_prompt_tokens
     ]
-    if box_needed and data.source != "synthetic":  # models for those problems box without being asked
-        _warn_of_no_box(tokenizer, [record.original for record in records], data.system_prompt)
-    _report_dropped("pairs", len(records), len(pairs), data.max_prompt_tokens)
-    return pairs
 
 
 def pair_records(config: Config, *, rephrased_needed: bool, truth_needed: bool) -> list[PairRecord]:
     """The pairs of build_pairs before they are tokenised. Raises ValueError as it does."""
     data = config.data
     if data.source == "synthetic":
-        records = synthetic.make_pairs(data.synthetic_pairs, config.run.seed)
+        records = TASKS[data.synthetic_task].make_pairs(data.synthetic_pairs, config.run.seed)
     else:
         records = load_pairs(
             *(data.original, data.rephrased),
@@ -274,8 +314,10 @@ def evaluation_questions(config: Config) -> list[Question]:
     """The first evaluation.limit questions of evaluation.file, or of the held-out synthetic problems."""
     if config.evaluation.file:
         questions = load_questions(config.evaluation.file, named=named_columns(config))
+    elif config.data.source == "synthetic":
+        questions = TASKS[config.data.synthetic_task].held_out(config.evaluation.synthetic_split)
     else:
-        questions = synthetic.held_out() if config.data.source == "synthetic" else []
+        questions = []
     return questions[: config.evaluation.limit or None]
 
 

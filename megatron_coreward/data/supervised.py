@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from megatron_coreward.config.schema import Config
-from megatron_coreward.data import synthetic
 from megatron_coreward.data.pairs import load_examples
 from megatron_coreward.data.prompts import encode_prompts, end_of_turn_id, named_columns
+from megatron_coreward.data.synthetic_tasks import TASKS
 from megatron_coreward.utils.logging import warn
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ class Example:
 
 
 def example_texts(config: Config) -> list[tuple[str, str]]:
-    """(question, response) of data.original, or data.synthetic_pairs synthetic ones; then data.limit.
+    """(question, response) of data.original, or data.synthetic_pairs of data.synthetic_task; then data.limit.
 
     Raises ValueError as load_examples does.
     """
     data = config.data
     if data.source == "synthetic":
-        texts = synthetic.supervised_examples(data.synthetic_pairs, config.run.seed)
+        texts = TASKS[data.synthetic_task].supervised_examples(data.synthetic_pairs, config.run.seed)
     else:
         texts = load_examples(data.original, named_columns(config), data.response_column)
     return texts[: data.limit or None]

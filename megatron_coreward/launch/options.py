@@ -19,8 +19,8 @@ HELP = """
 Trains a model without labels, as the YAML files say; later files and keys win. A file has at least model.path
 and data.original. All keys: docs/config.md. The run resumes with run.resume=true.
 
-Exit codes: 0 done, 2 wrong input, 3 stopped and saved (Ctrl-C: the step is completed first), 4 loss or
-gradient not finite, 5 a rank stalled, 1 anything else. The last line says why.
+Exit codes: 0 done, 2 wrong input, 3 stopped and saved (Ctrl-C or an alarm: the step is completed first), 4
+loss or gradient not finite, 5 a rank stalled, 1 anything else. The last line says why.
 """
 
 

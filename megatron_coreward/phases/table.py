@@ -11,9 +11,11 @@
     sync         device    asleep      main memory           main memory
     verify       device    device      main memory           main memory
     evaluate     device    device      main memory           main memory
+    probe        asleep    asleep      main memory           device
     checkpoint   asleep    asleep      main memory           main memory
 
-The reference is the start model or the teacher. A checkpoint holds the optimizer's state and the teacher as
+The reference is the start model or the teacher. The responses of a probe are drawn in evaluate; probe is its
+KL to the start model. A checkpoint holds the optimizer's state and the teacher as
 well, and reads them where they are. The policy's own weights stay.
 Imports no torch: planning/ reads the table, too.
 """
@@ -47,6 +49,7 @@ PHASES = MappingProxyType(
         "sync": Needs(engine=(WEIGHTS,)),
         "verify": Needs(engine=(WEIGHTS, KV_CACHE)),
         "evaluate": Needs(engine=(WEIGHTS, KV_CACHE)),
+        "probe": Needs(reference=True, keeps_engine=True),
         "checkpoint": Needs(keeps_engine=True),
     }
 )

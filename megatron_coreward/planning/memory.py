@@ -79,7 +79,7 @@ def plan_memory(config: Config, shape: ModelShape, cluster: Cluster) -> MemoryPl
 
 
 def _phases_of(config: Config) -> list[str]:
-    """The phases that this run has, without evaluate and verify, which need what rollout does."""
+    """The phases that this run has, without those that need what rollout or log_probs does."""
     method = method_of(config)
     runs = {
         "teacher": method.teacher,
@@ -87,6 +87,7 @@ def _phases_of(config: Config) -> list[str]:
         "log_probs": config.algorithm.kl_coef > 0 or config.algorithm.updates_per_batch > 1,
         "verify": False,
         "evaluate": False,
+        "probe": False,
     }
     return [name for name in PHASES if runs.get(name, True)]
 

@@ -17,6 +17,7 @@ from megatron_coreward.config.precision import check_fp8_sizes, check_installed,
 from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.layout import check_model, check_ranks
 from megatron_coreward.preflight.method import check_method
+from megatron_coreward.preflight.monitor import check_monitor
 from megatron_coreward.utils.run_names import CHECKPOINTS, RUN_MARKS
 from megatron_coreward.utils.step_ranges import step_ranges
 
@@ -69,6 +70,7 @@ def validate_layout(config: Config, shape: ModelShape, world_size: int) -> None:
 def _check_settings(config: Config, world_size: int) -> None:
     _check_training(config)
     check_profile_steps(config, config.run.steps)
+    check_monitor(config)
     check_method(config)
     check_precision(config)
     check_ranks(config, world_size)
@@ -120,11 +122,28 @@ def check_profile_steps(config: Config, total_steps: int) -> None:
 def data_files(config: Config) -> dict[str, str]:
     """The files that a run reads, by key; "" for none."""
     data, evaluation = config.data, config.evaluation
+    probe = {f"monitor.{name}": vars(config.monitor)[name] for name in ("original", "rephrased")}
     return {
         "data.original": data.original,
         "data.rephrased": data.rephrased,
         "evaluation.file": evaluation.file,
+        **(probe if config.monitor.every else {}),
     }
+
+
+def _check_synthetic(config: Config) -> None:
+    """Raises ValueError for keys of synthetic problems in a run that has none."""
+    task, split = config.data.synthetic_task, config.evaluation.synthetic_split
+    if task != "arithmetic" and config.data.source != "synthetic":
+        raise ValueError(
+            f"data.synthetic_task is {task}, but data.source is {config.data.source}. Set data.source to "
+            "synthetic, or data.synthetic_task to arithmetic, its default."
+        )
+    if split != "all" and (config.evaluation.file or config.data.source != "synthetic"):
+        raise ValueError(
+            f"evaluation.synthetic_split is {split}, but evaluation asks no synthetic problems. Set "
+            "data.source to synthetic and clear evaluation.file, or set evaluation.synthetic_split to all."
+        )
 
 
 def _check_data(config: Config) -> None:
@@ -136,6 +155,7 @@ def _check_data(config: Config) -> None:
         )
     if data.source == "synthetic" and (data.original or data.rephrased):
         raise ValueError("data.source=synthetic reads no files: clear data.original and data.rephrased.")
+    _check_synthetic(config)
     for key, name in data_files(config).items():
         if is_data_set(name):
             parse(name, key)
@@ -146,7 +166,8 @@ def _check_data(config: Config) -> None:
                 f"{key} is {name!r}, a folder. Set it to a file in it ({some(inside) or 'it has none'})."
             )
         if name and not Path(name).is_file():
-            hint = " Leave it empty if data.original holds both wordings." if key == "data.rephrased" else ""
+            section, _, which = key.partition(".")
+            hint = f" Leave it empty if {section}.original holds both wordings." * (which == "rephrased")
             if not Path(name).is_absolute():
                 hint += f" It is looked for from {Path.cwd()}."
             raise ValueError(f"{key} is {name!r}, but there is no such file.{hint}")

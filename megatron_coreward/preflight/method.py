@@ -40,7 +40,7 @@ def check_method(config: Config) -> None:
 
 def _check_ratings(config: Config) -> None:
     """Raises ValueError if no checkpoint but the last could get the rating that checkpoint.keep_best asks."""
-    kept, every = config.checkpoint, config.evaluation.every
+    kept = config.checkpoint
     if kept.keep_best_by == "agreement":
         if len(views_of(config)) != 2:
             raise ValueError(
@@ -50,15 +50,18 @@ def _check_ratings(config: Config) -> None:
                 f"which uses the labels of evaluation.file."
             )
         return
-    if not config.evaluation.file and config.data.source != "synthetic":
+    by_probe = kept.keep_best_by == "probe"
+    if not by_probe and not config.evaluation.file and config.data.source != "synthetic":
         raise ValueError(
             "checkpoint.keep_best_by is evaluation, but there are no questions to evaluate on. Set "
             "evaluation.file to held-out questions with answers, or checkpoint.keep_best_by to agreement."
         )
+    rated, section = ("probed", "monitor") if by_probe else ("evaluated", "evaluation")
+    every = config.monitor.every if by_probe else config.evaluation.every
     if kept.every == 0 or every == 0 or max(kept.every, every) % min(kept.every, every):
         raise ValueError(
-            f"checkpoint.keep_best_by is evaluation, which rates checkpoints of steps that are evaluated, "
-            f"but evaluation.every is {every} and checkpoint.every {kept.every}. Set both to "
+            f"checkpoint.keep_best_by is {kept.keep_best_by}, which rates checkpoints of steps that are "
+            f"{rated}, but {section}.every is {every} and checkpoint.every {kept.every}. Set both to "
             f"{kept.every or every or 10}, or one of them to a multiple of the other, above 0."
         )
 

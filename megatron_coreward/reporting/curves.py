@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megatron_coreward.evaluation.health import AGREEMENT, ALARMS
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PROBE = "Probe, without labels; its alarms"
 PANELS = (
     ("Held-out accuracy", ("eval/greedy_pass@1", "eval/pass@1", "eval/maj@"), "linear"),
     (
@@ -15,12 +18,21 @@ PANELS = (
         "linear",
     ),
     (
+        PROBE,
+        (
+            *("probe/agreement", "probe/answer_entropy", "probe/kept_majorities"),
+            *("probe/flipped_majorities", "probe/top_answer_share"),
+        ),
+        "linear",
+    ),
+    ("Probe: what an answer says of its question (nats)", ("probe/answer_information",), "linear"),
+    (
         "Label accuracy (diagnostics)",
         ("diagnostics/original/label_accuracy", "diagnostics/rephrased/label_accuracy"),
         "linear",
     ),
     ("Reward", ("reward/mean", "original/signal_groups", "rephrased/signal_groups"), "linear"),
-    ("KL to the start model", ("policy/kl",), "linear"),
+    ("KL to the start model", ("policy/kl", "probe/kl"), "linear"),
     ("Log-prob mismatch with vLLM (nats)", ("mismatch/mean_abs", "mismatch/max_abs"), "log"),
     ("Response tokens", ("original/response_tokens", "rephrased/response_tokens"), "linear"),
     ("Gradient norm", ("policy/grad_norm",), "linear"),
@@ -44,10 +56,19 @@ def draw(records: Sequence[dict[str, float]]) -> "Figure":
         for name in shown:
             points = [(record["step"], record[name]) for record in records if name in record]
             axes.plot(*zip(*points, strict=True), marker=".", label=name)
+        for color, (step, name) in enumerate(_alarms(records) if title == PROBE else [], start=len(shown)):
+            axes.axvline(step, label=name, color=f"C{color}", linestyle="dashed")
         axes.set(title=title, xlabel="step", yscale=scale)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return figure
+
+
+def _alarms(records: Sequence[dict[str, float]]) -> list[tuple[float, str]]:
+    """The steps at which alarms ring first, with their names."""
+    probes = [record for record in records if AGREEMENT in record]
+    rung = [(alarm.name, alarm.first(probes)) for alarm in ALARMS]
+    return [(probes[found[0]]["step"], name) for name, found in rung if found]
 
 
 def save_curves(records: Sequence[dict[str, float]], path: Path) -> None:

@@ -88,6 +88,19 @@ SECTIONS = (
         ),
     ),
     Section(
+        "Probe",
+        "Held-out pairs without labels (monitor.every).",
+        (
+            Panel("Greedy answers agree", "probe/agreement", SHARE),
+            Panel("Variety of answers to a question", "probe/answer_entropy"),
+            Panel("Kept majorities", "probe/kept_majorities", SHARE),
+            Panel("Flipped majorities", "probe/flipped_majorities", SHARE),
+            Panel("Top answer share", "probe/top_answer_share", SHARE),
+            Panel("What an answer says of its question", "probe/answer_information", NATS),
+            Panel("KL to the start model", "probe/kl", NATS),
+        ),
+    ),
+    Section(
         "Update",
         "",
         (
@@ -128,7 +141,7 @@ REWARD, REWARD_IN_NATS, OTHER = "reward/mean", "reward/mean (nats)", "time/other
 """The last two are made here: the reward of methods whose reward is a confidence, and the step's time less
 that of its phases."""
 PHASES = ("rollout", "teacher", "confidence", "reward", "log_probs", "update", "sync", "verify")
-OUTSIDE_STEP = ("evaluate", "checkpoint")
+OUTSIDE_STEP = ("evaluate", "probe", "checkpoint")
 NUM_COLORS = 10
 """Runs have colours of their own up to this number (report_page/report.css); then they come again."""
 

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from megatron_coreward.actor.checkpoint.folder import best_checkpoint
+from megatron_coreward.actor.checkpoint.folder import PROBE, best_checkpoint
 from megatron_coreward.config.loading import to_yaml
 from megatron_coreward.config.schema import Config, LoggingConfig
+from megatron_coreward.evaluation.health import Probes, rating
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.roles import Communicator
 from megatron_coreward.run.progress import RunProgress
@@ -74,6 +75,8 @@ class RunFolder:
         self._agreements: list[float] = []
         self._accuracy: dict[int, float] = {}
         """Of the newest evaluation, by its step."""
+        self._probed: dict[int, float] = {}
+        """The rating by the newest probe, by its step; empty where it gives none."""
         self._keep = config.checkpoint
         resumed_step = resumed["step"] if resumed else None
         self.seed = config.run.seed
@@ -148,6 +151,16 @@ class RunFolder:
         path.write_text(json.dumps(scores.summary(self.seed)) + "\n")
         self._warnings.on_evaluation(metrics)
 
+    def on_probe(self, probes: Probes, seconds: float) -> None:
+        step, rated = int(probes[-1]["step"]), rating(probes)
+        self._probed = {} if rated is None else {step: rated}
+        if self._writer is None or self._warnings is None:
+            return
+        figures = {name: value for name, value in probes[-1].items() if name != "step"}
+        logger.info("  ".join([f"probe, step {step}:", *(f"{k[6:]} {v:.3f}" for k, v in figures.items())]))
+        self._writer.log(step, {**figures, "time/probe": seconds})
+        self._warnings.on_probe(probes)
+
     def summary(self) -> str:
         """The last lines of a finished run: its folder, best checkpoint and warnings, and what to do next."""
         warnings = self._warnings.summary() if self._warnings is not None else ""
@@ -165,12 +178,16 @@ class RunFolder:
         """The best checkpoint by checkpoint.keep_best_by; "" where none is kept for being it."""
         by = self._keep.keep_best_by
         best = best_checkpoint(self.folder / CHECKPOINTS, by) if self._keep.keep_best else None
+        if best is None and self._keep.keep_best and by == PROBE:
+            return "no checkpoint rated by probe: keep the start model"
         return f"best checkpoint by {by} {best[0].name} ({best[1]:.3f})" if best else ""
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         started = time.perf_counter()
         metrics = self._writer.state_dict() if self._writer is not None else None
         ratings = {EVALUATION: self._accuracy[step]} if step in self._accuracy else {}
+        if step in self._probed:
+            ratings[PROBE] = self._probed[step]
         if self._agreements:
             ratings[AGREEMENT] = sum(self._agreements) / len(self._agreements)
         self._saver.save(step, {**state, "metrics": metrics}, ratings)

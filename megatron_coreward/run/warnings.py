@@ -8,7 +8,9 @@ A new rule is a new row of RULES.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from megatron_coreward.evaluation.health import ALARMS, Alarm, Probes
 from megatron_coreward.types import ScoredResponse, View
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ class History:
     total_steps: int
     steps: list[Metrics] = field(default_factory=list)
     evaluations: list[Metrics] = field(default_factory=list)
+    probes: Probes = ()
     responses: int = 0
     endings: list[str] = field(default_factory=list)
 
@@ -80,6 +83,11 @@ def _fallen(history: History) -> str:
     )
 
 
+def _alarm(alarm: Alarm, history: History) -> str:
+    found = alarm.first(history.probes)
+    return f"at step {history.probes[found[0]]['step']:.0f} {found[1]}" if found else ""
+
+
 @dataclass(frozen=True)
 class Rule:
     """`finds` returns what is wrong, "" for nothing; `key` is the setting to look at first."""
@@ -94,6 +102,7 @@ RULES = (
     Rule("no ground truth matched", _no_matches, "data.original (its answers)"),
     Rule("no signal", _no_signal, "rollout.samples, rollout.temperature, data.original"),
     Rule("accuracy fell", _fallen, "optimizer.lr"),
+    *(Rule(alarm.name, partial(_alarm, alarm), "optimizer.lr, algorithm.kl_coef") for alarm in ALARMS),
 )
 
 
@@ -122,6 +131,10 @@ class RunWarnings:
 
     def on_evaluation(self, metrics: Metrics) -> None:
         self._file(metrics)
+        self._look()
+
+    def on_probe(self, probes: Probes) -> None:
+        self._history.probes = probes
         self._look()
 
     def summary(self) -> str:

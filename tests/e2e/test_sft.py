@@ -68,7 +68,7 @@ def test_evaluate_and_train_take_its_folder(
     model = trained[0] / "hf"
     questions = tmp_path / "questions.jsonl"
     questions.write_text(
-        "\n".join(json.dumps({"question": q.question, "answer": q.answer}) for q in held_out(4))
+        "\n".join(json.dumps({"question": q.question, "answer": q.answer}) for q in held_out()[:4])
     )
     settings = json.loads((model / "coreward.json").read_text())["config"]
     assert settings["data.system_prompt"] == "" and settings["rollout.max_response_tokens"] == 32

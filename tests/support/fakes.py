@@ -15,6 +15,7 @@ import torch
 from megatron_coreward.algorithm.batch import TrainBatch, make_batch
 from megatron_coreward.algorithm.objective import Objective
 from megatron_coreward.algorithm.token_figures import settled
+from megatron_coreward.evaluation.health import Probes
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.roles import KV_CACHE, WEIGHTS
 from megatron_coreward.types import (
@@ -244,6 +245,9 @@ class FakeObserver:
 
     def on_evaluation(self, step: int, result: Scores, seconds: float) -> None:
         self.journal.append(f"evaluated after {step}")
+
+    def on_probe(self, probes: Probes, seconds: float) -> None:
+        self.journal.append(f"probed after {probes[-1]['step']}")
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         self.saved[step] = state

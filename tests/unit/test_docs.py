@@ -32,6 +32,7 @@ QUESTIONS = {
     "which learning rate": "paper_settings.md#another-model-batch-or-method-which-learning-rate",
     "what does figure X mean": "metrics.md#metrics",
     "stop early, the best checkpoint": "checkpoints.md#choosing-a-checkpoint",
+    "is my run healthy": "evidence/healthy.md#is-my-run-healthy",
     "Weights & Biases": "metrics.md#weights--biases",
     "two nodes with SLURM": "gpu/launch.md#slurm",
 }

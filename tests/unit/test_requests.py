@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from megatron_coreward.requests import (
     ANSWERS,
     EVALUATION,
+    PROBE,
     REPHRASING,
     TEACHER,
     TRAINING,
@@ -139,6 +140,14 @@ FIRST, SECOND = View.ORIGINAL, View.REPHRASED
             *(EVALUATION, 7, 0, [FIRST], [0, 1, 2, 3]),
             [8234381718289260072, 6425765119988019541, 7579736614639836223, 7581399347273879715],
         ),
+        (
+            PROBE,
+            7,
+            0,
+            [FIRST, SECOND],
+            [0, 1],
+            [4179529133659414451, 2960431472472903636, 8488512764016714172, 9016237961932348384],
+        ),
         (REPHRASING, 7, 0, [SECOND], [0, 1], [2170486826119244021, 4552306769819417740]),
         (
             *(ANSWERS, 7, 0, [FIRST, SECOND], [0, 1]),
@@ -159,12 +168,12 @@ def test_every_stream_draws_what_the_first_version_drew(
 
 
 def test_streams_of_a_run_have_nothing_in_common() -> None:
-    streams = (TRAINING, TEACHER, EVALUATION, REPHRASING, ANSWERS)
+    streams = (TRAINING, TEACHER, EVALUATION, PROBE, REPHRASING, ANSWERS)
     seeds = [
         {request_seed(1, step, 0, FIRST, sample, stream) for step in range(4) for sample in range(4)}
         for stream in streams
     ]
-    assert len(set().union(*seeds)) == sum(map(len, seeds)) == 4 + 4 + 3 * 16
+    assert len(set().union(*seeds)) == sum(map(len, seeds)) == 4 + 4 + 4 + 3 * 16
 
 
 def test_a_replica_is_consecutive_ranks():

@@ -1,6 +1,7 @@
 """The calls that a step makes to the roles, and their order."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,17 @@ from megatron_coreward.config.schema import Config, RolloutConfig
 from megatron_coreward.coreward.rewards.registry import method_of
 from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.data.sampler import PairSampler
+from megatron_coreward.evaluation.probe import Probe
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.phases.meter import Meter
 from megatron_coreward.run.watchdog import Watchdog
+from megatron_coreward.train import _fit
 from megatron_coreward.trainer import Trainer
 from megatron_coreward.types import GenerationRequest, QuestionPair, Response, ScoredResponse, StepReport
 from megatron_coreward.utils.distributed import TorchCommunicator
+from megatron_coreward.utils.failures import STOPPED
 from megatron_coreward.utils.metrics import Figures
-from tests.support.fakes import FakeEngine, FakeObserver, FakePolicy, FakeTeacher
+from tests.support.fakes import FakeEngine, FakeModel, FakeObserver, FakePolicy, FakeTeacher
 
 PAIRS = [QuestionPair(pair_id, "q", "r", (1, 2), (1, 2, 3)) for pair_id in (3, 9)]
 SHAPE = ModelShape(Path("model"), "Qwen2ForCausalLM", 4, 8, 16, 4, 2, 2, 11, True, 8192)
@@ -238,6 +242,54 @@ def test_a_run_syncs_first_and_saves_at_its_end(build):
     assert run.journal[-1] == "-- checkpoint"
     assert [report.step for report in run.observer.reports] == list(run.observer.saved) == [1]
     assert run.observer.saved[1] == run.trainer.state_dict()
+
+
+@pytest.mark.parametrize("on_alarm", ["warn", "stop"])
+def test_a_probe_is_taken_at_the_start_every_few_steps_and_at_the_end(build, on_alarm):
+    """From step 4 on every question gets the same answer."""
+    config = Config(rollout=RolloutConfig(samples=5), algorithm=without_kl())
+    config.monitor.every, config.monitor.samples, config.monitor.on_alarm = 2, 3, on_alarm
+    run = build(config, answer=lambda r: "7" if run.engine.version >= 4 else str(r.pair_id))
+    run.trainer.total_steps = 7
+    run.trainer.probe = Probe(run.engine, run.trainer.comm, PAIRS, config)
+    stops = on_alarm == "stop"
+    assert run.trainer.fit() is not stops
+    probed = [entry for entry in run.journal if entry.startswith("probed")]
+    assert probed == [f"probed after {step}" for step in ([0, 2, 4] if stops else [0, 2, 4, 6, 7])]
+    assert list(run.observer.saved) == [4 if stops else 7]
+    alarms = "; ".join(run.trainer.alarms)
+    assert alarms.startswith("template alarm: answers depend less on their questions") is stops
+    if stops:
+        resumed = build(config)
+        resumed.trainer.probe = Probe(resumed.engine, resumed.trainer.comm, PAIRS, config)
+        resumed.trainer.load_state_dict(json.loads(json.dumps(run.observer.saved[4])))
+        assert resumed.trainer.probe.history == run.trainer.probe.history and not resumed.trainer.alarms
+
+
+def test_an_alarm_is_in_the_last_line_of_a_stopped_run(build):
+    run = build(Config(rollout=RolloutConfig(samples=5), algorithm=without_kl()))
+    run.trainer.fit = lambda: False
+    assert str(_fit(run.trainer)) == "stopped after step 0; go on with: run.resume=true"
+    run.trainer.alarms = ["forgetting alarm: one", "template alarm: two"]
+    failure = _fit(run.trainer)
+    assert failure.code == STOPPED and str(failure) == (
+        "stopped after step 0 by the forgetting alarm: one; the template alarm: two; go on with: "
+        "run.resume=true"
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.8])
+def test_a_probe_has_the_kl_to_a_start_model(build, temperature):
+    """k3 where the start model's log-probs are above the policy's by 0.1."""
+    config = Config(rollout=RolloutConfig(samples=5, temperature=temperature))
+    config.monitor.every, config.monitor.samples = 1, 5
+    run = build(config)
+    run.trainer.reference = FakeModel("reference", run.journal, gap=0.1)
+    run.trainer.probe = Probe(run.engine, run.trainer.comm, PAIRS, config)
+    assert run.trainer.fit()
+    kls = [figures.get("probe/kl") for figures in run.trainer.probe.history]
+    expected = pytest.approx(math.exp(0.1) - 1.1, rel=1e-4)
+    assert kls == ([expected] * 2 if temperature == 1 else [None] * 2)
 
 
 def test_the_last_lengths_are_expected_and_go_through_a_checkpoint(build):

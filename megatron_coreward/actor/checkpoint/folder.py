@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 STATE_FILE = run_names.STATE_FILE
 FORMAT = 2
 HF_FILES = "hf"
+PROBE = "probe"
+"""The rating by the probe of a run, which grows with collapse as well: of equal ones the earlier is safer."""
 _CARRIED = ("*.json", "*.txt", "*.model", "*.jinja")
 _NAME = re.compile(r"step_(\d+)|\.step_(\d+)\.replaced")
 _BLOCK = 1 << 20
@@ -199,7 +201,7 @@ class Retention:
     every: int = 0
     """Those whose step is a multiple; 0 = none for this reason."""
     best: int = 0
-    """This many of those with the highest rating `best_by`; of equal ones the newer."""
+    """This many of those with the highest rating `best_by`; of equal ones the newer, by PROBE the earlier."""
     best_by: str = "agreement"
     """The name of a rating, as in `ratings` of state.json."""
 
@@ -231,8 +233,8 @@ def _kept(folder: Path, retention: Retention) -> set[Path]:
 
 def _rated(states: Mapping[Path, dict[str, Any]], by: str) -> list[tuple[Path, float]]:
     """The checkpoints that have a rating `by`, lowest first; `states` are in order of steps."""
-    ratings = {path: ratings_of(state) for path, state in states.items()}
-    return sorted(((path, own[by]) for path, own in ratings.items() if by in own), key=lambda rated: rated[1])
+    rated = [(path, ratings_of(state)[by]) for path, state in states.items() if by in ratings_of(state)]
+    return sorted(reversed(rated) if by == PROBE else rated, key=lambda item: item[1])
 
 
 def ratings_of(state: Mapping[str, Any]) -> dict[str, float]:

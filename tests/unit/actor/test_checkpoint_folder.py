@@ -147,6 +147,15 @@ def test_retention(retention: Retention, kept: list[int], tmp_path: Path) -> Non
     assert left(tmp_path) == kept
 
 
+def test_of_equal_ones_by_the_probe_the_earlier_is_better(tmp_path: Path) -> None:
+    for step, rating in enumerate((0.4, 0.7, 0.7, 0.7, 0.5), start=1):
+        make(tmp_path, step, {"probe": rating, "agreement": rating})
+    assert best_checkpoint(tmp_path, "probe") == (tmp_path / "step_000002", 0.7)
+    assert best_checkpoint(tmp_path, "agreement") == (tmp_path / "step_000004", 0.7)
+    run_threads(1, lambda comm: prune(tmp_path, Retention(last=1, best=2, best_by="probe"), comm))
+    assert left(tmp_path) == [2, 3, 5]
+
+
 def test_what_is_newer_than_the_newest_complete_one_stays(tmp_path: Path) -> None:
     for step in range(1, 5):
         make(tmp_path, step)

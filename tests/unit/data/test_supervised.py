@@ -8,7 +8,7 @@ import pytest
 
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.schema import Config
-from megatron_coreward.data import synthetic
+from megatron_coreward.data import synthetic, wordings
 from megatron_coreward.data.prompts import encode_prompts
 from megatron_coreward.data.supervised import Example, build_examples, encode_examples, example_texts
 from tests.unit.data.test_prompts import CHATML, END, EOT, IM_END, PLAIN, byte_tokenizer, llama, qwen
@@ -74,6 +74,8 @@ def test_what_is_no_response_is_refused(records, overrides, message, tmp_path: P
 def test_synthetic_examples_follow_the_seed_and_a_limit_takes_the_first() -> None:
     keys = {"model.path": "unread", "data.source": "synthetic", "data.synthetic_pairs": 9, "run.seed": 4}
     assert example_texts(load_config([], keys)) == synthetic.supervised_examples(9, seed=4)
+    other = load_config([], keys | {"data.synthetic_task": "wordings"})
+    assert example_texts(other) == wordings.supervised_examples(9, seed=4)
     limited = load_config([], keys | {"data.limit": 2})
     assert example_texts(limited) == synthetic.supervised_examples(9, seed=4)[:2]
 

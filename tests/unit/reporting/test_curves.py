@@ -3,9 +3,12 @@
 import math
 
 from megatron_coreward.cli.report import main
-from megatron_coreward.reporting.curves import PANELS, draw
+from megatron_coreward.evaluation.health import AGREEMENT, ENTROPY, INFORMATION, TOP
+from megatron_coreward.reporting.curves import PANELS, PROBE, draw
 from megatron_coreward.utils.metrics import MetricsWriter, read_metrics
 from tests.support.metric_names import METRICS
+
+HEALTHY_PROBE = {AGREEMENT: 0.5, ENTROPY: 0.8, TOP: 0.1, INFORMATION: 2.0}
 
 
 def test_draws_the_panels_that_have_data(tmp_path):
@@ -25,6 +28,18 @@ def test_draws_the_panels_that_have_data(tmp_path):
         [0.5, 0.6],
     )
     assert maj.get_label() == "eval/maj@8"
+
+
+def test_marks_the_alarms_of_a_probe(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    for step, kept in enumerate([1.0, 0.8, 0.8, 0.95]):
+        writer.log(5 * step, {**HEALTHY_PROBE, "probe/kept_majorities": kept})
+        writer.log(5 * step + 1, {"policy/kl": 0.1})
+    writer.close()
+    [axes] = [axes for axes in draw(read_metrics(tmp_path)).axes if axes.get_title() == PROBE]
+    *figures, alarm = axes.lines
+    assert {line.get_label() for line in figures} == {*HEALTHY_PROBE, "probe/kept_majorities"} - {INFORMATION}
+    assert (alarm.get_label(), list(alarm.get_xdata())) == ("forgetting alarm", [10, 10])
 
 
 def test_draws_only_metrics_that_exist():

@@ -13,8 +13,15 @@ from megatron_coreward.config.loading import load_config
 from megatron_coreward.evaluation.measures import Scores
 from megatron_coreward.run.folder import RunFolder
 from megatron_coreward.types import StepReport
+from megatron_coreward.utils.metrics import read_metrics
 from tests.support.fakes import ThreadCommunicator, run_threads
 
+FIGURES = {"probe/answer_entropy": 0.8, "probe/top_answer_share": 0.1, "probe/answer_information": 2.0}
+PROBES = [
+    {"step": step, "probe/agreement": agreement, "probe/kept_majorities": kept, **FIGURES}
+    for step, (agreement, kept) in enumerate([(0.3, 1.0), (0.5, 1.0), (0.7, 0.8), (0.9, 0.8)])
+]
+"""The last one raises the alarm of forgetting."""
 AGREEMENTS = {1: 0.25, 2: 0.75, 3: 1.0, 4: 1.0}
 
 
@@ -62,6 +69,28 @@ def run(
             if step > 1:
                 folder.save(step, {})
         return folder.summary(), saver.ratings
+
+
+def test_a_probe_rates_a_checkpoint_of_its_step(alone: ThreadCommunicator, tmp_path: Path) -> None:
+    """The third probe is the first to rate, and its alarm leaves the start model if it rates none."""
+    settings = ["model.path=m", "checkpoint.keep_best=1", "checkpoint.keep_best_by=probe"]
+    config = load_config(
+        [], [*settings, f"run.output_dir={tmp_path}", "logging.tensorboard=false", "logging.rollouts=false"]
+    )
+    saver = PlainSaver(tmp_path)
+    with RunFolder(config, alone, Console(stderr=True, quiet=True), 4, None, saver, {}) as folder:
+        nothing = "no checkpoint rated by probe: keep the start model"
+        assert folder.summary().startswith(f"{tmp_path}, {nothing}, without")
+        for step in range(4):
+            folder.on_probe(PROBES[: step + 1], 1.5)
+            folder.save(step, {})
+        folder.save(4, {})
+        assert folder.summary().startswith(
+            f"{tmp_path}, best checkpoint by probe step_000002 (0.500), with 1 warning: forgetting alarm"
+        )
+    assert saver.ratings == {0: {}, 1: {}, 2: {"probe": pytest.approx(0.5)}, 3: {}, 4: {}}
+    record = read_metrics(tmp_path)[1]
+    assert (record["step"], record["probe/agreement"], record["time/probe"]) == (1, 0.5, 1.5)
 
 
 @pytest.fixture

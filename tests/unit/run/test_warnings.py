@@ -23,6 +23,12 @@ HEALTHY = {
     "diagnostics/original/pass@1": 0.3,
     "diagnostics/rephrased/pass@1": 0.2,
 }
+PROBE = {
+    "probe/agreement": 0.5,
+    "probe/answer_entropy": 0.8,
+    "probe/top_answer_share": 0.1,
+    "probe/answer_information": 2.0,
+}
 
 
 def responses(count: int, answer: str = "7") -> list[ScoredResponse]:
@@ -123,6 +129,25 @@ def test_accuracy_that_fell_also_across_a_resume(said: pytest.LogCaptureFixture)
         warnings.on_evaluation({"eval/greedy_pass@1": 0.11})
         [line] = [record.getMessage() for record in said.records]
         assert "greedy_pass@1 fell from 0.540 to 0.130" in line and line.endswith("Look at optimizer.lr")
+
+
+@pytest.mark.parametrize("first", [1, 3, 4])
+def test_an_alarm_of_the_probe_is_said_once_also_across_a_resume(
+    said: pytest.LogCaptureFixture, first: int
+) -> None:
+    """Rings at step 10, and is repeated by a run that goes on from there or later, though it is over then.
+
+    `first` is how many probes there are with the first one of this part of the run.
+    """
+    kept = {0: 1.0, 5: 0.8, 10: 0.8, 15: 1.0}
+    probes = [{"step": step, **PROBE, "probe/kept_majorities": k} for step, k in kept.items()]
+    warnings = RunWarnings(total_steps=40, records=probes[: first - 1])
+    for number in range(first, len(probes) + 1):
+        warnings.on_probe(probes[:number])
+    [line] = [record.getMessage() for record in said.records]
+    assert line.startswith("forgetting alarm: at step 10 of the answers that the start model was sure of 20%")
+    assert line.endswith("Look at optimizer.lr, algorithm.kl_coef")
+    assert warnings.summary() == "with 1 warning: forgetting alarm (look at optimizer.lr, algorithm.kl_coef)"
 
 
 def test_every_rule_names_keys_that_exist_and_stands_on_the_page() -> None:
