@@ -114,8 +114,11 @@ class DataConfig:
     answer_column: str = ""
     """Column of the ground truths in `original`, and in evaluation files that have it; empty = answer,
     solution, ground_truth or reward_model.ground_truth."""
+    response_column: str = ""
+    """Column of the responses in `original` that `coreward sft` trains on; empty = response, completion or
+    solution."""
     batch_pairs: AtLeastOne = 128
-    """Question pairs per rollout batch, over all ranks."""
+    """Question pairs per rollout batch, over all ranks; examples per step of `coreward sft`."""
     shuffle: bool = True
     """Shuffle the pairs anew in every epoch, seeded."""
     max_prompt_tokens: AtLeastOne = 512

@@ -33,7 +33,7 @@ def test_every_field_has_limits() -> None:
     free |= {"run.profile_steps"}  # utils/step_ranges.py reads it
     free |= {"model.checkpoint", "evaluation.file", "logging.wandb_project"}
     free |= {"monitor.original", "monitor.rephrased"}
-    free |= {"data.question_column", "data.rephrased_column", "data.answer_column"}
+    free |= {"data.question_column", "data.rephrased_column", "data.answer_column", "data.response_column"}
     free |= {"model.chat_template", "logging.wandb_name", "logging.wandb_entity", "logging.wandb_group"}
     assert set(CHOICES) == (texts - free) | OR_AUTO.keys()
 
