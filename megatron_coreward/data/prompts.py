@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from megatron_coreward.config.schema import Config
-from megatron_coreward.data import synthetic
 from megatron_coreward.data.columns import NamedColumns
 from megatron_coreward.data.pairs import (
     PROBE_KEYS,
@@ -220,7 +219,7 @@ def probe_records(config: Config) -> list[PairRecord]:
     if not monitor.every:
         return []
     if not monitor.original:
-        return synthetic.held_out_pairs()
+        return TASKS[config.data.synthetic_task].probe_pairs()
     named = replace(named_columns(config), answer="")
     records = load_pairs(monitor.original, monitor.rephrased, PROBE_KEYS, named=named)
     check_wordings_differ(records, monitor.original, monitor.rephrased, PROBE_KEYS)

@@ -117,10 +117,13 @@ def held_out(split: HeldOut = "all") -> list[Question]:
     return questions
 
 
-def held_out_pairs() -> list[PairRecord]:
-    """All held-out problems, each in two phrasings, in the reverse order of `held_out`. Always the same."""
+def probe_pairs() -> list[PairRecord]:
+    """The problems of the probe split, each in two phrasings. Always the same.
+
+    In the reverse order of their hash: an evaluation of the first of all held-out problems asks others.
+    """
     pairs = []
-    for pair_id, problem in enumerate(reversed(held_out_problems())):
+    for pair_id, problem in enumerate(reversed(held_out_problems("probe"))):
         draw = random.Random(f"held-out pair/{problem.digest}")
         original, rephrased = (
             phrase(problem, phrasing, draw)[0] for phrasing in draw.sample(PHRASINGS[problem.operation], 2)

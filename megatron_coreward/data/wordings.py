@@ -87,6 +87,16 @@ def held_out(split: HeldOut = "all") -> list[Question]:
     return questions
 
 
+def probe_pairs() -> list[PairRecord]:
+    """The problems of the probe split, each plain and hard, in the reverse order of their hash."""
+    pairs = []
+    for pair_id, problem in enumerate(reversed(held_out_problems("probe"))):
+        draw = random.Random(f"wordings/held out/{problem.digest}")
+        original, rephrased = (ask(problem, draw)[0] for ask in (_plain, _hard))
+        pairs.append(PairRecord(pair_id, original, rephrased, problem.answer, subject=problem.operation))
+    return pairs
+
+
 def supervised_examples(count: int, seed: int) -> list[tuple[str, str]]:
     """`count` (question, solution) of training problems, drawn with repetition, some of them hard.
 

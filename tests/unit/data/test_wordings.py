@@ -98,6 +98,12 @@ def test_held_out_questions_and_splits() -> None:
     assert not texts["all"] & (trained | supervised)
 
 
+def test_probe_pairs_are_plain_and_hard() -> None:
+    pairs, questions = wordings.probe_pairs(), wordings.held_out("probe")
+    texts = [text for pair in reversed(pairs) for text in (pair.original, pair.rephrased)]
+    assert texts == [question.question for question in questions]
+
+
 def test_the_same_problems_are_in_the_splits_of_both_tasks() -> None:
     plain = level(wordings.held_out("test"), wordings.PLAIN)
     assert [operands_of(q.question) for q in plain] == [
