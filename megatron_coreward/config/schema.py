@@ -156,8 +156,10 @@ class RolloutConfig:
     """KV cache per rank on CPU, in GiB."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of GPU memory vLLM may use."""
-    max_num_seqs: AtLeastOne = 256
-    """Sequences decoded at once per replica."""
+    max_num_seqs: AtLeastOne | Literal["auto"] = "auto"
+    """Sequences decoded at once per replica. auto: as many of full length as the KV cache holds, within 256
+    (most are shorter; what no longer fits is put off) and 1024, and at most what is drawn in a step or an
+    evaluation."""
     async_scheduling: Where = "auto"
     """vLLM prepares a step while the one before runs; auto: as vLLM chooses. If rollouts on a GPU misbehave,
     never and model_runner=v1 are the two switches to try."""

@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("actor.model", "actor.compute", "actor.checkpoint", "actor.weights"),
     ),
     "evaluation": (
-        *(*GROUND, "roles", "grading", "coreward", "preflight", "data", "requests", "rollout"),
+        *(*GROUND, "roles", "grading", "coreward", "preflight", "planning", "data", "requests", "rollout"),
         *("actor.parallel", "actor.checkpoint", "actor.convert"),
     ),
     "run": (*GROUND, "roles", "actor.checkpoint", "evaluation"),
