@@ -124,6 +124,9 @@ class DataConfig:
     """Use only the first n pairs; 0 = all."""
     system_prompt: str = SYSTEM_PROMPT
     """System turn of the chat template; empty = no system turn."""
+    synthetic_task: Literal["arithmetic", "wordings"] = "arithmetic"
+    """Problems of source=synthetic: arithmetic (both wordings of a kind) or wordings (the original plain, the
+    rephrased one hard: number words, clauses in another order, a number that is not asked for)."""
     synthetic_pairs: AtLeastOne = 2000
     """Training pairs to generate when source=synthetic."""
 
@@ -174,6 +177,8 @@ class EvaluationConfig:
     file: str = ""
     """Questions with answers: Parquet, JSONL, JSON or CSV, or hf://OWNER/NAME[@REVISION]/FILE. Empty with
     source=synthetic means the held-out synthetic problems; empty otherwise means no evaluation."""
+    synthetic_split: Literal["all", "probe", "validation", "test"] = "all"
+    """Which of the held-out synthetic problems are asked when `file` is empty: all or one of three splits."""
     limit: AtLeastZero = 500
     """Use only the first n questions; 0 = all."""
     every: AtLeastZero = 10

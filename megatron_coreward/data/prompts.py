@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from megatron_coreward.config.schema import Config
-from megatron_coreward.data import synthetic
 from megatron_coreward.data.columns import NamedColumns
 from megatron_coreward.data.pairs import (
     PROBE_KEYS,
@@ -21,6 +20,7 @@ from megatron_coreward.data.pairs import (
     load_pairs,
     load_questions,
 )
+from megatron_coreward.data.synthetic_tasks import TASKS
 from megatron_coreward.data.templates import (
     apply_template,
     check_prompts,
@@ -255,7 +255,7 @@ def pair_records(config: Config, *, rephrased_needed: bool, truth_needed: bool) 
     """The pairs of build_pairs before they are tokenised. Raises ValueError as it does."""
     data = config.data
     if data.source == "synthetic":
-        records = synthetic.make_pairs(data.synthetic_pairs, config.run.seed)
+        records = TASKS[data.synthetic_task].make_pairs(data.synthetic_pairs, config.run.seed)
     else:
         records = load_pairs(
             *(data.original, data.rephrased),
@@ -313,8 +313,10 @@ def evaluation_questions(config: Config) -> list[Question]:
     """The first evaluation.limit questions of evaluation.file, or of the held-out synthetic problems."""
     if config.evaluation.file:
         questions = load_questions(config.evaluation.file, named=named_columns(config))
+    elif config.data.source == "synthetic":
+        questions = TASKS[config.data.synthetic_task].held_out(config.evaluation.synthetic_split)
     else:
-        questions = synthetic.held_out() if config.data.source == "synthetic" else []
+        questions = []
     return questions[: config.evaluation.limit or None]
 
 

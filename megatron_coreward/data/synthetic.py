@@ -7,14 +7,20 @@ wordings regular, so that a model of a million parameters with a word-and-digit 
 
 Whether a problem is trained on or held out is decided by a hash of the problem itself, the same for a + b
 and b + a, so no phrasing of a held-out problem is ever trained on. There are 8,190 problems, one in eight
-held out.
+held out: a quarter of these for a probe without labels, a quarter for validation, the others for the test.
+wordings.py asks the same problems in wordings of different difficulty.
 """
 
 import random
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Literal
 
 from megatron_coreward.data.pairs import PairRecord, Question
+
+HeldOut = Literal["all", "probe", "validation", "test"]
+HELD_OUT_SPLITS = ("probe", "validation", "test", "test")
+"""The splits of the held-out problems, in equal shares."""
 
 OPERANDS = range(10, 100)
 HELD_OUT_ONE_IN = 8
@@ -54,28 +60,40 @@ class Problem:
         )
 
     @property
-    def is_held_out(self) -> bool:
-        return self.digest % HELD_OUT_ONE_IN == 0
+    def split(self) -> str:
+        """ "train", or one of HELD_OUT_SPLITS."""
+        if self.digest % HELD_OUT_ONE_IN:
+            return "train"
+        return HELD_OUT_SPLITS[self.digest // HELD_OUT_ONE_IN % len(HELD_OUT_SPLITS)]
 
 
 def all_problems() -> list[Problem]:
     return [Problem(operation, a, b) for operation in PHRASINGS for a in OPERANDS for b in OPERANDS if a >= b]
 
 
-def make_pairs(count: int, seed: int) -> list[PairRecord]:
-    """`count` different training problems, each in two phrasings. Raises ValueError if there are fewer."""
-    problems = [problem for problem in all_problems() if not problem.is_held_out]
+def training_problems() -> list[Problem]:
+    return [problem for problem in all_problems() if problem.split == "train"]
+
+
+def draw_problems(count: int, draw: random.Random) -> list[Problem]:
+    """`count` different training problems. Raises ValueError if there are fewer."""
+    problems = training_problems()
     if not 0 < count <= len(problems):
         raise ValueError(f"data.synthetic_pairs={count}: allowed are 1 to {len(problems)}")
+    return draw.sample(problems, count)
+
+
+def make_pairs(count: int, seed: int) -> list[PairRecord]:
+    """`count` different training problems, each in two phrasings. Raises ValueError if there are fewer."""
     draw = random.Random(f"pairs/{seed}")
     pairs = []
-    for pair_id, problem in enumerate(draw.sample(problems, count)):
+    for pair_id, problem in enumerate(draw_problems(count, draw)):
         original, rephrased = draw.sample(PHRASINGS[problem.operation], 2)
         pairs.append(
             PairRecord(
                 pair_id=pair_id,
-                original=_phrase(problem, original, draw)[0],
-                rephrased=_phrase(problem, rephrased, draw)[0],
+                original=phrase(problem, original, draw)[0],
+                rephrased=phrase(problem, rephrased, draw)[0],
                 answer=problem.answer,
                 subject=problem.operation,
             )
@@ -83,20 +101,18 @@ def make_pairs(count: int, seed: int) -> list[PairRecord]:
     return pairs
 
 
-def held_out(count: int = 0) -> list[Question]:
-    """The first `count` held-out problems in the order of their hash, one phrasing each; 0 = all.
+def held_out_problems(split: HeldOut = "all") -> list[Problem]:
+    """The problems of a held-out split, or of all three, in the order of their hash."""
+    splits = HELD_OUT_SPLITS if split == "all" else (split,)
+    return sorted((problem for problem in all_problems() if problem.split in splits), key=lambda p: p.digest)
 
-    Always the same. Raises ValueError if there are fewer.
-    """
-    problems = sorted((problem for problem in all_problems() if problem.is_held_out), key=lambda p: p.digest)
-    if not 0 <= count <= len(problems):
-        raise ValueError(
-            f"{count} held-out problems were asked for: allowed are 1 to {len(problems)}, or 0 for all"
-        )
+
+def held_out(split: HeldOut = "all") -> list[Question]:
+    """The problems of a held-out split in the order of their hash, one phrasing each; always the same."""
     questions = []
-    for question_id, problem in enumerate(problems[: count or None]):
+    for question_id, problem in enumerate(held_out_problems(split)):
         draw = random.Random(f"held out/{problem.digest}")
-        text, _ = _phrase(problem, draw.choice(PHRASINGS[problem.operation]), draw)
+        text, _ = phrase(problem, draw.choice(PHRASINGS[problem.operation]), draw)
         questions.append(Question(question_id, text, problem.answer, subject=problem.operation))
     return questions
 
@@ -117,23 +133,32 @@ def held_out_pairs() -> list[PairRecord]:
 def supervised_examples(count: int, seed: int) -> list[tuple[str, str]]:
     r"""`count` (question, solution) of training problems, drawn with repetition.
 
-    A solution is the calculation in the question's order with its result boxed: `12+35=\boxed{47}`.
+    A solution is the calculation in the question's order with its result boxed: `12+35=7,4=\boxed{47}`.
     """
-    problems = [problem for problem in all_problems() if not problem.is_held_out]
+    problems = training_problems()
     draw = random.Random(f"supervised/{seed}")
     examples = []
     for _ in range(count):
         problem = draw.choice(problems)
-        examples.append(_phrase(problem, draw.choice(PHRASINGS[problem.operation]), draw))
+        examples.append(phrase(problem, draw.choice(PHRASINGS[problem.operation]), draw))
     return examples
 
 
-def _phrase(problem: Problem, phrasing: str, draw: random.Random) -> tuple[str, str]:
+def phrase(problem: Problem, phrasing: str, draw: random.Random) -> tuple[str, str]:
     """The question and its solution, with name, thing and a sum's order of operands drawn."""
-    a, b = problem.a, problem.b
-    if problem.operation == "sum" and draw.random() < 0.5:
-        a, b = b, a
+    a, b = ordered(problem, draw)
     question = phrasing.format(a=a, b=b, name=draw.choice(NAMES), thing=draw.choice(THINGS))
+    return question, solution(problem, a, b)
+
+
+def ordered(problem: Problem, draw: random.Random) -> tuple[int, int]:
+    """The operands in the order of the calculation; that of a sum is drawn."""
+    if problem.operation == "sum" and draw.random() < 0.5:
+        return problem.b, problem.a
+    return problem.a, problem.b
+
+
+def solution(problem: Problem, a: int, b: int) -> str:
     sign = "+" if problem.operation == "sum" else "-"
     steps = ",".join(reversed(problem.answer))
-    return question, f"{a}{sign}{b}={steps}=\\boxed{{{problem.answer}}}"
+    return f"{a}{sign}{b}={steps}=\\boxed{{{problem.answer}}}"

@@ -11,7 +11,7 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from megatron_coreward.data import synthetic
+from megatron_coreward.data.synthetic_tasks import TASKS
 
 TURN_START, TURN_END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 CHAT_TEMPLATE = (
@@ -24,9 +24,9 @@ WORDS = r" ?[A-Za-z]+|\\boxed|\d|[^A-Za-z\d]"
 """Tokens: words with their space, single digits, every other character by itself."""
 
 
-def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """One token per word, digit or sign of the problems and their solutions."""
-    examples = synthetic.supervised_examples(5000, seed=0)
+def make_tokenizer(task: str = "arithmetic") -> transformers.PreTrainedTokenizerFast:
+    """One token per word, digit or sign of a synthetic task's problems and their solutions."""
+    examples = TASKS[task].supervised_examples(5000, 0)
     text = "\n".join([*(part for example in examples for part in example), "system user assistant\n"])
     words = sorted({*re.findall(WORDS, text), "user", "assistant"})
     vocabulary = {word: i for i, word in enumerate([PAD, TURN_START, TURN_END, "<|unknown|>", *words])}
@@ -39,10 +39,10 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def write_random_model(folder: Path, seed: int) -> None:
-    """The untrained model with its tokenizer."""
+def write_random_model(folder: Path, seed: int, task: str = "arithmetic") -> None:
+    """The untrained model with the tokenizer of a synthetic task."""
     torch.manual_seed(seed)
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(task)
     config = transformers.Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=128,

@@ -131,6 +131,21 @@ def data_files(config: Config) -> dict[str, str]:
     }
 
 
+def _check_synthetic(config: Config) -> None:
+    """Raises ValueError for keys of synthetic problems in a run that has none."""
+    task, split = config.data.synthetic_task, config.evaluation.synthetic_split
+    if task != "arithmetic" and config.data.source != "synthetic":
+        raise ValueError(
+            f"data.synthetic_task is {task}, but data.source is {config.data.source}. Set data.source to "
+            "synthetic, or data.synthetic_task to arithmetic, its default."
+        )
+    if split != "all" and (config.evaluation.file or config.data.source != "synthetic"):
+        raise ValueError(
+            f"evaluation.synthetic_split is {split}, but evaluation asks no synthetic problems. Set "
+            "data.source to synthetic and clear evaluation.file, or set evaluation.synthetic_split to all."
+        )
+
+
 def _check_data(config: Config) -> None:
     data = config.data
     if data.source == "parquet" and not data.original:
@@ -140,6 +155,7 @@ def _check_data(config: Config) -> None:
         )
     if data.source == "synthetic" and (data.original or data.rephrased):
         raise ValueError("data.source=synthetic reads no files: clear data.original and data.rephrased.")
+    _check_synthetic(config)
     for key, name in data_files(config).items():
         if is_data_set(name):
             parse(name, key)

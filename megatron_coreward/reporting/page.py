@@ -131,11 +131,19 @@ def settings_table(runs: Sequence[Run]) -> SettingsTable:
     )
 
 
+def _synthetic_questions(run: Run) -> str:
+    """What a run without a file asks; runs of before there were tasks and splits ask all of arithmetic."""
+    task = run.settings.get("data.synthetic_task", "arithmetic")
+    split = run.settings.get("evaluation.synthetic_split", "all")
+    named = [name for name, usual in ((task, "arithmetic"), (split, "all")) if name != usual]
+    return "synthetic problems" + (f" ({', '.join(named)})" if named else "")
+
+
 def questions_of(runs: Sequence[Run]) -> dict[str, str]:
     """Run -> the questions that it is evaluated on, as its settings name them; {} where all have the same."""
     named = {}
     for run in runs:
-        synthetic = "synthetic problems" if run.settings.get("data.source") == "synthetic" else ""
+        synthetic = _synthetic_questions(run) if run.settings.get("data.source") == "synthetic" else ""
         if file := run.settings.get("evaluation.file") or synthetic:
             limit = run.settings.get("evaluation.limit", "0")
             named[run.name] = file if limit == "0" else f"the first {limit} of {file}"

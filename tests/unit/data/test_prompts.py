@@ -375,9 +375,9 @@ def test_synthetic_run() -> None:
     assert [pair.original for pair in pairs] == [
         p.original for p in synthetic.make_pairs(30, config.run.seed)
     ]
-    assert [question.question for question in questions] == [q.question for q in synthetic.held_out(40)]
+    assert [question.question for question in questions] == [q.question for q in synthetic.held_out()[:40]]
     assert questions[3].prompt_ids == encode_prompts(tokenizer, [questions[3].question], SYSTEM_PROMPT)[0]
-    assert (questions[3].question_id, questions[3].subject) == (3, synthetic.held_out(4)[3].subject)
+    assert (questions[3].question_id, questions[3].subject) == (3, synthetic.held_out()[3].subject)
 
 
 def test_evaluation_questions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from megatron_coreward.data.synthetic import Problem
 from tests.support.programs import write_synthetic
 
 SUM_WORDS = ("plus", "gets", "another")
-TRAIN_PROBLEMS = [problem for problem in synthetic.all_problems() if not problem.is_held_out]
+TRAIN_PROBLEMS = [problem for problem in synthetic.all_problems() if problem.split == "train"]
 
 
 def parse(question: str) -> Problem:
@@ -73,11 +73,11 @@ def test_seeds() -> None:
     assert synthetic.make_pairs(50, 1) == synthetic.make_pairs(50, 1) != synthetic.make_pairs(50, 2)
     assert synthetic.supervised_examples(50, 1) == synthetic.supervised_examples(50, 1)
     assert synthetic.supervised_examples(50, 1) != synthetic.supervised_examples(50, 2)
-    assert synthetic.held_out(5) == synthetic.held_out()[:5]
+    assert synthetic.held_out() == synthetic.held_out()
 
 
 def test_held_out_answers_and_mix() -> None:
-    questions = synthetic.held_out(500)
+    questions = synthetic.held_out()[:500]
     assert all(question.answer == parse(question.question).answer for question in questions)
     sums = sum(question.subject == "sum" for question in questions)
     assert 200 < sums < 300
@@ -100,9 +100,18 @@ def test_too_many_pairs(count: int) -> None:
         synthetic.make_pairs(count, seed=1)
 
 
-def test_too_many_held_out() -> None:
-    with pytest.raises(ValueError, match="2000 held-out problems were asked for: allowed are 1 to 1034"):
-        synthetic.held_out(2000)
+def test_splits_of_the_held_out_problems() -> None:
+    splits = {name: synthetic.held_out(name) for name in ("probe", "validation", "test")}
+    assert {name: len(questions) for name, questions in splits.items()} == {
+        "probe": 259,
+        "validation": 264,
+        "test": 511,
+    }
+    problems = [parse(question.question) for questions in splits.values() for question in questions]
+    assert len(set(problems)) == len(problems)
+    assert set(problems) == {parse(question.question) for question in synthetic.held_out()}
+    texts = {question.question for question in synthetic.held_out()}
+    assert all(question.question in texts for questions in splits.values() for question in questions)
 
 
 def test_parquet_round_trip(tmp_path: Path) -> None:

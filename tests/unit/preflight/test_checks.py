@@ -174,6 +174,10 @@ def test_data_files(load: Callable[..., Config], tmp_path: Path) -> None:
     refused(load(*probe), f"monitor.rephrased is {missing!r}, {hint}")
     refused(load(f"evaluation.file={missing}"), f"evaluation.file is {missing!r}, but there is no such file")
     refused(load(f"data.original={present}"), "data.source=synthetic reads no files")
+    validate(load("data.synthetic_task=wordings", "evaluation.synthetic_split=test"), 1)
+    refused(load("evaluation.synthetic_split=test", f"evaluation.file={present}"), "evaluation asks no synth")
+    refused(load(*files, "evaluation.synthetic_split=test"), "evaluation.synthetic_split is test, but")
+    refused(load(*files, "data.synthetic_task=wordings"), "data.synthetic_task is wordings, but data.source")
     text = tmp_path / "questions.txt"
     text.touch()
     refused(load(f"evaluation.file={text}"), "but must end in one of .parquet, .json, .jsonl")

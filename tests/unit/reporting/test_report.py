@@ -297,6 +297,11 @@ def test_runs_with_other_evaluation_questions_say_so(tmp_path):
     rewrite(runs[1], "evaluation.limit=40")
     words = " ".join(write(tmp_path, *runs).text.split())
     assert "their curves cannot be compared: first: a.jsonl; second: the first 40 of a.jsonl." in words
+    synthetic = ("evaluation.file=", "data.source=synthetic", "evaluation.limit=0")
+    rewrite(runs[0], *synthetic)
+    rewrite(runs[1], *synthetic, "data.synthetic_task=wordings", "evaluation.synthetic_split=test")
+    words = " ".join(write(tmp_path, *runs[:2]).text.split())
+    assert "first: synthetic problems; second: synthetic problems (wordings, test)." in words
 
 
 def test_the_title_names_the_runs(page):
