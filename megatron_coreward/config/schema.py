@@ -197,7 +197,7 @@ class MonitorConfig:
     """Steps between probes, which come before training and after it as well; 0 = no probe."""
     original: str = ""
     """File of held-out questions, or of both wordings, as `data.original`; ground truths are not used. Empty
-    with source=synthetic means held-out synthetic pairs, the last ones where evaluation takes the first."""
+    with source=synthetic means the held-out synthetic problems for a probe (evaluation.synthetic_split)."""
     rephrased: str = ""
     """File of their rephrasings, as `data.rephrased`; empty when `original` holds both wordings."""
     pairs: AtLeastOne = 256

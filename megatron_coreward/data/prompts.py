@@ -219,7 +219,7 @@ def probe_records(config: Config) -> list[PairRecord]:
     if not monitor.every:
         return []
     if not monitor.original:
-        return synthetic.held_out_pairs()
+        return TASKS[config.data.synthetic_task].probe_pairs()
     named = replace(named_columns(config), answer="")
     records = load_pairs(monitor.original, monitor.rephrased, PROBE_KEYS, named=named)
     check_wordings_differ(records, monitor.original, monitor.rephrased, PROBE_KEYS)

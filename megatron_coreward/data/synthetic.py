@@ -117,14 +117,13 @@ def held_out(split: HeldOut = "all") -> list[Question]:
     return questions
 
 
-def held_out_pairs() -> list[PairRecord]:
-    """All held-out problems, each in two phrasings, in the reverse order of `held_out`. Always the same."""
-    problems = sorted((p for p in all_problems() if p.is_held_out), key=lambda p: p.digest, reverse=True)
+def probe_pairs() -> list[PairRecord]:
+    """Held-out problems for a probe, in the order of their hash, each in two phrasings. Always the same."""
     pairs = []
-    for pair_id, problem in enumerate(problems):
-        draw = random.Random(f"held-out pair/{problem.digest}")
+    for pair_id, problem in enumerate(held_out_problems("probe")):
+        draw = random.Random(f"probe pair/{problem.digest}")
         original, rephrased = (
-            _phrase(problem, phrasing, draw)[0] for phrasing in draw.sample(PHRASINGS[problem.operation], 2)
+            phrase(problem, phrasing, draw)[0] for phrasing in draw.sample(PHRASINGS[problem.operation], 2)
         )
         pairs.append(PairRecord(pair_id, original, rephrased, problem.answer, subject=problem.operation))
     return pairs

@@ -10,16 +10,22 @@ from megatron_coreward.data.synthetic import HeldOut
 
 @dataclass(frozen=True)
 class SyntheticTask:
-    """How a task makes its data; all three are deterministic, and the splits of their problems disjoint."""
+    """How a task makes its data; all are deterministic, and the splits of their problems disjoint."""
 
     make_pairs: Callable[[int, int], list[PairRecord]]
     """(count, seed) -> training pairs."""
     held_out: Callable[[HeldOut], list[Question]]
+    probe_pairs: Callable[[], list[PairRecord]]
+    """Of the held-out split for probes (data/prompts.probe_records)."""
     supervised_examples: Callable[[int, int], list[tuple[str, str]]]
     """(count, seed) -> questions with solutions, for the start model."""
 
 
 TASKS = {
-    "arithmetic": SyntheticTask(synthetic.make_pairs, synthetic.held_out, synthetic.supervised_examples),
-    "wordings": SyntheticTask(wordings.make_pairs, wordings.held_out, wordings.supervised_examples),
+    "arithmetic": SyntheticTask(
+        synthetic.make_pairs, synthetic.held_out, synthetic.probe_pairs, synthetic.supervised_examples
+    ),
+    "wordings": SyntheticTask(
+        wordings.make_pairs, wordings.held_out, wordings.probe_pairs, wordings.supervised_examples
+    ),
 }

@@ -87,6 +87,15 @@ def held_out(split: HeldOut = "all") -> list[Question]:
     return questions
 
 
+def probe_pairs() -> list[PairRecord]:
+    """The held-out problems for a probe, each plain and hard, as `held_out` words them."""
+    questions = held_out("probe")
+    return [
+        PairRecord(row, plain.question, hard.question, plain.answer, subject=plain.subject)
+        for row, (plain, hard) in enumerate(zip(questions[::2], questions[1::2], strict=True))
+    ]
+
+
 def supervised_examples(count: int, seed: int) -> list[tuple[str, str]]:
     """`count` (question, solution) of training problems, drawn with repetition, some of them hard.
 

@@ -20,7 +20,7 @@ def probe_config(**monitor: object) -> Config:
 
 
 def test_synthetic_pairs_and_none_without_a_probe() -> None:
-    pairs, records = build_probe(probe_config(), byte_tokenizer()), synthetic.held_out_pairs()
+    pairs, records = build_probe(probe_config(), byte_tokenizer()), synthetic.probe_pairs()
     assert [(p.original, p.rephrased) for p in pairs] == [(r.original, r.rephrased) for r in records[:3]]
     assert all(pair.answer is None and pair.original_ids and pair.rephrased_ids for pair in pairs)
     assert build_probe(probe_config(every=0), byte_tokenizer()) == []

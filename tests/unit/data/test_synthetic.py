@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_coreward.config.schema import Config
 from megatron_coreward.data import synthetic
 from megatron_coreward.data.pairs import load_pairs, load_questions
 from megatron_coreward.data.synthetic import Problem
@@ -55,11 +56,12 @@ def test_no_phrasing_of_a_held_out_problem_is_trained_on() -> None:
     assert len(held_out) > 500 and len(supervised) > 6000
 
 
-def test_held_out_pairs_are_the_held_out_problems_from_the_other_end() -> None:
-    pairs, questions = synthetic.held_out_pairs(), synthetic.held_out()
-    assert [parse(pair.original) for pair in reversed(pairs)] == [parse(q.question) for q in questions]
+def test_probe_pairs_are_the_held_out_problems_of_their_split() -> None:
+    pairs, questions = synthetic.probe_pairs(), synthetic.held_out("probe")
+    assert [parse(pair.original) for pair in pairs] == [parse(q.question) for q in questions]
+    assert len(pairs) >= Config().monitor.pairs
     assert all(parse(pair.rephrased) == parse(pair.original) for pair in pairs)
-    assert all(pair.rephrased != pair.original for pair in pairs) and pairs == synthetic.held_out_pairs()
+    assert all(pair.rephrased != pair.original for pair in pairs) and pairs == synthetic.probe_pairs()
 
 
 def test_the_split_never_moves() -> None:

@@ -7,7 +7,7 @@ import pytest
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data import synthetic, wordings
 from megatron_coreward.data.pairs import Question
-from megatron_coreward.data.prompts import build_pairs, build_questions
+from megatron_coreward.data.prompts import build_pairs, build_questions, probe_records
 from megatron_coreward.doctor.toy_model import make_tokenizer
 from megatron_coreward.rephrasing.number_words import CARDINALS
 
@@ -96,6 +96,13 @@ def test_held_out_questions_and_splits() -> None:
     assert sum(len(texts[split]) for split in ("probe", "validation", "test")) == len(texts["all"]) == 1034
     assert texts["probe"] | texts["validation"] | texts["test"] == texts["all"]
     assert not texts["all"] & (trained | supervised)
+
+
+def test_probe_pairs_are_the_two_wordings_of_held_out_problems() -> None:
+    config = Config()
+    config.data.source, config.data.synthetic_task, config.monitor.every = "synthetic", "wordings", 5
+    asked = [text for pair in probe_records(config) for text in (pair.original, pair.rephrased)]
+    assert asked == [question.question for question in wordings.held_out("probe")]
 
 
 def test_the_same_problems_are_in_the_splits_of_both_tasks() -> None:
