@@ -55,7 +55,7 @@ from megatron_coreward.launch.options import TrainOptions, parse_train
 from megatron_coreward.phases.memory import check_memory_settings, make_room
 from megatron_coreward.phases.meter import Meter
 from megatron_coreward.phases.table import PHASES
-from megatron_coreward.planning.this_gpu import check_gpu_memory
+from megatron_coreward.planning.this_machine import check_gpu_memory, with_sequences
 from megatron_coreward.preflight.checks import check_profile_steps, data_files, validate, validate_plan
 from megatron_coreward.preflight.costs import batch_arithmetic, planned_pairs
 from megatron_coreward.preflight.dry_run import show
@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from megatron_coreward.actor.reference import MegatronReference
     from megatron_coreward.actor.saver import CheckpointSaver
     from megatron_coreward.actor.teacher import MegatronTeacher
+    from megatron_coreward.rollout.engine import VllmEngine
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +218,6 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     from megatron_coreward.actor.export import export_hf
     from megatron_coreward.actor.gemm_rate import measure_gemm_rate
     from megatron_coreward.actor.saver import load_checkpoint
-    from megatron_coreward.rollout.engine import VllmEngine
 
     output = Path(config.run.output_dir)
     console = setup_logging(comm.rank, output)
@@ -230,7 +230,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
     saver = _saver(config, policy, teacher, data.stop_ids)
     state = load_checkpoint(resumed, policy, teacher) if resumed else None
     make_room(config.memory, policy, teacher or reference, PHASES["rollout"])
-    engine = VllmEngine(config, config.model.path, data.stop_ids, config.run.seed)
+    engine = _engine(config, data, policy.model.shape, comm.world_size)
     grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
     evaluation = partial(evaluate, engine, comm, data.questions, config, grader)
     with (
@@ -243,7 +243,7 @@ def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator)
             reference=reference,
             teacher=teacher,
             rollout=engine,
-            reward_stage=CoRewardStage(comm, grader, config, truths if method.truth else None),
+            reward_stage=CoRewardStage(comm, grader, config, truths if method.truth else None, engine.decode),
             objective=GrpoObjective(config.algorithm),
             sampler=sampler,
             comm=comm,
@@ -309,6 +309,15 @@ def _build_actors(
     teacher = MegatronTeacher(config, layout, policy) if method_of(config).teacher else None
     has_penalty = config.algorithm.kl_coef > 0
     return policy, teacher, (teacher or MegatronReference(config, layout)) if has_penalty else None
+
+
+def _engine(config: Config, data: RunData, shape: ModelShape, world_size: int) -> "VllmEngine":
+    from megatron_coreward.rollout.engine import VllmEngine
+
+    batch = batch_arithmetic(config, world_size, len(data.pairs))
+    drawn = max(batch.drawn, batch.by_teacher, len(data.questions) * config.evaluation.samples)
+    counted = with_sequences(config, shape, world_size, drawn)
+    return VllmEngine(counted, config.model.path, data.stop_ids, config.run.seed)
 
 
 def _fit(trainer: Trainer) -> Failure | None:

@@ -99,7 +99,7 @@ class Trainer:
     rollout: RolloutEngine
     reward_stage: RewardStage
     objective: Objective
-    sampler: PairSampler
+    sampler: PairSampler[QuestionPair]
     comm: Communicator
     observer: Observer
     evaluate: Callable[[], Scores] | None

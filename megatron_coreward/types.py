@@ -132,7 +132,8 @@ class ScoredResponse(Response):
     `answer` is the normal form of the extracted answer ("" = none), `pseudo_label` that of the
     label it was judged by ("" = no label), `reward` the scalar reward, `advantage` A_i of Eq. 7,
     `label_share` the share of the vote that the label won (0 = no label or no vote), `majority` that of the
-    most frequent answer of its own group ("" = none), whatever the label.
+    most frequent answer of its own group ("" = none), whatever the label. `answer_tokens` are the positions
+    of the response's tokens in the boxes of its answer; empty without `algorithm.mask_answer`.
     """
 
     answer: str = ""
@@ -141,18 +142,21 @@ class ScoredResponse(Response):
     advantage: float = 0.0
     label_share: float = 0.0
     majority: str = ""
+    answer_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class WeightedResponse:
     """A response with the advantage and the loss weight of each of its tokens (algorithm/loss_weights.py).
 
-    With both at 0 it adds nothing to the loss; its log-probs can be taken all the same.
+    The tokens at the positions `masked` have weight 0. With all weights at 0 it adds nothing to the loss; its
+    log-probs can be taken all the same.
     """
 
     response: Response
     advantage: float = 0.0
     weight: float = 0.0
+    masked: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@
 
 A Qwen3-architecture model (heads of 32, the smallest that vLLM's CPU attention takes) with its own tokenizer
 learns arithmetic word problems (data/synthetic.py, data/wordings.py) by supervised training through the same
-Megatron actor that Co-Reward uses, until the task's figures on held-out problems lie in its TARGETS: good
-enough that majorities are mostly right, with room to improve. The result is a Hugging Face folder.
+Megatron actor that Co-Reward uses, with the steps of `coreward sft`, until the task's figures on held-out
+problems lie in its TARGETS: good enough that majorities are mostly right, with room to improve. The result is
+a Hugging Face folder.
 """
 
 import argparse
@@ -20,18 +21,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
-from megatron_coreward.algorithm.batch import TrainBatch, make_batch
-from megatron_coreward.algorithm.objective import nll_objective
 from megatron_coreward.config.schema import Config
-from megatron_coreward.data.prompts import build_questions, encode_prompts
+from megatron_coreward.data.prompts import build_questions
+from megatron_coreward.data.supervised import encode_examples
 from megatron_coreward.data.synthetic_tasks import TASKS
 from megatron_coreward.data.wordings import HARD, PLAIN
 from megatron_coreward.doctor.toy_model import make_tokenizer, write_random_model
 from megatron_coreward.evaluation.outcomes import evaluate
 from megatron_coreward.grading.grader import Grader
-from megatron_coreward.types import Response, View, WeightedResponse
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 from megatron_coreward.utils.logging import setup_logging
 from megatron_coreward.weight_sync import sync_weights
@@ -55,8 +53,10 @@ class SupervisedTrainer:
         # Imported here, after setup_logging has silenced what Megatron says of Apex and Transformer Engine.
         from megatron_coreward.actor.parallel import initialize as initialize_parallel
         from megatron_coreward.actor.policy import MegatronPolicy
+        from megatron_coreward.actor.supervised import supervised_update
         from megatron_coreward.rollout.engine import VllmEngine
 
+        self._supervised_update = supervised_update
         self.config = config
         self.batch_size = batch_size
         self.comm = TorchCommunicator()
@@ -70,25 +70,14 @@ class SupervisedTrainer:
 
     def update(self, step: int) -> float:
         """One supervised step on fresh examples; its loss in nats per response token."""
-        return self.policy.update(self._batch(step), nll_objective).as_dict()["policy/loss"]
-
-    def _batch(self, step: int) -> TrainBatch:
-        examples = TASKS[self.config.data.synthetic_task].supervised_examples(self.batch_size, step)
-        prompts = encode_prompts(
-            self.tokenizer, [question for question, _ in examples], self.config.data.system_prompt
+        examples = encode_examples(
+            self.tokenizer,
+            TASKS[self.config.data.synthetic_task].supervised_examples(self.batch_size, step),
+            self.config.data.system_prompt,
+            self.tokenizer.eos_token_id,
         )
-        answers = [
-            torch.tensor([*self.tokenizer.encode(text), self.tokenizer.eos_token_id]).numpy()
-            for _, text in examples
-        ]
-        weight = 1.0 / sum(len(answer) for answer in answers)
-        responses = [
-            Response(i, View.ORIGINAL, 0, prompt, answer, answer.astype("float32"), "", "stop", 0)
-            for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
-        ]
-        layout = self.policy.layout
-        share = responses[layout.dp_rank :: layout.dp_size]
-        return make_batch([WeightedResponse(response, weight=weight) for response in share])
+        batch = [(example.prompt_ids, example.response_ids) for example in examples]
+        return self._supervised_update(self.policy, batch).as_dict()["policy/loss"]
 
     def figures(self, step: int) -> dict[str, float]:
         """The figures of TARGETS, from sampled responses to held-out problems."""

@@ -90,7 +90,6 @@ def make_batch(share: Sequence[WeightedResponse]) -> TrainBatch:
 
     response_lengths_R = torch.tensor([len(r.response_ids) for r in responses], dtype=torch.long)
     prompts: dict[tuple[int, ...], int] = {}
-    weights_R = torch.tensor([item.weight for item in share], dtype=torch.float32)
     return TrainBatch(
         tokens_N=flat(
             [part for r in responses for part in (np.asarray(r.prompt_ids), r.response_ids)], np.int64
@@ -101,6 +100,12 @@ def make_batch(share: Sequence[WeightedResponse]) -> TrainBatch:
         prompt_lengths_R=torch.tensor([len(r.prompt_ids) for r in responses], dtype=torch.long),
         response_lengths_R=response_lengths_R,
         advantages_R=torch.tensor([item.advantage for item in share], dtype=torch.float32),
-        weights_T=torch.repeat_interleave(weights_R, response_lengths_R),
+        weights_T=flat([_token_weights(item) for item in share], np.float32),
         rollout_logps_T=flat([r.rollout_logps for r in responses], np.float32),
     )
+
+
+def _token_weights(item: WeightedResponse) -> np.ndarray:
+    weights = np.full(len(item.response.response_ids), item.weight, dtype=np.float32)
+    weights[list(item.masked)] = 0.0
+    return weights

@@ -19,6 +19,8 @@ Who takes part, and what n and N count:
   penalty either. (DAPO's dynamic sampling, arXiv 2503.14476, 3.2, without drawing replacements.)
 - `algorithm.mask_truncated`: truncated responses get weight 0 (DAPO's overlong filtering, 3.4). Their
   rewards have been in the group's baseline before; `all` counts them in n and N, `active` does not.
+- `algorithm.mask_answer`: the tokens in the boxes of an answer get weight 0 (OM-GRPO, arXiv 2608.03119), KL
+  penalty included. They stay in n and N, so the other tokens keep their weights.
 """
 
 from collections import Counter, defaultdict
@@ -53,7 +55,7 @@ def with_weights(scored: Sequence[ScoredResponse], config: Config, comm: Gathers
     weights = token_weights(scored, counts, algorithm, config.rollout.max_response_tokens)
     kept = contributes(scored, algorithm) if algorithm.skip_no_signal else [True] * len(scored)
     return [
-        WeightedResponse(response, response.advantage, weight)
+        WeightedResponse(response, response.advantage, weight, response.answer_tokens)
         for response, weight, is_kept in zip(scored, weights, kept, strict=True)
         if is_kept
     ]
@@ -73,7 +75,7 @@ def local_counts(scored: Sequence[ScoredResponse], config: AlgorithmConfig) -> C
 def token_weights(
     scored: Sequence[ScoredResponse], counts: Counts, config: AlgorithmConfig, max_response_tokens: int
 ) -> list[float]:
-    """The weight of each response token of every response, by response. Groups must be complete.
+    """The weight of each response token that is not masked, by response. Groups must be complete.
 
     `counts` are the global counts of the optimizer step. A response without tokens has weight 0 but
     stays in the divisor.
@@ -99,12 +101,13 @@ def token_weights(
 def contributes(scored: Sequence[ScoredResponse], config: AlgorithmConfig) -> list[bool]:
     """Whether a response changes the loss at all. Groups must be complete.
 
-    Not if its weight is 0, nor if its advantage is 0 and there is no KL penalty. To leave such responses out
+    Not if all its weights are 0, nor if its advantage is 0 and there is no KL penalty. To leave them out
     of the forward and backward passes (`algorithm.skip_no_signal`) changes no gradient.
     """
 
     def adds(response: ScoredResponse) -> bool:
-        return len(response.response_ids) > 0 and (response.advantage != 0 or config.kl_coef > 0)
+        weighs = len(response.response_ids) > len(response.answer_tokens)
+        return weighs and (response.advantage != 0 or config.kl_coef > 0)
 
     return [part and adds(r) for r, part in zip(scored, _takes_part(scored, config), strict=True)]
 

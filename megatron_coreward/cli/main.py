@@ -8,6 +8,7 @@ says where they may be, instead of a traceback.
 """
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ COMMANDS = {
     "show": ("megatron_coreward.run.show", "a run's questions, answers, votes and figures"),
     "summarize": ("megatron_coreward.cli.summarize", "a run's evaluations before and after"),
     "report": ("megatron_coreward.cli.report", "one HTML page about runs, or their curves"),
+    "sft": ("megatron_coreward.cli.sft", "supervised training on questions with responses"),
     "prepare": ("megatron_coreward.cli.prepare", "public math data, or your own, as training files"),
     "rephrase": ("megatron_coreward.cli.rephrase", "rephrasings of questions by a model"),
     "audit": ("megatron_coreward.cli.audit", "what is wrong with rephrasings"),
@@ -34,10 +36,10 @@ OTHER_NAMES = {
     **{"summarize_run": "summarize", "plot": "report", "plot_run": "report", "audit_pairs": "audit"},
     **{"convert_checkpoint": "convert", "prepare_math": "prepare", "rephrase_questions": "rephrase"},
     **{"eval": "evaluate", "test": "evaluate", "check": "doctor", "export": "convert"},
-    **{"sft": "train", "grpo": "train", "rl": "train", "run": "train", "fit": "train"},
+    **{"supervised": "sft", "grpo": "train", "rl": "train", "run": "train", "fit": "train"},
 }
 """What earlier versions and other libraries call a command."""
-SLOW = ("train", "evaluate", "convert", "doctor")
+SLOW = ("train", "sft", "evaluate", "convert", "doctor")
 """Commands that take seconds before their first own word."""
 
 
@@ -45,7 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given[0] if given else ""
     if command in COMMANDS:
-        if command in SLOW and sys.stderr.isatty() and not {"-h", "--help", "--help-all"} & set(given):
+        if (
+            command in SLOW
+            and "RANK" not in os.environ
+            and sys.stderr.isatty()
+            and not {"-h", "--help", "--help-all"} & set(given)
+        ):
             sys.stderr.write(f"coreward {command}: loading PyTorch\n")
         return run_program(COMMANDS[command][0], given[1:])
     if command in ("", "-h", "--help", "help"):

@@ -32,6 +32,11 @@ class RewardConfig:
             "co_rewarding_2",
             "co_rewarding_3",
             "majority_voting",
+            "pooled_vote",
+            "split_vote",
+            "harmonic",
+            "agreement_gate",
+            "consensus",
             "ground_truth",
             "self_certainty",
             "entropy",
@@ -41,12 +46,14 @@ class RewardConfig:
     ) = "co_reward"
     """Where rewards come from: co_reward (Co-rewarding-I: the majority answer of one view is the label of the
     other, Eq. 6-8), co_rewarding_2 (the teacher's majority answer), co_rewarding_3 (that of the other view),
-    majority_voting (the group's own), ground_truth, self_certainty, entropy or random, or one of one's
-    own in a module of Python's path or of the folder that the command is run from. docs/reward_methods.md has
-    the formulas, and how to write one."""
+    majority_voting (the group's own), pooled_vote (that of both views together), split_vote (that of the
+    group's other half), harmonic (Self-Harmony: by the harmonic mean of both views' shares), agreement_gate
+    (that of both views, where they agree), consensus (how often an answer wins the vote of a few judges),
+    ground_truth, self_certainty, entropy or random, or one of one's own in a module of Python's path or of
+    the folder that the command is run from. docs/reward_methods.md has the formulas, and how to write one."""
     options: Options = Field(default_factory=dict)
-    """The options of a method of one's own, which says what they are: a section of its own in a file,
-    `reward.options.NAME=value` on the command line."""
+    """The options of the method, also of one of one's own, where it has some (docs/reward_methods.md): a
+    section of its own in a file, `reward.options.NAME=value` on the command line."""
     equality: Literal["math", "exact"] = "math"
     """math: answers are equivalence classes (normalise, then math-verify); exact: the string equality of
     the authors' code."""
@@ -54,6 +61,11 @@ class RewardConfig:
     """first: the tied class that holds the smallest sample index wins; abstain: no label."""
     min_agreement: Share = 0.0
     """Least share of a group's responses that the winning class needs; below it there is no label."""
+    min_entropy: NotNegative = 0.0
+    """A group gets rewards only if the entropy of its answers in nats is above this, each missing answer
+    being a class of its own (EMPO's gate); ln(responses of the group) where all differ. 0 = no limit."""
+    max_entropy: NotNegative = 0.0
+    """The same, but below this. 0 = no limit."""
     weight_by_share: bool = False
     """Multiply advantages by the share of the vote that the label won, so that narrow votes count less."""
     no_answer_entropy: NotNegative = 0.0
@@ -98,6 +110,9 @@ class AlgorithmConfig:
     mask_truncated: bool = False
     """Truncated responses take no part in the loss, KL penalty included. Their rewards still count in the
     group's baseline, and with denominator=all they stay in the divisor."""
+    mask_answer: bool = False
+    """The tokens in the boxes of a response's answer take no part in the loss, KL penalty included, but stay
+    in the divisor: what leads to the answer is learned, not the answer itself (OM-GRPO)."""
     skip_no_signal: bool = False
     """Leave out of forward and backward passes what adds exactly nothing to the loss: groups with equal
     rewards (if kl_coef=0 or denominator=active) and masked responses. Never changes the gradient."""
@@ -143,7 +158,8 @@ class OptimizerConfig:
     clip_grad: NotNegative = 1.0
     """Global gradient norm limit; 0 = no clipping."""
     micro_batch_tokens: AtLeastOne = 4096
-    """Token budget of one packed micro-batch. A longer single response gets one of its own."""
+    """Token budget of one packed micro-batch. A longer single response gets one of its own. On a CPU 1024 is
+    as fast as 4096 and takes about half the memory (docs/evidence/speed.md)."""
     share_prompts: bool = True
     """Compute a prompt once for all its responses in a micro-batch, in old, reference and current log-probs
     alike. Exact to rounding; false computes it once for every response."""

@@ -114,8 +114,11 @@ class DataConfig:
     answer_column: str = ""
     """Column of the ground truths in `original`, and in evaluation files that have it; empty = answer,
     solution, ground_truth or reward_model.ground_truth."""
+    response_column: str = ""
+    """Column of the responses in `original` that `coreward sft` trains on; empty = response, completion or
+    solution."""
     batch_pairs: AtLeastOne = 128
-    """Question pairs per rollout batch, over all ranks."""
+    """Question pairs per rollout batch, over all ranks; examples per step of `coreward sft`."""
     shuffle: bool = True
     """Shuffle the pairs anew in every epoch, seeded."""
     max_prompt_tokens: AtLeastOne = 512
@@ -153,8 +156,10 @@ class RolloutConfig:
     """KV cache per rank on CPU, in GiB."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of GPU memory vLLM may use."""
-    max_num_seqs: AtLeastOne = 256
-    """Sequences decoded at once per replica."""
+    max_num_seqs: AtLeastOne | Literal["auto"] = "auto"
+    """Sequences decoded at once per replica. auto: as many of full length as the KV cache holds, within 256
+    (most are shorter; what no longer fits is put off) and 1024, and at most what is drawn in a step or an
+    evaluation."""
     async_scheduling: Where = "auto"
     """vLLM prepares a step while the one before runs; auto: as vLLM chooses. If rollouts on a GPU misbehave,
     never and model_runner=v1 are the two switches to try."""
@@ -197,7 +202,7 @@ class MonitorConfig:
     """Steps between probes, which come before training and after it as well; 0 = no probe."""
     original: str = ""
     """File of held-out questions, or of both wordings, as `data.original`; ground truths are not used. Empty
-    with source=synthetic means the held-out synthetic problems for a probe (evaluation.synthetic_split)."""
+    with source=synthetic means the probe split of the synthetic problems (`evaluation.synthetic_split`)."""
     rephrased: str = ""
     """File of their rephrasings, as `data.rephrased`; empty when `original` holds both wordings."""
     pairs: AtLeastOne = 256

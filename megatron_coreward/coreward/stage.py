@@ -13,12 +13,15 @@ nothing. The authors' code gathers all text on one driver and loops over it.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.config.schema import Config
-from megatron_coreward.coreward.rewards.judging import Answers, Group, Judgement, judged, voted
+from megatron_coreward.coreward.answer_tokens import Decode, answer_tokens
+from megatron_coreward.coreward.rewards.judging import Answers, Group, Groups, Judgement, judged, voted
 from megatron_coreward.coreward.rewards.registry import method_of, views_of
-from megatron_coreward.coreward.voting import Vote
+from megatron_coreward.coreward.voting import Vote, in_band
 from megatron_coreward.grading.answers import extract_answer
 from megatron_coreward.grading.grader import NO_ANSWER, Grader
 from megatron_coreward.roles import Communicator
@@ -60,11 +63,16 @@ class CoRewardStage:
     """roles.RewardStage, for every method of rewards/registry.py.
 
     `config` is complete (registry.with_options). `truths` by pair_id is for a method that needs it; any other
-    must not be given one.
+    must not be given one. `decode` is for `algorithm.mask_answer`.
     """
 
     def __init__(
-        self, comm: Communicator, grader: Grader, config: Config, truths: Mapping[int, str] | None = None
+        self,
+        comm: Communicator,
+        grader: Grader,
+        config: Config,
+        truths: Mapping[int, str] | None = None,
+        decode: Decode | None = None,
     ) -> None:
         self._comm = comm
         self._grader = grader
@@ -75,6 +83,7 @@ class CoRewardStage:
             f"reward.method={config.reward.method}: ground truths {'missing' if truths is None else 'given'}"
         )
         self._truths = truths or {}
+        self._decode = decode
 
     def __call__(
         self, responses: Sequence[Response], teacher: Sequence[Response] = ()
@@ -97,6 +106,8 @@ class CoRewardStage:
         figures.add_sum("grader/timeouts", self._grader.timeouts - timeouts)
         figures.add_sum("stage/bytes", self._comm.bytes_sent - bytes_before)
         scored = [_scored(r, a, verdict_of[a.identity]) for r, a in zip(responses, answers, strict=True)]
+        if self._config.algorithm.mask_answer:
+            scored = [self._with_answer_tokens(response, figures) for response in scored]
         return scored, figures
 
     def _answer(self, response: Response, source: str) -> _Answer:
@@ -105,6 +116,15 @@ class CoRewardStage:
         if self._method.signal is not None and source == POLICY:
             signal = float(self._method.signal(response, self._config))
         return _Answer(response.pair_id, source, response.view.value, response.sample, form, signal)
+
+    def _with_answer_tokens(self, response: ScoredResponse, figures: Figures) -> ScoredResponse:
+        if response.sample >= self._config.rollout.samples:  # it only votes
+            return response
+        assert self._decode is not None, "algorithm.mask_answer needs the tokenizer"
+        ids, equality = response.response_ids.tolist(), self._config.reward.equality
+        tokens = answer_tokens(response.text, ids, self._decode, equality)
+        figures.add_mean(f"{response.view.value}/answer_tokens", len(tokens), 1)
+        return replace(response, answer_tokens=tokens)
 
     def _by_owner(self, answers: Sequence[_Answer]) -> list[list[_Answer]]:
         owners = self._owners({answer.pair_id for answer in answers})
@@ -139,7 +159,7 @@ class CoRewardStage:
             truth = self._truth(truths[of_pair[0].pair_id], of_pair, classes) if truths else Answers()
             groups = {view: self._group(by_group, view, truth) for view in self._views}
             judgements = judged(self._method, groups, self._config.reward)
-            figures.merge(_pair_figures(groups, judgements))
+            figures.merge(_pair_figures(groups, judgements, self._config.reward))
             for view, judgement in judgements.items():
                 majority = groups[view].answers.winner
                 for (answer, _), reward in zip(by_group[POLICY, view], judgement.rewards, strict=True):
@@ -197,8 +217,8 @@ def _check_pair(pair_id: int, by_group: _ByGroup, expected: Sequence[tuple[str, 
         )
 
 
-def _pair_figures(groups: Mapping[View, Group], judgements: Mapping[View, Judgement]) -> Figures:
-    figures = Figures()
+def _pair_figures(groups: Groups, judgements: Mapping[View, Judgement], config: RewardConfig) -> Figures:
+    figures, band = Figures(), (config.min_entropy, config.max_entropy)
     for view, group in groups.items():
         own, judging = group.answers.vote, judgements[view].vote
         figures.add_mean(f"{view.value}/majority_share", own.share, 1)
@@ -207,6 +227,8 @@ def _pair_figures(groups: Mapping[View, Group], judgements: Mapping[View, Judgem
         if judging is not None:
             figures.add_mean("coreward/labelled", judging.label is not None, 1)
             figures.add_mean("coreward/tied", judging.tied, 1)
+        if any(band):
+            figures.add_mean("coreward/in_band", in_band(group.answers.classes, *band), 1)
         if group.signals:
             figures.add_mean("reward/signal", sum(group.signals), len(group.signals))
         if group.teacher.classes:

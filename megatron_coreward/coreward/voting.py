@@ -7,9 +7,11 @@ by batch position after balancing by length, hence by world size; here the rule 
 alone.
 """
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from megatron_coreward.grading.grader import NO_ANSWER
 
@@ -36,14 +38,43 @@ def vote(classes: Sequence[int], ties: str, min_agreement: float) -> Vote:
     Returns:
         The vote; `count`, `share` and `tied` describe the top class even where there is no label.
     """
+    counts = Counter(c for c in classes if c != NO_ANSWER)  # keeps the order of first appearance
+    return elected(counts, lambda c: (counts[c], counts[c] / len(classes)), ties, min_agreement)
+
+
+def elected(
+    scores: Mapping[int, int | Fraction],
+    support: Callable[[int], tuple[int, float]],
+    ties: str,
+    min_agreement: float,
+) -> Vote:
+    """The class with the largest score wins.
+
+    Args:
+        scores: by class, in the order that decides ties; exact numbers, so that equal ones are equal.
+        support: count and share of a class.
+    """
     assert ties in ("first", "abstain"), f"unknown rule for ties {ties!r}"
-    counts = Counter(c for c in classes if c != NO_ANSWER)
-    if not counts:
+    if not scores:
         return Vote()
-    count = max(counts.values())
-    top = [c for c in counts if counts[c] == count]  # a Counter keeps the order of first appearance
+    most = max(scores.values())
+    top = [c for c, score in scores.items() if score == most]
     tied = len(top) > 1
-    # the slack absorbs the rounding of min_agreement: 0.7 of 10 responses is 7, not 7.000000000000001
-    agreed = count >= min_agreement * len(classes) - 1e-9
+    count, share = support(top[0])
+    # the slack absorbs rounding: 0.7 of 10 responses is 7, not 7.000000000000001
+    agreed = share >= min_agreement - 1e-9
     label = top[0] if agreed and not (tied and ties == "abstain") else None
-    return Vote(label=label, count=count, share=count / len(classes), tied=tied)
+    return Vote(label=label, count=count, share=share, tied=tied)
+
+
+def answer_entropy(classes: Sequence[int]) -> float:
+    """Entropy in nats of a group's answers; each missing answer is a class of its own (EMPO's verl code)."""
+    counts = Counter(c for c in classes if c != NO_ANSWER)
+    sizes = [*counts.values(), *[1] * (len(classes) - counts.total())]
+    return sum(size / len(classes) * math.log(len(classes) / size) for size in sizes)
+
+
+def in_band(classes: Sequence[int], low: float, high: float) -> bool:
+    """EMPO's gate (arXiv 2504.05812): whether low < entropy < high; a limit of 0 is none."""
+    entropy = answer_entropy(classes)
+    return (low == 0 or entropy > low) and (high == 0 or entropy < high)

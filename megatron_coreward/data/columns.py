@@ -23,6 +23,7 @@ from megatron_coreward.grading.answers import extract_answer
 QUESTION_COLUMNS = ("original_question", "prompt", "question", "problem")
 REPHRASED_COLUMNS = ("rephrased_question", "rephrased")
 TRUTH_COLUMNS = ("reward_model.ground_truth", "answer", "ground_truth", "solution")
+RESPONSE_COLUMNS = ("response", "completion", "solution")
 INDEX_COLUMNS = ("extra_info.index", "index")
 LABEL_COLUMNS = ("level", "type", "subject", "id")
 ALL_COLUMNS = (*QUESTION_COLUMNS, *REPHRASED_COLUMNS, *TRUTH_COLUMNS, *INDEX_COLUMNS, *LABEL_COLUMNS)
@@ -102,6 +103,17 @@ def question_of(record: Record, columns: Sequence[str] = QUESTION_COLUMNS) -> st
         return _question_in(lookup(record, column))
     except Unreadable as error:
         raise type(error)(f"column '{column}' {error}") from error
+
+
+def response_of(record: Record, columns: Sequence[str] = RESPONSE_COLUMNS) -> str:
+    """The text in the first filled of `columns`. Raises Missing or Unreadable, as question_of."""
+    column = find(record, columns)
+    value = lookup(record, column)
+    if not is_filled(value):
+        raise Missing(f"column '{column}' {_emptiness(value)}")
+    if not isinstance(value, str):
+        raise Unreadable(f"column '{column}' is {_kind(value)}, not text")
+    return value
 
 
 def truth_of(record: Record, columns: Sequence[str] = TRUTH_COLUMNS) -> str:

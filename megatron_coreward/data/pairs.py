@@ -23,6 +23,7 @@ from megatron_coreward.data.columns import (
     INDEX_COLUMNS,
     QUESTION_COLUMNS,
     REPHRASED_COLUMNS,
+    RESPONSE_COLUMNS,
     TRUTH_COLUMNS,
     USUAL,
     Missing,
@@ -34,6 +35,7 @@ from megatron_coreward.data.columns import (
     lookup,
     no_column,
     question_of,
+    response_of,
     truth_of,
 )
 from megatron_coreward.data.tables import DataFile, Record, read_file
@@ -179,6 +181,27 @@ def load_questions(path: str, key: str = EVALUATION_KEY, named: NamedColumns = U
         Question(row, question, truth or "", label_of(record, ("level",)), _subject(record))
         for row, (question, truth, record) in enumerate(rows)
     ]
+
+
+def load_examples(path: str, named: NamedColumns = USUAL, response_column: str = "") -> list[tuple[str, str]]:
+    """(question, response) of every record of the file data.original.
+
+    Raises ValueError as load_pairs does, and for records without a response.
+    """
+    file = read_file(
+        path, PAIR_KEYS[0], (*ALL_COLUMNS, *RESPONSE_COLUMNS, named.question, named.answer, response_column)
+    )
+    questions = _texts(file, _chosen(file, named.question, QUESTION_COLUMNS, "question"), "question")
+    columns = _chosen(file, response_column, RESPONSE_COLUMNS, "response")
+    if not _has_any(file, columns):
+        needed = "supervised training needs one for every question; data.response_column=NAME takes another"
+        raise file.error(f"no responses: {no_column(columns, file.columns)}", needed)
+    responses = _all_of(
+        *(file, lambda record: response_of(record, columns)),
+        *("no response", "every record needs one"),
+    )
+    logger.info("%d questions with responses from %s", len(questions), path)
+    return list(zip(questions, responses, strict=True))
 
 
 def _subject(record: Record) -> str:

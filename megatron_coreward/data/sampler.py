@@ -10,22 +10,30 @@ view).
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
-from megatron_coreward.types import QuestionPair
 from megatron_coreward.utils.logging import warn
 
 logger = logging.getLogger(__name__)
 
 
-class PairSampler:
+class Numbered(Protocol):
+    """A question pair, or a question with its response."""
+
+    @property
+    def pair_id(self) -> int: ...
+
+
+_Pair = TypeVar("_Pair", bound=Numbered)
+
+
+class PairSampler(Generic[_Pair]):
     """Draws batches of `batch_pairs` different ones of `pairs`, without end.
 
     `shuffle=False` keeps the file's order.
     """
 
-    def __init__(
-        self, pairs: Sequence[QuestionPair], batch_pairs: int, shuffle: bool = True, seed: int = 1
-    ) -> None:
+    def __init__(self, pairs: Sequence[_Pair], batch_pairs: int, shuffle: bool = True, seed: int = 1) -> None:
         assert pairs, "a sampler needs pairs"
         assert len({pair.pair_id for pair in pairs}) == len(pairs), "pair ids repeat"
         if batch_pairs > len(pairs):
@@ -51,7 +59,7 @@ class PairSampler:
         """Epoch of the next batch, from 0."""
         return self._batches_drawn // self.steps_per_epoch
 
-    def next(self) -> list[QuestionPair]:
+    def next(self) -> list[_Pair]:
         position = self._batches_drawn % self.steps_per_epoch
         if position == 0:
             self._order = self._permutation(self.epoch)

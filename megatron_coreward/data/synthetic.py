@@ -118,10 +118,13 @@ def held_out(split: HeldOut = "all") -> list[Question]:
 
 
 def probe_pairs() -> list[PairRecord]:
-    """Held-out problems for a probe, in the order of their hash, each in two phrasings. Always the same."""
+    """The problems of the probe split, each in two phrasings. Always the same.
+
+    In the reverse order of their hash: an evaluation of the first of all held-out problems asks others.
+    """
     pairs = []
-    for pair_id, problem in enumerate(held_out_problems("probe")):
-        draw = random.Random(f"probe pair/{problem.digest}")
+    for pair_id, problem in enumerate(reversed(held_out_problems("probe"))):
+        draw = random.Random(f"held-out pair/{problem.digest}")
         original, rephrased = (
             phrase(problem, phrasing, draw)[0] for phrasing in draw.sample(PHRASINGS[problem.operation], 2)
         )

@@ -16,7 +16,6 @@ class SyntheticTask:
     """(count, seed) -> training pairs."""
     held_out: Callable[[HeldOut], list[Question]]
     probe_pairs: Callable[[], list[PairRecord]]
-    """Of the held-out split for probes (data/prompts.probe_records)."""
     supervised_examples: Callable[[int, int], list[tuple[str, str]]]
     """(count, seed) -> questions with solutions, for the start model."""
 

@@ -88,12 +88,13 @@ def held_out(split: HeldOut = "all") -> list[Question]:
 
 
 def probe_pairs() -> list[PairRecord]:
-    """The held-out problems for a probe, each plain and hard, as `held_out` words them."""
-    questions = held_out("probe")
-    return [
-        PairRecord(row, plain.question, hard.question, plain.answer, subject=plain.subject)
-        for row, (plain, hard) in enumerate(zip(questions[::2], questions[1::2], strict=True))
-    ]
+    """The problems of the probe split, each plain and hard, in the reverse order of their hash."""
+    pairs = []
+    for pair_id, problem in enumerate(reversed(held_out_problems("probe"))):
+        draw = random.Random(f"wordings/held out/{problem.digest}")
+        original, rephrased = (ask(problem, draw)[0] for ask in (_plain, _hard))
+        pairs.append(PairRecord(pair_id, original, rephrased, problem.answer, subject=problem.operation))
+    return pairs
 
 
 def supervised_examples(count: int, seed: int) -> list[tuple[str, str]]:

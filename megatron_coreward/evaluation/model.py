@@ -139,6 +139,7 @@ def run_with_engine(
     model: EvaluatedModel, work: Callable[[RolloutEngine, Communicator, Grader], None]
 ) -> int:
     """Builds the engine, hands it to `work`, and ends it; the program's exit code. A collective."""
+    from megatron_coreward.planning.this_machine import with_sequences
     from megatron_coreward.rollout.engine import VllmEngine
     from megatron_coreward.utils.distributed import TorchCommunicator, initialize, shutdown
 
@@ -153,7 +154,8 @@ def run_with_engine(
             except (ValueError, OSError) as error:
                 shutdown()
                 raise Failure(str(error), REFUSED) from error
-        engine = VllmEngine(config, str(folder), model.stop_ids, config.run.seed)
+        counted = with_sequences(config, model.shape, comm.world_size)
+        engine = VllmEngine(counted, str(folder), model.stop_ids, config.run.seed)
     grader = Grader(config.reward.equality, config.reward.timeout_s, config.reward.workers)
     work(engine, comm, grader)
     engine.close()

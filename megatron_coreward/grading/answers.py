@@ -19,6 +19,7 @@ from megatron_coreward.grading.units import changes_value
 MAX_FORM_BYTES = 256  # longer forms cross ranks as a hash
 MAX_ANSWER_CHARS = 2000  # a longer answer is not normalised: it is none, and it is hashed anyway
 _TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*\{?|\\.|[{}]", re.DOTALL)
+_SPACED = "\\boxed "
 _BARE = re.compile(r"[^\s${}]+(?:\{[^\s${}]*\}[^\s${}]*)*")
 _BARE_WORD = re.compile(r"[aI]|[^\w\\]*[a-zA-Z]{2,}\W*|\W+")
 """What follows a bare \\boxed in a sentence about boxes."""
@@ -40,6 +41,8 @@ _EXAMPLE = re.compile(
 
 class _Box(NamedTuple):
     begin: int
+    start: int
+    """Of the content."""
     end: int
     content: str
 
@@ -52,16 +55,32 @@ def extract_answer(text: str, equality: str = "math") -> str:
     """
     if equality == "exact":
         return _last_box(text)
-    boxes = [box for box in _boxes(text) if len(box.content) >= 80 or not _PLACEHOLDER.fullmatch(box.content)]
-    boxes = [box for box in boxes if not _EXAMPLE.search(text, max(0, box.begin - 60), box.begin)] or boxes
-    first = len(boxes) - 1
-    while first > 0 and _JOINT.fullmatch(text, boxes[first - 1].end, boxes[first].begin):
-        first -= 1
+    boxes, first = _answer_boxes(text)
     distinct: dict[str, str] = {}
     for i, box in enumerate(boxes[first:], first):
         answer = _signed(text, box, boxes[i - 1].end if i else 0)
         distinct.setdefault(normal_form(answer, equality), answer)
     return ", ".join(distinct.values())
+
+
+def answer_spans(text: str, equality: str = "math") -> list[tuple[int, int]]:
+    """Where in a response the boxes' contents stand that `extract_answer` reads: begin and end of each."""
+    if equality == "exact":
+        content = _last_box(text)
+        begin = text.rfind(_SPACED if _SPACED in text else r"\boxed") + len(_SPACED)  # or that of "\boxed{"
+        return [(begin, begin + len(content))] if content else []
+    boxes, first = _answer_boxes(text)
+    return [(box.start, box.start + len(box.content)) for box in boxes[first:]]
+
+
+def _answer_boxes(text: str) -> tuple[list[_Box], int]:
+    """The boxes that may hold an answer, and the index of the first of those that do, the last ones."""
+    boxes = [box for box in _boxes(text) if len(box.content) >= 80 or not _PLACEHOLDER.fullmatch(box.content)]
+    boxes = [box for box in boxes if not _EXAMPLE.search(text, max(0, box.begin - 60), box.begin)] or boxes
+    first = len(boxes) - 1
+    while first > 0 and _JOINT.fullmatch(text, boxes[first - 1].end, boxes[first].begin):
+        first -= 1
+    return boxes, max(first, 0)
 
 
 def _last_box(text: str) -> str:
@@ -70,8 +89,8 @@ def _last_box(text: str) -> str:
     What follows the last `\boxed ` with a space, up to a dollar sign; if there is none, what stands in the
     last `\boxed{..}`, where every brace counts.
     """
-    if r"\boxed " in text:
-        return text.rpartition(r"\boxed ")[2].partition("$")[0]
+    if _SPACED in text:
+        return text.rpartition(_SPACED)[2].partition("$")[0]
     _, box, content = text.rpartition(r"\boxed")
     level = 0
     for brace in re.finditer("[{}]", content) if box and content.startswith("{") else ():
@@ -94,11 +113,11 @@ def _boxes(text: str) -> list[_Box]:
         elif token == "}" and open_braces:
             opened = open_braces.pop()
             if opened is not None and not (boxes and boxes[-1].begin > opened[0]):
-                boxes.append(_Box(opened[0], end, text[opened[1] : match.start()]))
+                boxes.append(_Box(*opened, end, text[opened[1] : match.start()]))
         elif is_box and (bare := _BARE.match(text, end)):
             content = bare.group().rstrip(".,;:")
             if not _BARE_WORD.fullmatch(content):
-                boxes.append(_Box(match.start(), end + len(content), content))
+                boxes.append(_Box(match.start(), end, end + len(content), content))
     return boxes
 
 

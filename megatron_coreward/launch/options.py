@@ -1,4 +1,4 @@
-"""The arguments of a training run, for the program that starts its ranks and for each rank."""
+"""The arguments of a training run, supervised or not, for the program that starts its ranks and for each."""
 
 import argparse
 import os
@@ -45,18 +45,34 @@ class TrainOptions:
 
 
 def parse_train(arguments: Sequence[str] | None) -> TrainOptions:
-    """A word that ends in .yaml or .yml or is a file is a configuration, any other a key with its value."""
-    parser = Parser(prog="coreward train", description=HELP, instead=as_override)
-    parser.add_argument(
-        *("words",), nargs="*", metavar="FILE|key=value", help="YAML files, and keys such as run.steps=20"
-    )
-    parser.add_argument("--ranks", type=_count, metavar="N", help="processes: one per GPU, else 1")
+    parser = _parser("coreward train", HELP)
     parser.add_argument("--dry-run", action="store_true", help="check all, show the plan, build nothing")
     parser.add_argument(
         *("--max-restarts",), type=int, default=0, metavar="N",
         help="after a crash start all ranks again, N times; use run.auto_resume=true",
     )  # fmt: skip
+    return _read(parser, arguments)
+
+
+def parse_sft(arguments: Sequence[str] | None, description: str) -> TrainOptions:
+    """As parse_train, without what makes no sense for a short run that leaves no checkpoints."""
+    parser = _parser("coreward sft", description)
+    parser.set_defaults(dry_run=False, max_restarts=0)
+    return _read(parser, arguments)
+
+
+def _parser(program: str, description: str) -> Parser:
+    parser = Parser(prog=program, description=description, instead=as_override)
+    parser.add_argument(
+        *("words",), nargs="*", metavar="FILE|key=value", help="YAML files, and keys such as run.steps=20"
+    )
+    parser.add_argument("--ranks", type=_count, metavar="N", help="processes: one per GPU, else 1")
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="the same as FILE")
+    return parser
+
+
+def _read(parser: Parser, arguments: Sequence[str] | None) -> TrainOptions:
+    """A word that ends in .yaml or .yml or is a file is a configuration, any other a key with its value."""
     options = parser.parse_intermixed_args(arguments)
     files = [word for word in options.words if word.endswith((".yaml", ".yml")) or os.path.isfile(word)]
     return TrainOptions(

@@ -71,11 +71,16 @@ def plan_memory(config: Config, shape: ModelShape, cluster: Cluster) -> MemoryPl
     """Raises nothing for a layout that does not fit: compare with `cluster.usable_bytes`."""
     dtype = run_dtype(config, cluster)
     engine = _engine_parts(config, shape, cluster, dtype)
-    cache = engine["KV cache"]
-    per_sequence = kv_cache_bytes_per_token(config, shape, dtype) * full_length(config)
     needs = {FIRST_SYNC: PHASES["rollout"]} | {name: PHASES[name] for name in _phases_of(config)}
     phases = [_fullest_stage(config, shape, cluster, name, need, engine) for name, need in needs.items()]
-    return MemoryPlan(phases, cache, max(0, cache) // per_sequence)
+    return MemoryPlan(phases, engine["KV cache"], kv_cache_sequences(config, shape, cluster))
+
+
+def kv_cache_sequences(config: Config, shape: ModelShape, cluster: Cluster) -> int:
+    """Sequences of full length that the KV cache of a replica holds."""
+    dtype = run_dtype(config, cluster)
+    per_sequence = kv_cache_bytes_per_token(config, shape, dtype) * full_length(config)
+    return max(0, _engine_parts(config, shape, cluster, dtype)["KV cache"]) // per_sequence
 
 
 def _phases_of(config: Config) -> list[str]:

@@ -3,6 +3,7 @@
 An option that the chosen method would ignore is an error: it would make an experiment look like another one.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -11,6 +12,9 @@ from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.judging import Method
 from megatron_coreward.coreward.rewards.own import rehearse
 from megatron_coreward.coreward.rewards.registry import METHODS, method_of, views_of, with_options
+
+VOTE_KEYS = ("ties", "min_agreement", "min_entropy", "max_entropy", "weight_by_share")
+"""Of the section `reward`: what is about votes only."""
 
 
 def check_method(config: Config) -> None:
@@ -25,6 +29,9 @@ def check_method(config: Config) -> None:
         )
     if not method.votes:
         _check_no_vote_options(config)
+    _check_band(config)
+    if name == "consensus":
+        _check_subset(config)
     if not method.teacher:
         _check_no_teacher_options(config)
     if config.reward.no_answer_entropy > 0 and name != "entropy":
@@ -69,7 +76,7 @@ def _check_ratings(config: Config) -> None:
 def _check_no_vote_options(config: Config) -> None:
     given = [
         f"reward.{name}={vars(config.reward)[name]}"
-        for name in ("ties", "min_agreement", "weight_by_share")
+        for name in VOTE_KEYS
         if vars(config.reward)[name] != vars(RewardConfig())[name]
     ]
     if config.rollout.vote_samples > 0:
@@ -78,6 +85,35 @@ def _check_no_vote_options(config: Config) -> None:
         raise ValueError(
             f"{given[0]} is about votes, but reward.method={config.reward.method} takes none. Leave it out, "
             f"or choose a method that votes: {_names(lambda m: m.votes)}."
+        )
+
+
+def _check_band(config: Config) -> None:
+    """Raises ValueError for a band of entropies in which no group can lie."""
+    low, high, drawn = config.reward.min_entropy, config.reward.max_entropy, config.rollout.drawn
+    if 0 < high <= low:
+        raise ValueError(
+            f"reward.min_entropy is {low:g} and reward.max_entropy {high:g}, between which nothing lies. Set "
+            "the second to more than the first, or one of them to 0, which is no limit."
+        )
+    if low >= math.log(drawn) > 0:
+        raise ValueError(
+            f"reward.min_entropy is {low:g}, but {drawn} answers have an entropy of at most "
+            f"ln {drawn} = {math.log(drawn):.3f}, so that no group would get rewards. Set it to less; 0 is "
+            "no limit."
+        )
+
+
+def _check_subset(config: Config) -> None:
+    """Raises ValueError for a vote of more judges than there are."""
+    judges, subset = str(config.reward.options["judges"]), int(config.reward.options["subset"])
+    key, present = "rollout.samples or rollout.vote_samples", config.rollout.drawn
+    if "teacher" in judges:
+        key, present = "teacher.samples", config.teacher.samples or config.rollout.samples
+    if not 0 <= subset <= present:
+        raise ValueError(
+            f"reward.options.subset is {subset}, but reward.options.judges={judges} has {present} judges of "
+            f"a wording. Set it to 1 to {present}, to 0 for all of them, or raise {key}."
         )
 
 

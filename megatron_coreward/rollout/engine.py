@@ -130,6 +130,10 @@ class VllmEngine:
         responses = self._responses(placed, outputs) if self.is_first_rank else []
         return sorted(responses, key=lambda response: response.key)
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a response's tokens, but for the one that stopped it."""
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
     def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
         """roles.RolloutEngine.load_weights. `weights` are whole tensors on every rank; vLLM slices them.
 
@@ -194,9 +198,7 @@ class VllmEngine:
         completions = [output.outputs[0] for output in outputs]
         # The stop token need not be special in the tokenizer, so it is cut off here.
         ids = [list(c.token_ids)[: -1 if c.finish_reason == "stop" else None] for c in completions]
-        texts = self._tokenizer.batch_decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        texts = [self.decode(of_response) for of_response in ids]
         return [
             Response(
                 pair_id=request.pair_id,
@@ -246,7 +248,6 @@ def engine_arguments(
         "distributed_executor_backend": "external_launcher",
         "tensor_parallel_size": config.rollout.tensor_parallel_size,
         "max_model_len": max_model_len,
-        "max_num_seqs": config.rollout.max_num_seqs,
         "enforce_eager": config.rollout.enforce_eager is True or not on_gpu,
         "enable_prefix_caching": True,
         "logprobs_mode": "processed_logprobs",
@@ -254,6 +255,8 @@ def engine_arguments(
         "seed": seed,
         "use_tqdm_on_load": False,
     }
+    if config.rollout.max_num_seqs != "auto":
+        arguments["max_num_seqs"] = config.rollout.max_num_seqs
     if config.rollout.async_scheduling != "auto":
         arguments["async_scheduling"] = config.rollout.async_scheduling == "always"
     if on_gpu:

@@ -63,6 +63,15 @@ def _no_matches(history: History) -> str:
     return f"not one of the first {history.responses} responses matches a ground truth"
 
 
+def _all_excluded(history: History) -> str:
+    first = history.steps[0] if history.steps else {}
+    if first.get("coreward/in_band") == 0:
+        return "in the first step the entropy of every group's answers was outside of the band: no rewards"
+    if first.get("coreward/labelled") != 0 or not any(history.means("answered")[:1]):
+        return ""
+    return "in the first step there were answers, but no group got a label"
+
+
 def _no_signal(history: History) -> str:
     last = history.means("signal_groups")[-STEPS_WITHOUT_SIGNAL:]
     if len(last) < min(STEPS_WITHOUT_SIGNAL, history.total_steps) or any(last):
@@ -100,6 +109,11 @@ class Rule:
 RULES = (
     Rule("no answers", _no_answers, "data.system_prompt, rollout.max_response_tokens"),
     Rule("no ground truth matched", _no_matches, "data.original (its answers)"),
+    Rule(
+        "every group excluded",
+        _all_excluded,
+        "reward.min_entropy, reward.max_entropy, reward.min_agreement, reward.method",
+    ),
     Rule("no signal", _no_signal, "rollout.samples, rollout.temperature, data.original"),
     Rule("accuracy fell", _fallen, "optimizer.lr"),
     *(Rule(alarm.name, partial(_alarm, alarm), "optimizer.lr, algorithm.kl_coef") for alarm in ALARMS),

@@ -79,6 +79,31 @@ def test_methods_of_one_wording_need_originals_only(method: str, apprentice: Pat
     assert ("teacher/alpha" in record) == METHODS[method].teacher
 
 
+def test_a_method_whose_options_ask_for_a_teacher_and_masked_answers(
+    apprentice: Path, tmp_path: Path
+) -> None:
+    arguments = settings(
+        *(apprentice, tmp_path / "run", write_data(tmp_path / "data")),
+        reward__method="consensus",
+        reward__options__judges="teacher_other",
+        reward__options__subset=3,
+        reward__min_entropy=0.1,
+        teacher__samples=4,
+        run__steps=1,
+        run__export_hf="false",
+        algorithm__advantage="rloo",
+        algorithm__mask_answer="true",
+    )
+    result = launch(1, *TRAIN, *arguments)
+    assert result.returncode == 0, result.stdout
+    [record] = read_metrics(tmp_path / "run")
+    assert not undocumented(record.keys() - {"step"})
+    assert record["rephrased/signal_groups"] > 0 and record["policy/grad_norm"] > 0
+    assert record["coreward/in_band"] > 0 and record["original/answer_tokens"] > 0.5
+    assert "teacher/alpha" in record
+    assert "diagnostics/reward_accuracy" not in record, "a share of votes is no verdict"
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

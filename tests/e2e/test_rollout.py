@@ -111,7 +111,9 @@ def long_request(length: int) -> GenerationRequest:
 
 
 def replica_of_one(rank: int, folder: Path) -> list[Response]:
-    engine = VllmEngine(config(), str(folder), STOP_IDS, seed=1)
+    fewer = config()
+    fewer.rollout.max_num_seqs = 8
+    engine = VllmEngine(fewer, str(folder), STOP_IDS, seed=1)
     return engine.generate(requests(), Sampling(0.7, MAX_RESPONSE))
 
 
@@ -251,7 +253,7 @@ def test_a_cache_that_cannot_be_reset_is_an_error(shown):
     assert "prefix cache" in shown["no reset"]
 
 
-def test_rollouts_do_not_depend_on_the_number_of_replicas(shown, models):
+def test_rollouts_do_not_depend_on_the_replicas_nor_on_how_many_are_decoded_at_once(shown, models):
     first, second = run_ranks(2, replica_of_one, models["a"], timeout_s=500)
     assert first and second
     alone = {response.key: response for response in shown["a at 0.7"]}

@@ -82,7 +82,7 @@ def loss_of(
             if config.reward.weight_by_share:
                 a *= r.label_share
             length = len(r.response_ids)
-            for t in range(length):
+            for t in set(range(length)) - set(r.answer_tokens):
                 value = token_objective(
                     policy[r.key][t],
                     old[r.key][t].detach(),

@@ -116,6 +116,8 @@ def test_a_slow_command_says_at_once_that_it_loads(arguments, said, monkeypatch,
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(arguments) == 0
     assert ("coreward train: loading PyTorch\n" in capsys.readouterr().err) == said
+    monkeypatch.setenv("RANK", "1")
+    assert main(arguments) == 0 and capsys.readouterr().err == "", "who has started the ranks has said it"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_a_slow_command_says_at_once_that_it_loads(arguments, said, monkeypatch,
         ("trian", "did you mean coreward train?"),
         ("summarise", "did you mean coreward summarize?"),
         ("eval", "did you mean coreward evaluate?"),
-        ("sft", "did you mean coreward train?"),
+        ("supervised", "did you mean coreward sft?"),
         ("plot_run", "did you mean coreward report?"),
         ("xyz", "there are train, evaluate, show"),
     ],
@@ -144,6 +146,7 @@ def test_other_names_lead_to_commands():
         (["train", "run.yaml", "--lr", "1e-5"], "there is no option --lr: write optimizer.lr=1e-5"),
         (["train", "--run.steps=3"], "there is no option --run.steps: write run.steps=3"),
         (["train", "--dryrun"], "there is no option --dryrun; did you mean --dry-run?"),
+        (["sft", "--dry-run"], "there is no option --dry-run"),
         (["train", "--ranks", "0"], "argument --ranks: it is '0', but must be a number from 1 on"),
         (["evaluate", "--model", "m", "--top_k", "3"], "Unknown configuration key 'top_k'"),
         (["plan", "--gpus", "4", "--tensor", "2"], "there is no option --tensor: write parallel.tensor=2"),

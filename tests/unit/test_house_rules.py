@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("actor.model", "actor.compute", "actor.checkpoint", "actor.weights"),
     ),
     "evaluation": (
-        *(*GROUND, "roles", "grading", "coreward", "preflight", "data", "requests", "rollout"),
+        *(*GROUND, "roles", "grading", "coreward", "preflight", "planning", "data", "requests", "rollout"),
         *("actor.parallel", "actor.checkpoint", "actor.convert"),
     ),
     "run": (*GROUND, "roles", "actor.checkpoint", "evaluation"),
@@ -83,10 +83,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("utils", "config", "launch", "data", "coreward", "rephrasing", "data.preparation"),
         *("preflight", "planning"),
         *(
+            "roles",
             "actor.parallel",
+            "actor.model",
             "actor.checkpoint",
             "actor.convert",
+            "actor",
             "evaluation",
+            "run",
             "reporting",
             "doctor",
             "train",

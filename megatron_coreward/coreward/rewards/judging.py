@@ -14,12 +14,12 @@ registry.py lists the built-in methods; docs/reward_methods.md says how to write
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from megatron_coreward.config.learning import RewardConfig
 from megatron_coreward.config.schema import Config
-from megatron_coreward.coreward.voting import Vote, vote
+from megatron_coreward.coreward.voting import Vote, in_band, vote
 from megatron_coreward.grading.grader import NO_ANSWER
 from megatron_coreward.types import Response, View
 
@@ -80,6 +80,7 @@ class Judgement:
 Groups = Mapping[View, Group]
 Judge = Callable[[Groups, RewardConfig], Mapping[View, Judgement]]
 Signal = Callable[[Response, Config], float]
+OptionValue = bool | int | float | str
 
 
 class Source(NamedTuple):
@@ -97,8 +98,8 @@ class Method:
         judge: the method itself: judge(groups, config.reward).
         signal: a number per response, taken where the response is held: signal(response, config).
         both_views: it judges one wording by the other, so `rollout.views` must be both.
-        votes: its labels are majority votes; `reward.ties`, `.min_agreement`, `.weight_by_share` and
-            `rollout.vote_samples` apply.
+        votes: its labels are majority votes; `reward.ties`, `.min_agreement`, `.weight_by_share`,
+            `.min_entropy`, `.max_entropy` and `rollout.vote_samples` apply.
         teacher: it needs the teacher's responses (section `teacher`); the KL penalty is towards the teacher.
         truth: it needs the ground truth of every question.
         confidence: the policy must measure Response.confidence first.
@@ -106,6 +107,8 @@ class Method:
             with the ground truth (diagnostics/reward_accuracy).
         options: keys of its own, `reward.options.NAME`, with defaults: booleans, numbers or texts. A given
             value must be of the default's type; `judge` finds them all in `config.options`.
+        choices: the values that an option may have, where they are few.
+        adapted: the record with the flags that its options decide: adapted(method, options).
         source: where a method of one's own comes from (own.py sets it).
     """
 
@@ -117,7 +120,9 @@ class Method:
     truth: bool = False
     confidence: bool = False
     graded: bool = True
-    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    choices: Mapping[str, Sequence[OptionValue]] = field(default_factory=dict)
+    adapted: Callable[["Method", Mapping[str, OptionValue]], "Method"] | None = None
     source: Source | None = None
 
     @property
@@ -127,7 +132,7 @@ class Method:
 
 
 def judged(method: Method, groups: Groups, config: RewardConfig) -> Mapping[View, Judgement]:
-    """The method's judgements of one question.
+    """The method's judgements of one question; none where the band of entropies excludes a group.
 
     Raises:
         ValueError: they are not one finite reward for every response of every group.
@@ -141,7 +146,15 @@ def judged(method: Method, groups: Groups, config: RewardConfig) -> Mapping[View
             raise ValueError(f"the method gave {len(rewards)} rewards to {responses} responses")
         if not all(map(math.isfinite, rewards)):
             raise ValueError(f"the method gave the rewards {rewards}, which are not all finite numbers")
-    return judgements
+    return {view: _gated(groups[view], judgement, config) for view, judgement in judgements.items()}
+
+
+def _gated(group: Group, judgement: Judgement, config: RewardConfig) -> Judgement:
+    classes = group.answers.classes
+    if in_band(classes, config.min_entropy, config.max_entropy):
+        return judgement
+    unlabelled = None if judgement.vote is None else replace(judgement.vote, label=None)
+    return Judgement([0.0] * len(classes), vote=unlabelled)
 
 
 def _views(by_view: Mapping[View, object]) -> str:
@@ -157,6 +170,11 @@ def by_vote(answers: Answers, voters: Answers) -> Judgement:
     if label is None:
         return Judgement([0.0] * len(answers.classes), vote=voters.vote)
     return Judgement(rewards_for(answers, label), voters.winner, voters.vote.share, voters.vote)
+
+
+def pooled(original: Answers, rephrased: Answers, vote: Vote) -> Answers:
+    """The answers to both wordings with a vote of both, originals first."""
+    return Answers([*original.classes, *rephrased.classes], [*original.forms, *rephrased.forms], vote)
 
 
 def by_signal(group: Group) -> Judgement:

@@ -52,6 +52,7 @@ OPTIONS = {
         advantage="rloo", dual_clip=1.1, skip_no_signal=True, kl_coef=0.0, updates_per_batch=2
     ),
     "masked, not skipped": AlgorithmConfig(mask_truncated=True, kl_coef=0.05, kl_estimator="k1"),
+    "answers masked": AlgorithmConfig(kl_coef=0.05),
     "importance sampling": AlgorithmConfig(tis_cap=1.05, kl_coef=0.05, kl_estimator="k2"),
     "importance sampling, two updates": AlgorithmConfig(tis_cap=1.05, kl_coef=0.05, updates_per_batch=2),
 }
@@ -74,6 +75,14 @@ class Subject:
     reference: Path
     responses: tuple[ScoredResponse, ...]
 
+    def of(self, option: str) -> tuple[ScoredResponse, ...]:
+        """With "answers masked" the second third of every response is its answer's."""
+        if option != "answers masked":
+            return self.responses
+        lengths = [len(r.response_ids) for r in self.responses]
+        tokens = [tuple(range(n // 3, 2 * n // 3)) for n in lengths]
+        return tuple(replace(r, answer_tokens=t) for r, t in zip(self.responses, tokens, strict=True))
+
 
 def config_of(algorithm: AlgorithmConfig, model: Path, layout: ParallelConfig) -> Config:
     return Config(
@@ -94,7 +103,7 @@ def walk(rank: int, subject: Subject) -> dict[tuple[str, str], Found]:
         policy = MegatronPolicy(config, ranks, comm, total_updates=1)
         reference = MegatronReference(replace(config, model=ModelConfig(path=str(subject.reference))), ranks)
         old = MegatronReference(replace(config, model=ModelConfig(path=str(subject.old_policy))), ranks)
-        cases = {option: (algorithm, subject.responses) for option, algorithm in OPTIONS.items()}
+        cases = {option: (algorithm, subject.of(option)) for option, algorithm in OPTIONS.items()}
         cut = tuple(replace(r, finish_reason="length") for r in subject.responses)
         cases["all truncated"] = (OPTIONS["DAPO"], cut)
         for option, (algorithm, responses) in cases.items():
@@ -164,7 +173,7 @@ def expected(subject) -> dict[str, Tensors]:
         policy = {r.key: oracle.log_probs_of(model, r, temperature) for r in subject.responses}
         before = old if algorithm.updates_per_batch > 1 else policy
         config = config_of(algorithm, subject.model, ParallelConfig())
-        grpo_oracle.loss_of(subject.responses, policy, before, ref, config).backward()
+        grpo_oracle.loss_of(subject.of(option), policy, before, ref, config).backward()
         gradients[option] = {name: weight.grad for name, weight in model.named_parameters()}
     return gradients
 

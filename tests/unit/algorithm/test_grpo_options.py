@@ -56,8 +56,12 @@ configs = st.builds(
 
 @st.composite
 def steps(draw) -> list[ScoredResponse]:
-    """Two pairs, two views, four responses of which three are trained on; some truncated, some empty."""
+    """Two pairs, two views, four responses of which three are trained on; some truncated, some empty.
+
+    In every other step tokens of the answer are masked, of some responses all tokens.
+    """
     seed, everything_truncated = draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, 4)) == 0
+    masks = draw(st.booleans())
     rng = np.random.default_rng(seed)
     responses = []
     for pair_id in range(2):
@@ -65,6 +69,7 @@ def steps(draw) -> list[ScoredResponse]:
             share, equal = rng.uniform(0.2, 1.0), rng.random() < 0.3
             for sample in range(4):
                 length = int(rng.integers(0, 6))
+                begin, end = sorted(rng.integers(0, length + 1, 2).tolist()) if masks else (0, 0)
                 responses.append(
                     ScoredResponse(
                         *(pair_id, view, sample, (1,)),
@@ -75,6 +80,7 @@ def steps(draw) -> list[ScoredResponse]:
                         weights_version=0,
                         reward=1.0 if equal else float(rng.integers(0, 2)),
                         label_share=share,
+                        answer_tokens=tuple(range(begin, end)),
                     )
                 )
     rng.shuffle(responses)

@@ -8,9 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_coreward.algorithm.loss_weights import Counts, contributes, local_counts, token_weights
+from megatron_coreward.algorithm.batch import make_batch
+from megatron_coreward.algorithm.loss_weights import (
+    Counts,
+    contributes,
+    local_counts,
+    token_weights,
+    with_weights,
+)
 from megatron_coreward.config.learning import AlgorithmConfig
+from megatron_coreward.config.schema import Config
 from megatron_coreward.types import ScoredResponse, View
+from tests.support.fakes import run_threads
 
 AGGREGATIONS = ("seq-mean", "token-mean", "dr-grpo")
 MEANS = ("seq-mean", "token-mean")
@@ -172,6 +181,28 @@ def test_a_step_of_truncated_responses_only_has_weights_zero(aggregation, denomi
     responses = truncate(step(LENGTHS, REWARDS), *range(12))
     assert weights_of(responses, config) == [0.0] * 12
     assert contributes(responses, config) == [False] * 12
+
+
+def test_masked_tokens_weigh_nothing_and_the_others_keep_their_weights():
+    """Of 17 tokens the two of the answer: fifteen keep 1 / (n 17)."""
+    responses = step([17, 17, 5], [1, 0, 0], pairs=1, views=(View.ORIGINAL,))
+    masked = [replace(responses[0], answer_tokens=(14, 15)), *responses[1:]]
+    plain, batch = (
+        make_batch(run_threads(1, lambda comm, held=held: with_weights(held, Config(), comm))[0])
+        for held in (responses, masked)
+    )
+    expected = [1 / (3 * 17)] * 34 + [1 / (3 * 5)] * 5
+    assert plain.weights_T.tolist() == pytest.approx(expected)
+    expected[14:16] = [0, 0]
+    assert batch.weights_T.tolist() == pytest.approx(expected)
+    micro_batch = batch.select([2, 0])
+    assert micro_batch.weights_T.tolist() == pytest.approx(expected[-5:] + expected[:17])
+
+
+def test_a_response_of_masked_tokens_only_does_not_contribute():
+    responses = step([2, 2, 2], [1, 0, 0], pairs=1, views=(View.ORIGINAL,))
+    responses = [replace(responses[0], answer_tokens=(0, 1), advantage=1.0), *responses[1:]]
+    assert contributes(responses, AlgorithmConfig(kl_coef=0.1)) == [False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.schema import Config
 
 CHOICES = {key.name: key.choices for key in all_keys().values() if key.choices}
-BOOL_OR_AUTO = {"rollout.enforce_eager"}
+OR_AUTO = {"rollout.enforce_eager": "bool", "rollout.max_num_seqs": "int"}
+"""Key -> what it may be beside auto."""
 LIMITS = {key.name: key.limits for key in all_keys().values() if key.limits}
 
 
@@ -32,17 +33,17 @@ def test_every_field_has_limits() -> None:
     free |= {"run.profile_steps"}  # utils/step_ranges.py reads it
     free |= {"model.checkpoint", "evaluation.file", "logging.wandb_project"}
     free |= {"monitor.original", "monitor.rephrased"}
-    free |= {"data.question_column", "data.rephrased_column", "data.answer_column"}
+    free |= {"data.question_column", "data.rephrased_column", "data.answer_column", "data.response_column"}
     free |= {"model.chat_template", "logging.wandb_name", "logging.wandb_entity", "logging.wandb_group"}
-    assert set(CHOICES) == (texts - free) | BOOL_OR_AUTO
+    assert set(CHOICES) == (texts - free) | OR_AUTO.keys()
 
 
-@pytest.mark.parametrize("key", sorted(BOOL_OR_AUTO))
-def test_choices_beside_a_bool(key: str) -> None:
-    refused(f"{key}=nonsense", f"{key} is 'nonsense', but must be of type bool or {', '.join(CHOICES[key])}.")
+@pytest.mark.parametrize(("key", "kind"), OR_AUTO.items())
+def test_choices_beside_another_type(key: str, kind: str) -> None:
+    refused(f"{key}=nonsense", f"{key} is 'nonsense', but must be of type {kind} or auto.")
 
 
-@pytest.mark.parametrize("key", sorted(CHOICES.keys() - BOOL_OR_AUTO))
+@pytest.mark.parametrize("key", sorted(CHOICES.keys() - OR_AUTO.keys()))
 def test_choices(key: str) -> None:
     others = f", or {LIMITS[key]}" if key in LIMITS else ""
     refused(f"{key}=nonsense", f"{key} is 'nonsense', but must be one of {', '.join(CHOICES[key])}{others}.")
@@ -52,7 +53,7 @@ def test_choice_hint() -> None:
     refused("algorithm.aggregation=token_mean", "Did you mean token-mean?")
 
 
-@pytest.mark.parametrize("key", sorted(LIMITS.keys() - CHOICES.keys()))
+@pytest.mark.parametrize("key", sorted((LIMITS.keys() - CHOICES.keys()) | {"rollout.max_num_seqs"}))
 def test_ranges(key: str) -> None:
     refused(f"{key}=-1", f"{key} is -1")
 

@@ -181,8 +181,10 @@ def test_options_that_are_refused(write, override, message):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_built_in_methods_have_no_options(method):
-    with pytest.raises(ValueError, match=f"reward.method={method} has no such option; .*: none."):
+def test_built_in_methods_name_their_options(method):
+    known = ", ".join(f"{name} ({default!r})" for name, default in METHODS[method].options.items()) or "none"
+    message = f"reward.method={method} has no such option; its options and their defaults: {known}."
+    with pytest.raises(ValueError, match=re.escape(message)):
         check_method(configured(method, "reward.options.weight=1"))
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from megatron_coreward.algorithm.advantages import with_advantages
-from megatron_coreward.config.learning import RewardConfig
+from megatron_coreward.config.learning import AlgorithmConfig, RewardConfig
 from megatron_coreward.config.schema import Config, RolloutConfig
-from megatron_coreward.coreward.rewards.registry import METHODS
+from megatron_coreward.coreward.rewards.registry import METHODS, with_options
 from megatron_coreward.coreward.stage import CoRewardStage
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.types import Confidence, Response, ScoredResponse, View
@@ -52,7 +52,7 @@ def random_step(seed, pairs=13, samples=4):
 
 def run_stage(parts, config=None, equality="math", views="auto", teacher=None, truths=None):
     """Scored responses and figures per rank; rank r holds parts[r] and teacher[r]."""
-    whole = Config(reward=config or RewardConfig(), rollout=RolloutConfig(views=views))
+    whole = with_options(Config(reward=config or RewardConfig(), rollout=RolloutConfig(views=views)))
 
     def work(comm):
         grader = Grader(equality)
@@ -261,6 +261,31 @@ def test_every_method_gives_one_result_for_any_placement(method, world_size):
     figures.pop("stage/bytes"), expected.pop("stage/bytes")
     assert figures == pytest.approx(expected)
     assert len({r.reward for r in alone}) > 1
+
+
+def test_the_tokens_of_an_answer_are_marked_on_request_where_they_are_trained_on():
+    step = [response(1, View.ORIGINAL, i, a) for i, a in enumerate(["47", None, "47"])]
+    step = [replace(r, response_ids=np.array([*r.text.encode(), 0], np.int32)) for r in step]
+
+    def decode(token_ids):
+        return bytes(token_ids).decode().rstrip("\0")
+
+    def marked(mask):
+        config = Config(
+            algorithm=AlgorithmConfig(mask_answer=mask),
+            reward=RewardConfig(method="majority_voting"),
+            rollout=RolloutConfig(samples=2, vote_samples=3),
+        )
+
+        def work(comm):
+            return CoRewardStage(comm, Grader("math"), config, decode=decode)(step)
+
+        [(scored, figures)] = run_threads(1, work)
+        return [r.answer_tokens for r in scored], figures.as_dict().get("original/answer_tokens")
+
+    begin = len(r"so \boxed{")
+    assert marked(True) == ([(begin, begin + 1), (), ()], 1.0), "the third response only votes"
+    assert marked(False) == ([(), (), ()], None)
 
 
 def test_one_view_is_enough_for_methods_that_do_not_cross():

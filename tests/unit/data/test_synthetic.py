@@ -56,12 +56,13 @@ def test_no_phrasing_of_a_held_out_problem_is_trained_on() -> None:
     assert len(held_out) > 500 and len(supervised) > 6000
 
 
-def test_probe_pairs_are_the_held_out_problems_of_their_split() -> None:
+def test_probe_pairs_are_the_probe_split_from_the_other_end() -> None:
     pairs, questions = synthetic.probe_pairs(), synthetic.held_out("probe")
-    assert [parse(pair.original) for pair in pairs] == [parse(q.question) for q in questions]
-    assert len(pairs) >= Config().monitor.pairs
+    assert [parse(pair.original) for pair in reversed(pairs)] == [parse(q.question) for q in questions]
     assert all(parse(pair.rephrased) == parse(pair.original) for pair in pairs)
     assert all(pair.rephrased != pair.original for pair in pairs) and pairs == synthetic.probe_pairs()
+    evaluated = {parse(question.question) for question in synthetic.held_out()[:500]}
+    assert not evaluated & {parse(pair.original) for pair in pairs[:128]}, "the quickstart's"
 
 
 def test_the_split_never_moves() -> None:

@@ -98,11 +98,10 @@ def test_held_out_questions_and_splits() -> None:
     assert not texts["all"] & (trained | supervised)
 
 
-def test_probe_pairs_are_the_two_wordings_of_held_out_problems() -> None:
-    config = Config()
-    config.data.source, config.data.synthetic_task, config.monitor.every = "synthetic", "wordings", 5
-    asked = [text for pair in probe_records(config) for text in (pair.original, pair.rephrased)]
-    assert asked == [question.question for question in wordings.held_out("probe")]
+def test_probe_pairs_are_plain_and_hard() -> None:
+    pairs, questions = wordings.probe_pairs(), wordings.held_out("probe")
+    texts = [text for pair in reversed(pairs) for text in (pair.original, pair.rephrased)]
+    assert texts == [question.question for question in questions]
 
 
 def test_the_same_problems_are_in_the_splits_of_both_tasks() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from megatron_coreward.grading.answers import (
     MAX_FORM_BYTES,
     Parts,
+    answer_spans,
     extract_answer,
     normal_form,
     take_apart,
@@ -150,7 +151,28 @@ def test_parts(form, parts):
 def test_never_raises_and_stays_short(text):
     for equality in ("math", "exact"):
         assert len(normal_form(text, equality).encode()) <= MAX_FORM_BYTES
-    extract_answer(text)
+        answer, spans = extract_answer(text, equality), answer_spans(text, equality)
+        assert bool(spans) == bool(answer)
+        assert spans == sorted(spans) and all(0 <= begin < end <= len(text) for begin, end in spans)
+        assert equality == "math" or answer == "".join(text[begin:end] for begin, end in spans)
+
+
+@pytest.mark.parametrize(
+    ("text", "contents", "exact"),
+    [
+        (r"so \boxed{47}.", ["47"], "47"),
+        (r"\boxed{1} no, $\boxed{\frac{1}{2}}$", [r"\frac{1}{2}"], r"\frac{1}{2}"),
+        (r"\boxed{2} and \boxed{3}", ["2", "3"], "3"),
+        (r"-\boxed{5}", ["5"], "5"),
+        (r"\boxed{4}, as in \boxed{}", ["4"], ""),
+        (r"\boxed{6} or $\boxed 7$", ["7"], "7"),
+        ("none", [], ""),
+        (r"\boxed{8", [], ""),
+    ],
+)
+def test_where_the_answer_stands(text, contents, exact):
+    assert [text[begin:end] for begin, end in answer_spans(text)] == contents
+    assert [text[begin:end] for begin, end in answer_spans(text, "exact")] == [exact] * bool(exact)
 
 
 @given(LATEX_LIKE.filter(lambda t: t.count("{") == t.count("}") == t.count("\\") == 0), st.text())

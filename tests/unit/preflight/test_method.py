@@ -13,6 +13,7 @@ RATED_BY_EVALUATION = [
     "checkpoint.keep_best_by=evaluation",
     "evaluation.file=held_out.jsonl",
 ]
+CONSENSUS_OF_TEACHER = ["reward.method=consensus", "reward.options.judges=teacher"]
 
 
 def configured(*overrides):
@@ -38,6 +39,9 @@ def test_every_method_runs_as_it_comes(method):
         (["reward.method=majority_voting"], (View.ORIGINAL,)),
         (["reward.method=majority_voting", "rollout.views=rephrased"], (View.REPHRASED,)),
         (["reward.method=entropy", "rollout.views=both"], (View.ORIGINAL, View.REPHRASED)),
+        (["reward.method=split_vote"], (View.ORIGINAL,)),
+        (["reward.method=consensus", "rollout.vote_samples=16", "reward.options.subset=16"], tuple(View)),
+        ([*CONSENSUS_OF_TEACHER, "teacher.samples=4", "reward.options.subset=4"], (View.ORIGINAL,)),
     ],
 )
 def test_views(overrides, views):
@@ -55,6 +59,24 @@ def test_views(overrides, views):
         (["reward.method=random", "reward.ties=abstain"], ["reward.ties=abstain", "takes none"]),
         (["reward.method=ground_truth", "reward.weight_by_share=true"], ["reward.weight_by_share=True"]),
         (["reward.method=self_certainty", "rollout.vote_samples=16"], ["rollout.vote_samples=16"]),
+        (["reward.method=random", "reward.min_entropy=0.1"], ["reward.min_entropy=0.1", "takes none"]),
+        (["reward.method=ground_truth", "reward.max_entropy=1"], ["reward.max_entropy=1.0", "takes none"]),
+        (["reward.min_entropy=1", "reward.max_entropy=1"], ["between which nothing lies"]),
+        (
+            ["reward.min_entropy=2.08"],
+            ["8 answers have an entropy of at most ln 8 = 2.079", "Set it to less"],
+        ),
+        (
+            ["reward.method=consensus", "reward.options.subset=9"],
+            ["reward.options.subset is 9", "judges=other has 8 judges", "Set it to 1 to 8"],
+        ),
+        (
+            [*CONSENSUS_OF_TEACHER, "teacher.samples=4", "reward.options.subset=5"],
+            ["reward.options.subset is 5", "judges=teacher has 4 judges", "raise teacher.samples"],
+        ),
+        (["reward.method=consensus", "reward.options.subset=-1"], ["subset is -1"]),
+        (["reward.method=consensus", "teacher.samples=4"], ["teacher.samples is 4", "has no teacher"]),
+        (["reward.method=consensus", "rollout.views=original"], ["reward.method=consensus", "needs both"]),
         (["teacher.samples=4"], ["teacher.samples is 4", "has no teacher", "co_rewarding_2, co_rewarding_3"]),
         (["reward.method=ground_truth", "teacher.every=0"], ["teacher.every is 0"]),
         (["reward.no_answer_entropy=7"], ["reward.no_answer_entropy is 7", "reward.method to entropy"]),

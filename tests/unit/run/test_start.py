@@ -32,13 +32,14 @@ def test_a_run_from_before_shared_prompts_hears_of_them(caplog: pytest.LogCaptur
     assert "results differ by rounding only" in caplog.text
 
 
-def test_a_stored_bool_of_a_key_that_may_be_auto_now(caplog: pytest.LogCaptureFixture) -> None:
+def test_stored_values_of_keys_that_may_be_auto_now(caplog: pytest.LogCaptureFixture) -> None:
     config = Config()
     saved = {"config": asdict(config), "trainer": {}}
-    saved["config"]["rollout"]["enforce_eager"] = True
-    config.rollout.enforce_eager = True
+    saved["config"]["rollout"] |= {"enforce_eager": True, "max_num_seqs": 256}
+    config.rollout.enforce_eager, config.rollout.max_num_seqs = True, 256
     warn_of_changes(saved, config, "")
     assert not caplog.text
-    config.rollout.enforce_eager = "auto"
+    config.rollout.enforce_eager = config.rollout.max_num_seqs = "auto"
     warn_of_changes(saved, config, "")
     assert "rollout.enforce_eager is now 'auto'; it was True" in caplog.text
+    assert "rollout.max_num_seqs is now 'auto'; it was 256" in caplog.text

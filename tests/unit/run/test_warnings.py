@@ -113,6 +113,31 @@ def test_no_signal(said: pytest.LogCaptureFixture, total_steps: int) -> None:
     assert f"no signal: in {needed} steps no group" in said.text and "rollout.samples" in said.text
 
 
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [
+        (
+            {"coreward/in_band": 0.0, "coreward/labelled": 0.0},
+            "the entropy of every group's answers was outside",
+        ),
+        ({"coreward/in_band": 0.1, "coreward/labelled": 0.0}, "there were answers, but no group got a label"),
+        ({"coreward/in_band": 0.1, "coreward/labelled": 0.1}, ""),
+        ({"coreward/labelled": 0.0, "original/answered": 0.0, "rephrased/answered": 0.0}, ""),
+    ],
+)
+def test_a_gate_that_excludes_every_group_is_said_in_the_first_step(
+    figures: dict[str, float], message: str, said: pytest.LogCaptureFixture
+) -> None:
+    warnings = RunWarnings(total_steps=40)
+    warnings.on_step(HEALTHY | figures, responses(1))
+    warnings.on_step(HEALTHY | figures, responses(1))
+    assert [message in r.getMessage() for r in said.records] == [True] * bool(message)
+    later = RunWarnings(total_steps=40, records=[{"step": 1, **HEALTHY, "coreward/labelled": 0.5}])
+    said.clear()
+    later.on_step(HEALTHY | figures, responses(1))
+    assert not said.records, "not the first step"
+
+
 def test_one_wording_alone_is_looked_at(said: pytest.LogCaptureFixture) -> None:
     warnings = RunWarnings(total_steps=1)
     warnings.on_step({"reward/mean": 0.0, "original/signal_groups": 0.0}, responses(1))

@@ -1,5 +1,8 @@
 """Each rank takes its own GPU, or says in one line why it has none."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -19,9 +22,38 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     return current
 
 
+@pytest.fixture(autouse=True)
+def _denormals_as_before():
+    yield
+    torch.set_flush_denormal(False)
+
+
+DENORMALS = """
+import numpy, torch
+from megatron_coreward.utils.distributed import choose_device
+torch.cuda.is_available = lambda: False
+choose_device()
+torch.set_num_threads(2)
+assert not torch.full((1 << 20,), 2e-38).mul(0.25).any(), "in all threads"
+numpy.finfo(numpy.float32), numpy.finfo(numpy.float64)  # without a warning
+"""
+
+
 def test_without_gpus_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert torch.tensor(2e-38).mul(0.25) > 0, "or the next line shows nothing"
     assert choose_device() is None
+    assert torch.tensor(2e-38).mul(0.25) == 0
+
+
+def test_denormals_are_flushed_by_every_thread_of_a_cpu_rank() -> None:
+    result = subprocess.run([sys.executable, "-W", "error", "-c", DENORMALS], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_with_a_gpu_denormals_stay(gpus: list[torch.device]) -> None:
+    choose_device()
+    assert torch.tensor(2e-38).mul(0.25) > 0
 
 
 @pytest.mark.parametrize("local_rank", [0, 1])

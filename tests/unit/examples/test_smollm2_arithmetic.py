@@ -1,0 +1,80 @@
+"""examples/smollm2_135m_arithmetic: right and separate data, settings that load, arms that draw equally."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_coreward.config.loading import load_config
+from megatron_coreward.data.pairs import load_examples, load_pairs, load_questions
+from megatron_coreward.preflight.costs import batch_arithmetic
+from megatron_coreward.preflight.method import check_method
+from tests.support.paths import ROOT
+from tests.unit.data.test_synthetic import parse
+
+EXAMPLE = ROOT / "examples/smollm2_135m_arithmetic"
+ARMS = ("co_reward", "majority_voting", "ground_truth")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    arguments = ["make_data.py", "--output", str(folder), "--sft", "40", "--pairs", "50", "--held-out", "60"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        runpy.run_path(str(EXAMPLE / "make_data.py"), run_name="__main__")
+    return folder
+
+
+def test_no_problem_is_in_two_files_and_all_have_both_kinds(data: Path) -> None:
+    examples = load_examples(str(data / "sft.jsonl"))
+    pairs = load_pairs(str(data / "pairs.jsonl"))
+    asked = load_questions(str(data / "held_out.jsonl"))
+    files = [
+        [question for question, _ in examples],
+        [wording for pair in pairs for wording in (pair.original, pair.rephrased)],
+        [question.question for question in asked],
+    ]
+    problems = [{parse(question) for question in questions} for questions in files]
+    assert [len(p) for p in problems] == [40, 50, 60] and len(set.union(*problems)) == 150
+    for questions in files:
+        short = sum(question.startswith("What is") for question in questions)
+        assert 0.15 < short / len(questions) < 0.6
+    assert all(parse(pair.original).answer == pair.answer == parse(pair.rephrased).answer for pair in pairs)
+    assert {question.subject for question in asked} == {"sum", "difference"}
+
+
+def test_a_response_is_the_calculation_in_the_order_of_the_question(data: Path) -> None:
+    for question, response in load_examples(str(data / "sft.jsonl")):
+        calculation, result, boxed = re.fullmatch(
+            r"(\d+ [+-] \d+) = (\d+)\. The answer is \\boxed\{(\d+)\}\.", response
+        ).groups()
+        assert calculation.split()[::2] == re.findall(r"\d+", question)
+        assert eval(calculation) == int(result) == int(boxed) == int(parse(question).answer)
+
+
+def test_the_arms_start_from_what_was_taught_and_draw_equally(data: Path) -> None:
+    taught = load_config([EXAMPLE / "sft.yaml"])
+    draws = set()
+    assert f"for method in {' '.join(ARMS)}; do" in (EXAMPLE / "run.sh").read_text()
+    for method in ARMS:
+        config = load_config([EXAMPLE / "arm.yaml"], [f"reward.method={method}"])
+        check_method(config)
+        assert config.model.path == f"{taught.run.output_dir}/hf"
+        assert config.data.system_prompt == taught.data.system_prompt
+        assert config.rollout.max_response_tokens == taught.rollout.max_response_tokens
+        assert config.evaluation.temperature == taught.evaluation.temperature == config.rollout.temperature
+        batch = batch_arithmetic(config, 2, 512)
+        draws.add((batch.steps, batch.responses))
+    assert draws == {(20, 256)}
+
+
+def test_the_settings_read_the_files_that_the_script_has_made(data: Path) -> None:
+    taught, trained = load_config([EXAMPLE / "sft.yaml"]), load_config([EXAMPLE / "arm.yaml"])
+    read = [taught.data.original, trained.data.original, trained.evaluation.file]
+    assert sorted(read) == sorted(f"runs/smollm2_arithmetic/data/{file.name}" for file in data.iterdir())
+    script = (EXAMPLE / "run.sh").read_text()
+    assert "out=runs/smollm2_arithmetic\n" in script and "make_data.py --output $out/data\n" in script
+    assert f"--output {taught.model.path}\n" in script
