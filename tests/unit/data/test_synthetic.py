@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from megatron_coreward.config.schema import Config
 from megatron_coreward.data import synthetic
 from megatron_coreward.data.pairs import load_pairs, load_questions
 from megatron_coreward.data.synthetic import Problem

@@ -7,7 +7,7 @@ import pytest
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data import synthetic, wordings
 from megatron_coreward.data.pairs import Question
-from megatron_coreward.data.prompts import build_pairs, build_questions, probe_records
+from megatron_coreward.data.prompts import build_pairs, build_questions
 from megatron_coreward.doctor.toy_model import make_tokenizer
 from megatron_coreward.rephrasing.number_words import CARDINALS
 
