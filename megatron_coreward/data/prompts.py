@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from megatron_coreward.config.schema import Config
-from megatron_coreward.data import synthetic
 from megatron_coreward.data.columns import NamedColumns
 from megatron_coreward.data.pairs import (
     PROBE_KEYS,
