@@ -41,11 +41,9 @@ from megatron_coreward.data.prompts import (
     build_probe,
     build_questions,
     evaluation_questions,
-    load_generation_config,
-    load_tokenizer,
     pair_records,
     probe_records,
-    stop_token_ids,
+    read_tokenizer,
 )
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.evaluation.outcomes import evaluate
@@ -62,7 +60,6 @@ from megatron_coreward.preflight.dry_run import show
 from megatron_coreward.preflight.files import (
     check_free_space,
     check_kv_cache,
-    check_stop_ids,
     check_token_ids,
     check_transformers_reads,
     check_weights,
@@ -163,13 +160,11 @@ def read_inputs(
     if config.model.checkpoint:
         check_start(Path(config.model.checkpoint), shape)
     check_transformers_reads(folder, trusted)
-    tokenizer = load_tokenizer(str(folder), trusted, config.model.chat_template)
-    generation = load_generation_config(str(folder), trusted)
-    check_stop_ids(shape, generation)
+    tokenizer, stop_ids = read_tokenizer(folder, config.model, shape.vocab)
     needs = data_needs(config) | {"box_needed": method_of(config).graded}
     with repeated_warnings() as warnings:
         data = RunData(
-            stop_ids=stop_token_ids(tokenizer, generation),
+            stop_ids=stop_ids,
             pairs=[] if {*PAIR_KEYS} & {*absent} else build_pairs(config, tokenizer, **needs),
             questions=[] if EVALUATION_KEY in absent else build_questions(config, tokenizer),
             probe=[] if {*PROBE_KEYS} & {*absent} else build_probe(config, tokenizer),

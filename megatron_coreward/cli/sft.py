@@ -25,13 +25,12 @@ from megatron_coreward.cli.train import gpus
 from megatron_coreward.config.chat_template import template_text
 from megatron_coreward.config.loading import to_yaml
 from megatron_coreward.config.schema import Config
-from megatron_coreward.data.prompts import load_generation_config, load_tokenizer, stop_token_ids
+from megatron_coreward.data.prompts import read_tokenizer
 from megatron_coreward.data.sampler import PairSampler
 from megatron_coreward.data.supervised import Example, build_examples, example_texts
 from megatron_coreward.launch.options import TrainOptions, parse_sft
 from megatron_coreward.preflight.checks import validate
 from megatron_coreward.preflight.files import (
-    check_stop_ids,
     check_token_ids,
     check_transformers_reads,
     check_weights,
@@ -109,10 +108,7 @@ def prepare(options: TrainOptions) -> Callable[[], int]:
     template = template_text(config.model.chat_template)
     config = replace(config, model=replace(config.model, path=str(shape.folder), chat_template=template))
     check_transformers_reads(shape.folder, config.model.trust_remote_code)
-    tokenizer = load_tokenizer(config.model.path, config.model.trust_remote_code, template)
-    generation = load_generation_config(config.model.path, config.model.trust_remote_code)
-    check_stop_ids(shape, generation)
-    stop_ids = stop_token_ids(tokenizer, generation)
+    tokenizer, stop_ids = read_tokenizer(shape.folder, config.model, shape.vocab)
     examples = build_examples(config, tokenizer, stop_ids)
     check_token_ids(shape, stop_ids, (e.prompt_ids + e.response_ids for e in examples))
     try:

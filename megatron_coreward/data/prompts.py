@@ -8,9 +8,10 @@ one. The prompt is the paper's; the stop tokens and the fixed date are ours.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_coreward.config.schema import Config
+from megatron_coreward.config.schema import Config, ModelConfig
 from megatron_coreward.data.columns import NamedColumns
 from megatron_coreward.data.pairs import (
     PROBE_KEYS,
@@ -53,6 +54,32 @@ class _BareErrors:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if kind is Exception:
             raise ValueError(f"tokenizer.json: {error}") from error
+
+
+def read_tokenizer(
+    folder: Path, model: ModelConfig, vocab: int | None = None
+) -> tuple["PreTrainedTokenizerBase", tuple[int, ...]]:
+    """The tokenizer of a model's folder, with `model.chat_template` if that is set, and its stop ids.
+
+    Raises ValueError as load_tokenizer and stop_token_ids do, and if the model's configuration ends responses
+    with a token that its vocabulary, of `vocab` tokens, does not hold.
+    """
+    tokenizer = load_tokenizer(str(folder), model.trust_remote_code, model.chat_template)
+    generation = load_generation_config(str(folder), model.trust_remote_code)
+    if vocab is not None:
+        _check_stop_ids(folder, vocab, generation)
+    return tokenizer, stop_token_ids(tokenizer, generation)
+
+
+def _check_stop_ids(folder: Path, vocab: int, generation_config: Mapping[str, Any]) -> None:
+    configured = generation_config.get("eos_token_id")
+    for token_id in configured if isinstance(configured, list) else [configured]:
+        if token_id is not None and not (type(token_id) is int and 0 <= token_id < vocab):
+            raise ValueError(
+                f"eos_token_id of {folder} (model.path: generation_config.json, or config.json) is "
+                f"{configured!r}, but {token_id!r} is no token of the model's vocabulary: from 0 to "
+                f"{vocab - 1} (vocab_size). Mend it there."
+            )
 
 
 def load_tokenizer(

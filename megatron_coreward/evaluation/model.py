@@ -17,12 +17,11 @@ from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape, read_model_shape, read_shape, require_tokenizer
 from megatron_coreward.config.run_settings import RunSettings, read_run_settings, value_of
 from megatron_coreward.config.schema import Config
-from megatron_coreward.data.prompts import load_generation_config, load_tokenizer, stop_token_ids
+from megatron_coreward.data.prompts import read_tokenizer
 from megatron_coreward.evaluation.model_folder import config_folder, exported
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.preflight.files import (
     check_kv_cache,
-    check_stop_ids,
     check_token_ids,
     check_transformers_reads,
     check_weights,
@@ -89,10 +88,8 @@ def read_model(
     check_engine(config, shape, world_size)
     check_kv_cache(config, on_gpu=torch.cuda.is_available())
     check_transformers_reads(folder, trusted)
-    tokenizer = load_tokenizer(str(folder), trusted, config.model.chat_template)
-    generation = load_generation_config(str(folder), trusted)
-    check_stop_ids(shape, generation)
-    stop_ids = _stop_ids(settings, stop_token_ids(tokenizer, generation))
+    tokenizer, stop_ids = read_tokenizer(folder, config.model, shape.vocab)
+    stop_ids = _stop_ids(settings, stop_ids)
     check_token_ids(shape, stop_ids, [])
     _say_prompt(config, settings)
     return EvaluatedModel(config, folder, checkpoint, scratch, shape, tokenizer, stop_ids)

@@ -6,9 +6,8 @@ headers are read. Errors are those of checks.py: one ValueError that names the k
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -60,33 +59,17 @@ def check_transformers_reads(folder: Path, trust_remote_code: bool, option: str 
         ) from error
 
 
-def check_stop_ids(shape: ModelShape, generation_config: Mapping[str, Any]) -> None:
-    """Raises ValueError for an eos_token_id that the model's vocabulary does not hold."""
-    configured = generation_config.get("eos_token_id")
-    for token_id in configured if isinstance(configured, list) else [configured]:
-        if token_id is not None and not _is_in(token_id, shape):
-            raise ValueError(
-                f"eos_token_id of {shape.folder} (model.path: generation_config.json, or config.json) is "
-                f"{configured!r}, but {token_id!r} is no token of the model's vocabulary: from 0 to "
-                f"{shape.vocab - 1} (vocab_size). Mend it there."
-            )
-
-
 def check_token_ids(shape: ModelShape, stop_ids: Iterable[int], prompts: Iterable[Iterable[int]]) -> None:
     """Raises ValueError for tokens of the tokenizer that the model's vocabulary does not hold."""
     used = {"ends a response with": stop_ids, "makes prompts with": (i for ids in prompts for i in ids)}
     for what, ids in used.items():
         largest = max(ids, default=0)
-        if not _is_in(largest, shape):
+        if not 0 <= largest < shape.vocab:
             raise ValueError(
                 f"The tokenizer of {shape.folder} (model.path) {what} token {largest}, but the model's "
                 f"vocabulary ends at {shape.vocab - 1} (vocab_size of config.json). Give the model's own "
                 "tokenizer."
             )
-
-
-def _is_in(token_id: Any, shape: ModelShape) -> bool:
-    return type(token_id) is int and 0 <= token_id < shape.vocab
 
 
 def check_kv_cache(config: Config, *, on_gpu: bool) -> None:

@@ -5,12 +5,7 @@ from collections.abc import Sequence
 
 from megatron_coreward.config.model_shape import find_folder
 from megatron_coreward.config.schema import Config
-from megatron_coreward.data.prompts import (
-    encode_prompts,
-    load_generation_config,
-    load_tokenizer,
-    stop_token_ids,
-)
+from megatron_coreward.data.prompts import encode_prompts, read_tokenizer
 from megatron_coreward.data.tables import read_json
 from megatron_coreward.rephrasing.attempts import THOUGHT_START, Drawn
 from megatron_coreward.rephrasing.drawing import Chats, Purpose, Responses
@@ -33,10 +28,9 @@ class LocalDrawer:
                 f"rollout.tensor_parallel_size={config.rollout.tensor_parallel_size} must divide the number "
                 f"of ranks, {world_size}"
             )
-        self.folder, trusted = find_folder(options.model), config.model.trust_remote_code
+        self.folder = find_folder(options.model)
         self._check_context()
-        self.tokenizer = load_tokenizer(str(self.folder), trusted, config.model.chat_template)
-        self.stop_ids = stop_token_ids(self.tokenizer, load_generation_config(str(self.folder), trusted))
+        self.tokenizer, self.stop_ids = read_tokenizer(self.folder, config.model)
         weights = [f"{file.name} {file.stat().st_size}" for file in sorted(self.folder.glob("*.*"))]
         self.identity = {"dtype": config.model.dtype, "model_files": digest("\n".join(weights))}
 
