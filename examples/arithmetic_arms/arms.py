@@ -1,73 +1,89 @@
-"""The plan of the experiment: which runs there are, what a finished one leaves behind, what collapse is.
+"""The plan of the experiment: its arms, its two stages, and the runs of each.
 
-Every arm draws 512 responses per step, those of a teacher included: a method of one view answers 64
-questions, Co-Reward 32 in two wordings, Co-rewarding-II 32 with policy and teacher, III 16 in two wordings
-with both. What is left unmatched: II and III train on half of them, since the teacher's only vote.
+Every arm draws 512 responses per step, those of a teacher included. All but three answer the same 32 pairs of
+questions in both wordings, so that arms differ in their reward only: majority voting on originals answers 64
+originals, Co-rewarding-II 32 originals with policy and teacher, III 16 pairs with both. What is left
+unmatched: II and III train on half of what is drawn, since the teacher's responses only vote.
 """
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-SEEDS = (1, 2, 3)
-RATES = (1e-5, 3e-5, 1e-4)
-"""Learning rates tried on ground truth, with the first seed."""
-HIGH = 10
-"""Times the chosen rate: where methods that can collapse do."""
-TUNED_ON = "ground_truth"
-LAST = 3
-"""Evaluations whose mean decides between learning rates, and that must be low for a collapse."""
-COLLAPSED_PASS = 0.8
-"""Greedy pass@1 below this share of its start, three evaluations in a row, is a collapse ..."""
-COLLAPSED_SHARE = 0.3
-"""... and so is one answer above this share of all responses of a step."""
+from rules import COMMON_RATE, RATES, Protocol
+
+PILOT, CLAIMS, QUICK = "pilot", "claims", "quick"
+STEPS = 60
+PILOT_SEEDS = (1,)
+CLAIMS_SEEDS = (11, 12, 13, 14, 15)
+FEWER_SEEDS = CLAIMS_SEEDS[:3]
+START_MODELS = {
+    "arithmetic": "examples/arithmetic_arms/start_model",
+    "wordings": "examples/wordings/start_model",
+}
+"""Task -> start model. All runs of a task begin with the same weights."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One method with its settings; `seeds` of them at the chosen learning rate, one at HIGH times that."""
+    """One method with its settings."""
 
     title: str
-    settings: dict[str, Any]
-    seeds: tuple[int, ...] = SEEDS
+    method: str
+    pairs: int = 32
+    views: str = "both"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def view(self) -> str:
-        """The wording whose figures stand for the arm."""
-        return "rephrased" if self.settings.get("rollout.views") == "rephrased" else "original"
-
-
-def _one_view(method: str, **settings: Any) -> dict[str, Any]:
-    return {"reward.method": method, "data.batch_pairs": 64, **settings}
+    def overrides(self) -> dict[str, Any]:
+        return {
+            "reward.method": self.method,
+            "data.batch_pairs": self.pairs,
+            "rollout.views": self.views,
+            **self.settings,
+        }
 
 
 ARMS = {
-    "ground_truth": Arm("Ground truth", _one_view("ground_truth")),
-    "co_reward": Arm("Co-Reward (I)", {"reward.method": "co_reward", "data.batch_pairs": 32}),
-    "majority_voting": Arm("Majority voting", _one_view("majority_voting")),
-    "self_certainty": Arm("Self-certainty", _one_view("self_certainty")),
-    "entropy": Arm("Entropy", _one_view("entropy")),
-    "random": Arm("Random", _one_view("random")),
-    "co_rewarding_2": Arm(
-        "Co-rewarding-II", {"reward.method": "co_rewarding_2", "data.batch_pairs": 32}, SEEDS[:1]
+    "random": Arm("Random", "random"),
+    "co_reward": Arm("Co-Reward (I)", "co_reward"),
+    "majority_voting": Arm("Majority voting, both wordings", "majority_voting"),
+    "pooled_vote": Arm("Pooled vote", "pooled_vote"),
+    "split_vote": Arm("Split vote", "split_vote"),
+    "ground_truth": Arm("Ground truth", "ground_truth"),
+    "harmonic": Arm("Harmonic", "harmonic"),
+    "agreement_gate": Arm("Agreement gate", "agreement_gate"),
+    "consensus": Arm(
+        "Consensus, 4 of the other 8",
+        "consensus",
+        settings={
+            "reward.options.judges": "other",
+            "reward.options.subset": 4,
+            "algorithm.advantage": "no-std",
+        },
     ),
-    "co_rewarding_3": Arm(
-        "Co-rewarding-III", {"reward.method": "co_rewarding_3", "data.batch_pairs": 16}, SEEDS[:1]
-    ),
-    "majority_rephrased": Arm(
-        "Majority voting, rephrased",
-        _one_view("majority_voting", **{"rollout.views": "rephrased"}),
-        SEEDS[:1],
-    ),
+    "majority_original": Arm("Majority voting, originals", "majority_voting", 64, "original"),
+    "co_rewarding_2": Arm("Co-rewarding-II", "co_rewarding_2", 32, "original"),
+    "co_rewarding_3": Arm("Co-rewarding-III", "co_rewarding_3", 16),
+    "self_certainty": Arm("Self-certainty", "self_certainty"),
+    "entropy": Arm("Entropy", "entropy"),
 }
+"""In the order of the pilot's runs: if time is short, arms are dropped from the end."""
+AT_ALL_RATES = (
+    *("random", "co_reward", "majority_voting", "pooled_vote", "split_vote", "ground_truth", "harmonic"),
+)
+FIVE_SEEDS = ("co_reward", "majority_voting", "pooled_vote", "split_vote")
+THREE_SEEDS = ("ground_truth", "random")
+"""In the claims, before the best new arm."""
+QUICK_ARMS = ("co_reward", "random")
 
 
 @dataclass(frozen=True)
 class Run:
     """One training run."""
 
+    stage: str
+    task: str
     arm: str
     seed: int
     rate: float
@@ -78,69 +94,37 @@ class Run:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        return {**ARMS[self.arm].settings, "optimizer.lr": self.rate, "run.seed": self.seed}
+        """Of config.yaml."""
+        return {
+            **ARMS[self.arm].overrides,
+            "run.seed": self.seed,
+            "run.steps": STEPS,
+            "model.path": START_MODELS[self.task],
+            "data.synthetic_task": self.task,
+            "optimizer.lr": self.rate,
+        }
 
 
-Result = dict[str, Any]
-"""What a finished run leaves: the content of its JSON file (run_arms.collect)."""
-
-
-def sweep() -> list[Run]:
-    """The runs that choose the learning rate."""
-    return [Run(TUNED_ON, SEEDS[0], rate) for rate in RATES]
-
-
-def chosen_rate(results: Iterable[Result]) -> float | None:
-    """The rate with the best greedy pass@1 on ground truth; None until all of the sweep is there."""
-    by_name = {result["name"]: result for result in results}
-    runs = sweep()
-    if not all(run.name in by_name for run in runs):
-        return None
-    return max(runs, key=lambda run: _last_mean(by_name[run.name], "greedy_pass@1")).rate
-
-
-def planned(rate: float) -> list[Run]:
-    """All other runs, those with three seeds in turn, so that a table of one seed is there early."""
-    most = max(len(arm.seeds) for arm in ARMS.values())
-    runs = [
-        Run(name, arm.seeds[i], rate) for i in range(most) for name, arm in ARMS.items() if i < len(arm.seeds)
-    ]
-    high = [Run(name, arm.seeds[0], HIGH * rate) for name, arm in ARMS.items()]
-    return [*runs[: len(ARMS)], *high, *runs[len(ARMS) :]]
-
-
-def collapse_step(greedy: Sequence[tuple[int, float]], top_shares: Sequence[tuple[int, float]]) -> int | None:
-    """The first step at which a run has collapsed, by the definition above; None if it has not.
-
-    Args:
-        greedy: (step, greedy pass@1) of every evaluation, the first one before training.
-        top_shares: (step, share of the most frequent answer) of every training step.
-    """
-    found = [step for step, share in top_shares if share > COLLAPSED_SHARE][:1]
-    low = [value < COLLAPSED_PASS * greedy[0][1] for _, value in greedy]
-    for i in range(len(greedy) - LAST + 1):
-        if all(low[i : i + LAST]):
-            found.append(greedy[i][0])
-            break
-    return min(found, default=None)
-
-
-def read_results(folder: Path) -> list[Result]:
-    """The results in `folder`, by name.
+def planned(stage: str, protocol: Protocol | None = None) -> list[Run]:
+    """The runs of a stage, in the order in which they start.
 
     Raises:
-        ValueError: they started from different models, and cannot be compared.
+        ValueError: the claims need a protocol, and there is none.
     """
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    models = {result["start_model"]: result["name"] for result in results}
-    if len(models) > 1:
+    if stage == QUICK:
+        return [Run(QUICK, "arithmetic", arm, 1, COMMON_RATE) for arm in QUICK_ARMS]
+    if stage == PILOT:
+        return [
+            Run(PILOT, "arithmetic", arm, seed, rate)
+            for arm in ARMS
+            for rate in (RATES if arm in AT_ALL_RATES else (COMMON_RATE,))
+            for seed in PILOT_SEEDS
+        ]
+    if protocol is None:
         raise ValueError(
-            f"{folder} holds results of different start models ({', '.join(models.values())}); "
-            "move one kind away"
+            "the claims need a frozen protocol: make one with --freeze when the pilot is done, commit "
+            "protocol.json with results/pilot, and tag that commit"
         )
-    return results
-
-
-def _last_mean(result: Result, measure: str) -> float:
-    values = result["evaluations"][measure][-LAST:]
-    return sum(values) / len(values)
+    seeds: dict[str, Sequence[int]] = dict.fromkeys(FIVE_SEEDS, CLAIMS_SEEDS)
+    seeds |= dict.fromkeys((*THREE_SEEDS, protocol.best_new_arm), FEWER_SEEDS)
+    return [Run(CLAIMS, "wordings", arm, seed, protocol.rates[arm]) for arm in seeds for seed in seeds[arm]]

@@ -1,244 +1,191 @@
-"""Runs the experiment of README.md: every reward method on the same model, problems and number of responses.
+"""Runs the experiment of README.md: every reward method with equal start, problems and number of responses.
 
-    python examples/arithmetic_arms/run_arms.py            what is missing; stop and go on as you like
-    python examples/arithmetic_arms/run_arms.py --quick    a few minutes: fewer steps, arms and seeds
-    python examples/arithmetic_arms/run_arms.py --list     what is done, what is missing, how long it takes
+    python examples/arithmetic_arms/run_arms.py --quick                 two arms, a few steps: is all there?
+    python examples/arithmetic_arms/run_arms.py pilot --tag NAME        what is missing of the pilot
+    python examples/arithmetic_arms/run_arms.py --freeze                the pilot's decisions: protocol.json
+    python examples/arithmetic_arms/run_arms.py claims --tag NAME       what is missing of the claims
+    python examples/arithmetic_arms/run_arms.py pilot --list            what is done, what is missing, how long
 
-Each finished run leaves one JSON file in results/; with it there, its run folder is not needed any more. The
-table and the figure are drawn anew at the end (summarize_arms.py does only that).
+Stop with Ctrl-C and go on whenever you like. Each finished run leaves one JSON file in results/STAGE; with it
+there, its run folder is not needed any more. Table and figure are drawn anew at the end.
 """
 
 import argparse
 import hashlib
-import json
 import os
-import shutil
-import subprocess
+import platform
+import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from arms import ARMS, Result, Run, chosen_rate, collapse_step, planned, read_results, sweep
+from arms import CLAIMS, PILOT, QUICK, START_MODELS, Run, planned
+from executor import Executor, say
+from results import check_same_origin, read_results
+from rules import Protocol, Result, check_protocol, freeze
 from summarize_arms import write_summary
+from trees import changes_in, commit_of, tree_of
 
-from megatron_coreward.reporting.changes import read_scores
-from megatron_coreward.utils.bootstrap import pass_at_k
 from megatron_coreward.utils.failures import print_error
-from megatron_coreward.utils.metrics import read_metrics
-from megatron_coreward.utils.run_names import CHECKPOINTS, EVALUATIONS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-RUNS = ROOT / "runs" / "arithmetic_arms"
-MODEL = HERE / "start_model"
-"""The quickstart's toy model as one machine made it: other processors round its training differently, and all
-runs must start from the same weights."""
-POLL_SECONDS = 0.5
-QUICK = {"run.steps": 6, "evaluation.every": 3, "evaluation.limit": 100}
-QUICK_ARMS = ("ground_truth", "co_reward", "majority_voting", "entropy")
-FIGURES = ("vote_accuracy", "label_accuracy", "entropy", "top_answer_share", "response_tokens", "repetition")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Where results go, and what all runs have in common."""
-
-    results: Path
-    runs: Path
-    jobs: int
-    overrides: dict[str, Any]
-    quick: bool = False
-
-    def missing(self) -> list[Run]:
-        """The runs that can start now; empty when all are done."""
-        results = read_results(self.results)
-        done = {result["name"] for result in results}
-        if self.quick:
-            runs = [Run(arm, 1, 3e-5) for arm in QUICK_ARMS]
-        else:
-            rate = chosen_rate(results)
-            runs = sweep() if rate is None else planned(rate)
-        return [run for run in runs if run.name not in done]
+PROTOCOL = HERE / "protocol.json"
+GUESS_MINUTES = 9
+"""A run takes, before any has been finished."""
+OUTPUT = "COREWARD_ARMS_OUTPUT"
+"""Variable by which the driver of a tag's work tree knows the folder that it was called from."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="four arms, six steps: some minutes")
-    parser.add_argument("--list", action="store_true", help="show what is done and missing, run nothing")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, a core each")
-    parser.add_argument("--most", type=int, default=0, help="stop after this many runs; 0 = all")
-    options = parser.parse_args(arguments)
-    results = RUNS / "quick" / "results" if options.quick else HERE / "results"
-    overrides = QUICK if options.quick else {}
-    runs = RUNS / "quick" if options.quick else RUNS
-    experiment = Experiment(results, runs, max(1, options.jobs), overrides, options.quick)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given)
     try:
-        if options.list:
-            show(experiment)
-            return 0
-        failed = run_all(experiment, options.most)
-        output = RUNS / "quick" if options.quick else HERE
-        write_summary(read_results(results), output)
+        if options.freeze:
+            return write_protocol()
+        if options.tag and OUTPUT not in os.environ:
+            return _in_tree(tree_of(options.tag, ROOT), given)
+        return _work(options)
     except ValueError as error:
         print_error(error)
         return 2
-    say(f"table and figure: {output}")
+    except KeyboardInterrupt:
+        say("stopped; the same call goes on")
+        return 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", nargs="?", choices=(PILOT, CLAIMS), default=PILOT)
+    parser.add_argument("--tag", default="", help="run in a git work tree of this tag, under build/arms")
+    parser.add_argument("--freeze", action="store_true", help="write protocol.json from the pilot's results")
+    parser.add_argument(
+        "--quick", action="store_true", help="two arms, a few steps, in a folder of their own"
+    )
+    parser.add_argument("--list", action="store_true", help="show what is done and missing, run nothing")
+    parser.add_argument("--hours", type=float, default=0.0, help="start no run after so many hours; 0 = all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, a core each")
+    return parser
+
+
+def _in_tree(tree: Path, arguments: Sequence[str]) -> int:
+    """The same call by the driver of the work tree, with the package of the work tree."""
+    say(f"work tree {tree}, commit {commit_of(tree)[:12]}")
+    driver = tree / HERE.relative_to(ROOT) / Path(__file__).name
+    environment = {**os.environ, "PYTHONPATH": str(tree), OUTPUT: str(ROOT)}
+    os.chdir(tree)
+    os.execve(sys.executable, [sys.executable, str(driver), *arguments], environment)
+
+
+def _work(options: argparse.Namespace) -> int:
+    stage = QUICK if options.quick else options.stage
+    outer = Path(os.environ.get(OUTPUT, ROOT))
+    results = results_folder(stage, outer)
+    done = read_results(results)
+    todo = missing(stage, done)
+    if options.list:
+        _show(done, todo, options.jobs)
+        return 0
+    if not options.quick and not options.tag:
+        raise ValueError(
+            "name the tag of the runs with --tag, so that all of a table are of one commit (--quick needs none)"
+        )
+    facts, models = origin(stage), start_models()
+    check_same_origin(done, facts["commit"], models)
+    if stage == CLAIMS:
+        check_claims(HERE)
+    say(estimate(done, len(todo), options.jobs))
+    runs = outer / "runs" / "arithmetic_arms" / (options.tag or QUICK)
+    executor = Executor(runs, results, max(1, options.jobs), facts, models, options.quick)
+    failed = executor.run_all(todo, options.hours * 3600 if options.hours else float("inf"))
+    if finished := read_results(results):
+        written = (
+            outer / "runs" / "arithmetic_arms" / QUICK if options.quick else outer / HERE.relative_to(ROOT)
+        )
+        say(f"table and figure: {write_summary(finished, written, stage)}")
     return 1 if failed else 0
 
 
-def show(experiment: Experiment) -> None:
-    results = read_results(experiment.results)
-    for result in results:
-        collapsed = result["collapse_step"]
-        state = "" if collapsed is None else f", collapsed at step {collapsed}"
-        say(f"done     {result['name']}: greedy {result['evaluations']['greedy_pass@1'][-1]:.3f}{state}")
-    missing = experiment.missing()
-    for run in missing:
-        say(f"missing  {run.name}")
-    say(estimate(results, len(missing), experiment.jobs))
+def results_folder(stage: str, root: Path) -> Path:
+    if stage == QUICK:
+        return root / "runs" / "arithmetic_arms" / QUICK / "results"
+    return root / HERE.relative_to(ROOT) / "results" / stage
 
 
-def estimate(results: Sequence[Result], missing: int, jobs: int) -> str:
+def missing(stage: str, done: Sequence[Result]) -> list[Run]:
+    """The runs of a stage that have left no result yet."""
+    names = {result["name"] for result in done}
+    return [run for run in planned(stage, Protocol.read(PROTOCOL)) if run.name not in names]
+
+
+def write_protocol() -> int:
+    if any((HERE / "results" / CLAIMS).glob("*.json")):
+        raise ValueError("the protocol stays as it is: results/claims holds runs that were made by it")
+    pilot = read_results(HERE / "results" / PILOT)
+    protocol = freeze(pilot)
+    protocol.write(PROTOCOL)
+    rates = ", ".join(f"{arm} {rate:g}" for arm, rate in protocol.rates.items())
+    say(f"rates above the noise floor are left out; kept: {', '.join(f'{r:g}' for r in protocol.kept_rates)}")
+    say(f"rates: {rates}; best new arm: {protocol.best_new_arm}")
+    say(f"commit {PROTOCOL.relative_to(ROOT)} with results/{PILOT}, and tag that commit for the claims")
+    return 0
+
+
+def check_claims(folder: Path) -> None:
+    """Raises ValueError if claims cannot be run by what lies in this (committed) folder of the experiment."""
+    protocol = Protocol.read(folder / "protocol.json")
+    if protocol is None:
+        planned(CLAIMS)  # says what is missing
+        return
+    pilot = read_results(folder / "results" / PILOT)
+    if not pilot:
+        raise ValueError("protocol.json is there, but results/pilot is empty: commit the pilot's results too")
+    check_protocol(protocol, pilot)
+
+
+def origin(stage: str) -> dict[str, Any]:
+    """What every result says of where it was made; the start model is added for each task."""
+    commit = commit_of(ROOT)
+    if stage == QUICK and changes_in(ROOT):
+        commit += "+changes"
+    return {"commit": commit, "processor": _processor(), "torch": version("torch")}
+
+
+def start_models() -> dict[str, str]:
+    """Task -> the beginning of the SHA-256 of its start model's weights."""
+    weights = {task: ROOT / model / "model.safetensors" for task, model in START_MODELS.items()}
+    return {task: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for task, path in weights.items()}
+
+
+def estimate(done: Sequence[Result], left: int, jobs: int) -> str:
     """How long the rest will take, from the runs that are done."""
-    if not missing:
+    if not left:
         return "all runs are done"
-    if not results:
-        return f"{missing} runs to do; no time is known before the first one is done (about 4 minutes each)"
-    seconds = sum(result["seconds"] for result in results) / len(results)
-    return (
-        f"{missing} runs to do, {seconds:.0f} s each, {jobs} at a time: "
-        f"about {missing * seconds / jobs / 60:.0f} min"
+    seconds = [result["seconds"] for result in done]
+    minutes = sum(seconds) / len(seconds) / 60 if seconds else GUESS_MINUTES
+    source = f"the mean of {len(seconds)} finished runs" if seconds else "a guess, as none is finished yet"
+    hours = minutes * -(-left // jobs) / 60
+    return f"{left} runs to do, {jobs} at a time, {minutes:.1f} min each ({source}): about {hours:.1f} h"
+
+
+def _show(done: Sequence[Result], todo: Sequence[Run], jobs: int) -> None:
+    for result in done:
+        alarms = ", ".join(f"{name} at step {step}" for name, step in result["alarms"].items())
+        say(f"done     {result['name']}: checkpoint {result['chosen']}, {alarms or 'no alarm'}")
+    for run in todo:
+        say(f"missing  {run.name}")
+    say(estimate(done, len(todo), jobs))
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next(
+        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
     )
 
 
-def run_all(experiment: Experiment, most: int = 0) -> list[Run]:
-    """Runs what is missing, `jobs` at a time; the runs that failed."""
-    failed: list[Run] = []
-    started = 0
-    while todo := [run for run in experiment.missing() if run not in failed]:
-        batch = todo[: most - started] if most else todo
-        if not batch:
-            break
-        say(estimate(read_results(experiment.results), len(batch), experiment.jobs))
-        failed += list(_in_parallel(experiment, batch))
-        started += len(batch)
-    return failed
-
-
-def _in_parallel(experiment: Experiment, runs: list[Run]) -> Iterator[Run]:
-    """Yields the runs that failed."""
-    waiting = list(runs)
-    working: dict[Run, tuple[subprocess.Popen[bytes], float]] = {}
-    try:
-        while waiting or working:
-            while waiting and len(working) < experiment.jobs:
-                run = waiting.pop(0)
-                working[run] = (_start(experiment, run), time.perf_counter())
-            time.sleep(POLL_SECONDS)
-            for run, (process, begun) in list(working.items()):
-                if process.poll() is None:
-                    continue
-                del working[run]
-                if process.returncode:
-                    say(f"failed   {run.name}: see {experiment.runs / run.name}.log")
-                    yield run
-                else:
-                    finish(experiment, run, time.perf_counter() - begun)
-    finally:
-        for (
-            process,
-            _,
-        ) in working.values():  # Ctrl-C: they save a checkpoint, from which the next call goes on
-            process.terminate()
-        for process, _ in working.values():
-            process.wait()
-
-
-def _start(experiment: Experiment, run: Run) -> subprocess.Popen:
-    folder = experiment.runs / run.name
-    resume = any((folder / CHECKPOINTS).glob("step_*"))
-    if folder.exists() and not resume:
-        shutil.rmtree(folder)
-    settings = {
-        "model.path": MODEL,
-        **experiment.overrides,
-        **run.overrides,
-        "run.output_dir": folder,
-        "run.resume": str(resume).lower(),
-    }
-    command = [sys.executable, "-m", "megatron_coreward.train", "--config", str(HERE / "config.yaml")]
-    command += [f"{key}={value}" for key, value in settings.items()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    say(f"{'resume' if resume else 'start '}   {run.name}")
-    threads = str(max(1, (os.cpu_count() or 1) // experiment.jobs))
-    with (folder.parent / f"{run.name}.log").open("a") as log:
-        return subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": threads}, stdout=log, stderr=log
-        )
-
-
-def finish(experiment: Experiment, run: Run, seconds: float) -> None:
-    """Writes the run's JSON file, and removes its checkpoints."""
-    folder = experiment.runs / run.name
-    result = collect(folder, run, seconds)
-    experiment.results.mkdir(parents=True, exist_ok=True)
-    path = experiment.results / f"{run.name}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result) + "\n")
-    os.replace(temporary, path)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    say(f"done     {run.name}: greedy {result['evaluations']['greedy_pass@1'][-1]:.3f}, {seconds:.0f} s")
-
-
-def collect(folder: Path, run: Run, seconds: float) -> Result:
-    """The figures of a finished run."""
-    view = ARMS[run.arm].view
-    records = [record for record in read_metrics(folder) if "reward/mean" in record]
-    evaluations = _evaluations(folder)
-    top_shares = [(int(r["step"]), r[f"{view}/top_answer_share"]) for r in records]
-    greedy = list(zip(evaluations["step"], evaluations["greedy_pass@1"], strict=True))
-    return {
-        "name": run.name,
-        "arm": run.arm,
-        "seed": run.seed,
-        "rate": run.rate,
-        "start_model": hashlib.sha256((MODEL / "model.safetensors").read_bytes()).hexdigest()[:16],
-        "seconds": round(seconds),
-        "collapse_step": collapse_step(greedy, top_shares),
-        "evaluations": evaluations,
-        "steps": {name: [_rounded(_figure(record, view, name)) for record in records] for name in FIGURES},
-    }
-
-
-def _evaluations(folder: Path) -> dict[str, list[Any]]:
-    """Each measure by evaluation, beside "step"."""
-    columns: dict[str, list[Any]] = {}
-    for path in sorted((folder / EVALUATIONS).glob("step_*.json")):
-        scores = read_scores(path)
-        [sampled_QK] = scores.sampled_SQK
-        measures = {name.removeprefix("eval/"): value for name, value in scores.metrics().items()}
-        measures[f"pass@{scores.samples}"] = float(pass_at_k(sampled_QK, scores.samples).mean())
-        columns.setdefault("step", []).append(int(path.stem.removeprefix("step_")))
-        for name, value in measures.items():
-            columns.setdefault(name, []).append(_rounded(value))
-    return columns
-
-
-def _figure(record: dict[str, float], view: str, name: str) -> float | None:
-    return record.get(f"diagnostics/{view}/{name}" if name.endswith("accuracy") else f"{view}/{name}")
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # runs save a checkpoint on both
     sys.exit(main())

@@ -1,0 +1,189 @@
+"""The tables of one stage, in Markdown, from its results."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from arms import ARMS, CLAIMS
+from comparisons import (
+    PRIMARY,
+    SECONDARY,
+    Comparison,
+    collapse_step,
+    compare,
+    fall_step,
+    holm,
+    moves,
+    rank_agreement,
+    regret,
+    warned,
+)
+from results import CHOSEN, GREEDY, LAST, START, outcomes_of, wordings_of
+from rules import COMMON_RATE, NEW_ARMS, RATES, Result, kept_rates, label_free_rate
+
+SAMPLED = ("pass@1", "maj@8", "pass@8")
+FOUND = 0.05
+Groups = dict[tuple[str, float], list[Result]]
+"""Runs by arm and rate, in the order of ARMS."""
+
+
+def grouped(results: Iterable[Result]) -> Groups:
+    groups: Groups = {}
+    for result in sorted(results, key=lambda r: (list(ARMS).index(r["arm"]), r["rate"], r["seed"])):
+        groups.setdefault((result["arm"], result["rate"]), []).append(result)
+    return groups
+
+
+def title(arm: str) -> str:
+    return ARMS[arm].title if arm else "start model"
+
+
+def greedy(result: Result, model: str) -> float:
+    return float(outcomes_of(result, model).mean())
+
+
+def origin(results: Sequence[Result]) -> list[str]:
+    """Where the runs were made."""
+
+    def all_of(name: str) -> str:
+        return ", ".join(sorted({str(result[name]) for result in results}))
+
+    hours = sum(result["seconds"] for result in results) / 3600
+    return [
+        f"{len(results)} runs, {hours:.1f} hours of runs; commit {all_of('commit')[:12]}; torch "
+        f"{all_of('torch')}; processor {all_of('processor')}; task {all_of('task')}, start model "
+        f"{all_of('start_model')}; seeds {all_of('seed')}.",
+    ]
+
+
+def accuracies(results: Sequence[Result]) -> list[str]:
+    """Every arm and rate on the test split: mean over seeds, lowest to highest."""
+    several = wordings_of(results[0]["task"]) > 1
+    wordings = ["greedy, plain", "greedy, hard"] if several else []
+    head = ["arm", "rate", "seeds", "chosen step", "greedy, chosen", "greedy, last step", *wordings]
+    head += [*SAMPLED, "wrong to right", "right to wrong"]
+    rows = [_accuracy_row("start model", "", results[:1], START, several)]
+    for (arm, rate), runs in grouped(results).items():
+        rows.append(_accuracy_row(title(arm), f"{rate:g}", runs, CHOSEN, several))
+    return _table(head, rows)
+
+
+def _accuracy_row(name: str, rate: str, runs: Sequence[Result], model: str, several: bool) -> list[str]:
+    outcomes = [run["test"][model]["greedy"] for run in runs]
+    by_wording = [[_share(o[place::2]) for o in outcomes] for place in (0, 1)] if several else []
+    sampled = [[run["test"][model][name] for run in runs] for name in SAMPLED]
+    gained, lost = moves(runs, model)
+    start = model == START
+    return [
+        *(name, rate, "" if start else str(len(runs))),
+        "" if start else ", ".join(str(run["chosen"]) for run in runs),
+        _spread([greedy(run, model) for run in runs]),
+        "" if start else _spread([greedy(run, LAST) for run in runs]),
+        *(_spread(values) for values in (*by_wording, *sampled)),
+        *(("", "") if start else (f"{gained:.0f}", f"{lost:.0f}")),
+    ]
+
+
+def three_rates(results: Sequence[Result]) -> list[str]:
+    """Of arms that were run at all rates: greedy on the test split at three choices of the rate."""
+    groups, arms = grouped(results), dict.fromkeys(r["arm"] for r in results)
+    full = [arm for arm in arms if all((arm, rate) in groups for rate in RATES)]
+    if "random" not in full:
+        return ["The three columns of rates need random rewards at every rate.", ""]
+    kept = kept_rates(results)
+    head = ["arm", "label-free rate", "oracle rate (validation)", f"common rate {COMMON_RATE:g}"]
+    rows = []
+    for arm in full:
+        oracle = max(RATES, key=lambda rate: _mean(_best_validation(groups[arm, rate])))
+        chosen = (label_free_rate(results, arm, kept), oracle, COMMON_RATE)
+        rows.append([title(arm), *(_at_rate(groups[arm, rate], rate) for rate in chosen)])
+    kept_text = ", ".join(f"{rate:g}" for rate in kept)
+    lines = [
+        f"Rates kept by the noise floor: {kept_text}. In a cell: rate: chosen checkpoint / last step.",
+        "",
+    ]
+    return lines + _table(head, rows)
+
+
+def _at_rate(runs: Sequence[Result], rate: float) -> str:
+    chosen, last = (_mean([greedy(run, model) for run in runs]) for model in (CHOSEN, LAST))
+    return f"{rate:g}: {chosen:.3f} / {last:.3f}"
+
+
+def _best_validation(runs: Sequence[Result]) -> list[float]:
+    return [max(run["validation"][GREEDY]) for run in runs]
+
+
+def health(results: Sequence[Result]) -> list[str]:
+    """Alarms before the loss, collapse as time to event, and what choosing without labels costs."""
+    head = ["arm", "rate", "alarms (first step)", "fell by 0.05 at", "alarm", "collapsed at", "regret", "tau"]
+    rows = []
+    for (arm, rate), runs in grouped(results).items():
+        taus = [tau for run in runs if (tau := rank_agreement(run)) is not None]
+        rows.append(
+            [
+                *(title(arm), f"{rate:g}"),
+                _each(runs, lambda run: " ".join(f"{n.split()[0]} {s}" for n, s in run["alarms"].items())),
+                *(_each(runs, fall_step), _each(runs, warned), _each(runs, collapse_step)),
+                _spread([regret(run) for run in runs]),
+                f"{_mean(taus):+.2f}" if taus else "",
+            ]
+        )
+    return _table(head, rows)
+
+
+def comparisons(results: Sequence[Result]) -> list[str]:
+    """The tests and the other differences, for the chosen checkpoint and for the last step."""
+    by_arm = {arm: runs for (arm, _), runs in grouped(results).items()}
+    new = [Comparison(arm, "co_reward", "more than Co-Reward?") for arm in NEW_ARMS if arm in by_arm]
+    lines: list[str] = []
+    for model, words in ((CHOSEN, "the chosen checkpoint: the tests"), (LAST, "the last step: no tests")):
+        tests = [(c, d) for c in PRIMARY if (d := compare(by_arm, c, model)) is not None]
+        adjusted = holm([d.p for _, d in tests])
+        others = [(c, d) for c in (*SECONDARY, *new) if (d := compare(by_arm, c, model)) is not None]
+        rows = []
+        for n, (c, d) in enumerate([*tests, *others]):
+            tested = model == CHOSEN and n < len(tests)
+            verdict = ("yes" if adjusted[n] < FOUND else "no difference found") if tested else ""
+            rows.append(
+                [
+                    f"{title(c.after)} - {title(c.before)}",
+                    *(c.asks, f"{d.value:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}"),
+                    *((f"{adjusted[n]:.4f}" if tested else ""), verdict),
+                ]
+            )
+        head = [f"greedy pass@1 of {words}", "asks", "difference", "95% interval", "p (Holm)", "found"]
+        lines += [*_table(head, rows), ""]
+    return lines
+
+
+def all_tables(results: Sequence[Result], stage: str) -> list[str]:
+    """The page of a stage."""
+    parts = [[f"# The {stage}", "", *origin(results)], ["## Test split", "", *accuracies(results)]]
+    if stage == CLAIMS:
+        parts.append(["## Differences", "", *comparisons(results)])
+        parts.append(["The oracle and the common rate exist for the pilot only: see pilot.md."])
+    else:
+        parts.append(["## Three choices of the rate (one seed)", "", *three_rates(results)])
+    parts.append(["## Alarms, collapse and choice", "", *health(results)])
+    return [line for part in parts for line in [*part, ""]][:-1]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _each(runs: Sequence[Result], figure: Callable[[Result], object]) -> str:
+    """A run's figure each, by seed; "-" for none."""
+    return ", ".join("-" if (found := figure(run)) is None or found == "" else str(found) for run in runs)
+
+
+def _share(digits: str) -> float:
+    return digits.count("1") / len(digits)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{_mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
