@@ -1,4 +1,4 @@
-"""The figure of one stage: accuracy and agreement by step, accuracy against KL, accuracy of the checkpoints."""
+"""The figure of a stage: accuracy and agreement by step, accuracy against KL, the checkpoints' accuracy."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ def draw(results: Sequence[Result]) -> Figure:
     _label(accuracy, "Greedy pass@1, validation split", "step")
     _label(agreement, "Probe: agreement of greedy answers (no labels)", "step")
     _label(
-        against_kl, "Greedy pass@1, validation split", "KL to the start model on the probe (nats per token)"
+        against_kl, "Greedy pass@1, validation split", "KL to the start model, on the probe (nats a token)"
     )
     _points(points, groups)
     figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right upper", fontsize="small")

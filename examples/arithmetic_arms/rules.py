@@ -88,8 +88,8 @@ def kept_rates(results: Iterable[Result]) -> tuple[float, ...]:
 def label_free_rate(results: Iterable[Result], arm: str, allowed: Sequence[float]) -> float:
     """S3 (ii): of the allowed rates the one with the largest S1 rating, the lower one of equals.
 
-    A run without a rated checkpoint comes last. An arm of one rate keeps it if it is allowed, and else has the
-    largest allowed one below it.
+    A run without a rated checkpoint comes last. An arm of one rate keeps it if it is allowed, and else has
+    the largest allowed one below it.
     """
     own = {r["rate"]: r["rating"] for r in results if r["arm"] == arm}
     tried = sorted(rate for rate in own if rate in allowed)
@@ -128,7 +128,7 @@ def freeze(results: Sequence[Result]) -> Protocol:
 
 
 def check_protocol(protocol: Protocol, pilot: Sequence[Result]) -> None:
-    """Raises ValueError if the protocol is not what the rules make of the committed pilot and this program."""
+    """Raises ValueError if the protocol is not what the rules make of the committed pilot here."""
     expected = asdict(freeze(pilot))
     for name, value in asdict(protocol).items():
         if value != expected[name]:

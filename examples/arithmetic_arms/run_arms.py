@@ -4,7 +4,7 @@
     python examples/arithmetic_arms/run_arms.py pilot --tag NAME        what is missing of the pilot
     python examples/arithmetic_arms/run_arms.py --freeze                the pilot's decisions: protocol.json
     python examples/arithmetic_arms/run_arms.py claims --tag NAME       what is missing of the claims
-    python examples/arithmetic_arms/run_arms.py pilot --list            what is done, what is missing, how long
+    python examples/arithmetic_arms/run_arms.py pilot --list            what is done and missing, how long
 
 Stop with Ctrl-C and go on whenever you like. Each finished run leaves one JSON file in results/STAGE; with it
 there, its run folder is not needed any more. Table and figure are drawn anew at the end.
@@ -84,27 +84,26 @@ def _work(options: argparse.Namespace) -> int:
     outer = Path(os.environ.get(OUTPUT, ROOT))
     results = results_folder(stage, outer)
     done = read_results(results)
-    todo = missing(stage, done)
+    protocol = Protocol.read(PROTOCOL)
+    todo = missing(stage, done, protocol)
     if options.list:
         _show(done, todo, options.jobs)
         return 0
     if not options.quick and not options.tag:
         raise ValueError(
-            "name the tag of the runs with --tag, so that all of a table are of one commit (--quick needs none)"
+            "name the tag of the runs with --tag: all of a table are of one commit (--quick needs none)"
         )
     facts, models = origin(stage), start_models()
     check_same_origin(done, facts["commit"], models)
-    if stage == CLAIMS:
-        check_claims(HERE)
+    if stage == CLAIMS and protocol is not None:
+        check_protocol(protocol, read_results(HERE / "results" / PILOT))
     say(estimate(done, len(todo), options.jobs))
     runs = outer / "runs" / "arithmetic_arms" / (options.tag or QUICK)
     executor = Executor(runs, results, max(1, options.jobs), facts, models, options.quick)
     failed = executor.run_all(todo, options.hours * 3600 if options.hours else float("inf"))
     if finished := read_results(results):
-        written = (
-            outer / "runs" / "arithmetic_arms" / QUICK if options.quick else outer / HERE.relative_to(ROOT)
-        )
-        say(f"table and figure: {write_summary(finished, written, stage)}")
+        output = results.parent if options.quick else outer / HERE.relative_to(ROOT)
+        say(f"table and figure: {write_summary(finished, output, stage)}")
     return 1 if failed else 0
 
 
@@ -114,35 +113,24 @@ def results_folder(stage: str, root: Path) -> Path:
     return root / HERE.relative_to(ROOT) / "results" / stage
 
 
-def missing(stage: str, done: Sequence[Result]) -> list[Run]:
+def missing(stage: str, done: Sequence[Result], protocol: Protocol | None) -> list[Run]:
     """The runs of a stage that have left no result yet."""
     names = {result["name"] for result in done}
-    return [run for run in planned(stage, Protocol.read(PROTOCOL)) if run.name not in names]
+    return [run for run in planned(stage, protocol) if run.name not in names]
 
 
 def write_protocol() -> int:
+    """`--freeze`. Raises ValueError if the pilot is not done, or claims have been made by a protocol."""
     if any((HERE / "results" / CLAIMS).glob("*.json")):
         raise ValueError("the protocol stays as it is: results/claims holds runs that were made by it")
     pilot = read_results(HERE / "results" / PILOT)
     protocol = freeze(pilot)
     protocol.write(PROTOCOL)
     rates = ", ".join(f"{arm} {rate:g}" for arm, rate in protocol.rates.items())
-    say(f"rates above the noise floor are left out; kept: {', '.join(f'{r:g}' for r in protocol.kept_rates)}")
+    say(f"allowed by the noise floor: {', '.join(f'{rate:g}' for rate in protocol.kept_rates)}")
     say(f"rates: {rates}; best new arm: {protocol.best_new_arm}")
     say(f"commit {PROTOCOL.relative_to(ROOT)} with results/{PILOT}, and tag that commit for the claims")
     return 0
-
-
-def check_claims(folder: Path) -> None:
-    """Raises ValueError if claims cannot be run by what lies in this (committed) folder of the experiment."""
-    protocol = Protocol.read(folder / "protocol.json")
-    if protocol is None:
-        planned(CLAIMS)  # says what is missing
-        return
-    pilot = read_results(folder / "results" / PILOT)
-    if not pilot:
-        raise ValueError("protocol.json is there, but results/pilot is empty: commit the pilot's results too")
-    check_protocol(protocol, pilot)
 
 
 def origin(stage: str) -> dict[str, Any]:
@@ -180,10 +168,10 @@ def _show(done: Sequence[Result], todo: Sequence[Run], jobs: int) -> None:
 
 
 def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
-    )
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 if __name__ == "__main__":

@@ -96,11 +96,8 @@ def three_rates(results: Sequence[Result]) -> list[str]:
         chosen = (label_free_rate(results, arm, kept), oracle, COMMON_RATE)
         rows.append([title(arm), *(_at_rate(groups[arm, rate], rate) for rate in chosen)])
     kept_text = ", ".join(f"{rate:g}" for rate in kept)
-    lines = [
-        f"Rates kept by the noise floor: {kept_text}. In a cell: rate: chosen checkpoint / last step.",
-        "",
-    ]
-    return lines + _table(head, rows)
+    words = f"Rates that the noise floor allows: {kept_text}. In a cell: rate: chosen checkpoint / last step."
+    return [words, "", *_table(head, rows)]
 
 
 def _at_rate(runs: Sequence[Result], rate: float) -> str:

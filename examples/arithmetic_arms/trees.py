@@ -1,4 +1,4 @@
-"""The work tree in which the runs of a tag happen, so that the sources of a table cannot change beneath it."""
+"""The work tree in which the runs of a tag happen: the sources of a table cannot change beneath it."""
 
 import subprocess
 from pathlib import Path

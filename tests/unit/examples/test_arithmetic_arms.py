@@ -1,92 +1,265 @@
-"""The experiment of examples/arithmetic_arms: equal rollouts, the rule for collapse, the order of runs."""
+"""The experiment of examples/arithmetic_arms: equal rollouts, its plan and rules, what it refuses."""
 
 import importlib
 import json
+import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.preflight.costs import batch_arithmetic
 from megatron_coreward.preflight.method import check_method
+from megatron_coreward.preflight.monitor import check_monitor
+from tests.support.arms import made_up, probe
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "examples" / "arithmetic_arms"
+MODULES = ("arms", "rules", "results", "run_arms", "trees", "executor")
 
 
 @pytest.fixture(scope="module")
-def arms():
+def example() -> Iterator[SimpleNamespace]:
     sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module("arms")
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
     sys.path.remove(str(FOLDER))
 
 
-def result(run, greedy):
-    return {
-        "name": run.name,
-        "arm": run.arm,
-        "seed": run.seed,
-        "rate": run.rate,
-        "start_model": "a",
-        "collapse_step": None,
-        "evaluations": {"step": [0, 5, 10], "greedy_pass@1": [0.5, greedy, greedy]},
-    }
+def pilot(example: SimpleNamespace, **changes: Any) -> list[dict[str, Any]]:
+    """A result of every run of the pilot; `changes` by arm: rate -> the g of all its probes."""
+    return [
+        made_up(run, g=changes.get(run.arm, {}).get(run.rate, 0.7)) for run in example.arms.planned("pilot")
+    ]
 
 
-def test_every_arm_draws_equally_many_responses(arms):
+@pytest.fixture(scope="module")
+def protocol(example: SimpleNamespace) -> Any:
+    return example.rules.freeze(pilot(example))
+
+
+def test_every_arm_draws_equally_many_responses(example: SimpleNamespace, protocol: Any) -> None:
     drawn = {}
-    for name in arms.ARMS:
-        run = arms.Run(name, 1, 1e-5)
+    for run in [*example.arms.planned("pilot"), *example.arms.planned("claims", protocol)]:
         config = load_config([FOLDER / "config.yaml"], [f"{k}={v}" for k, v in run.overrides.items()])
         check_method(config)
+        check_monitor(config)
         batch = batch_arithmetic(config, world_size=1, pairs_in_data=2000)
-        drawn[name] = batch.drawn + batch.by_teacher
+        drawn[run.stage, run.name] = batch.drawn + batch.by_teacher
+        assert (ROOT / config.model.path / "model.safetensors").exists() and batch.steps == 60
     assert set(drawn.values()) == {512}, drawn
 
 
+def test_a_chosen_step_is_evaluated_and_kept(example: SimpleNamespace) -> None:
+    """Regret and the test of the chosen checkpoint need both, in quick runs, too."""
+    quick = example.executor.QUICK_SETTINGS
+    for settings in ([], [f"{key}={value}" for key, value in quick.items()]):
+        config = load_config([FOLDER / "config.yaml"], settings)
+        assert config.checkpoint.every == config.monitor.every == config.evaluation.every
+        assert (config.checkpoint.keep_best, config.checkpoint.keep_best_by) == (1, "probe")
+        assert config.run.steps % config.checkpoint.every == 0
+
+
+def test_the_plan(example: SimpleNamespace, protocol: Any) -> None:
+    runs = example.arms.planned("pilot")
+    assert len({run.name for run in runs}) == len(runs) == 7 * 3 + 7
+    assert {run.arm for run in runs} == set(example.arms.ARMS)
+    assert {(run.task, run.seed) for run in runs} == {("arithmetic", 1)}
+    claims = example.arms.planned("claims", protocol)
+    assert len({run.name for run in claims}) == len(claims) == 4 * 5 + 3 * 3
+    assert {run.task for run in claims} == {"wordings"}
+    assert not {run.seed for run in runs} & {run.seed for run in claims}, "new seeds"
+    arms = [run.arm for run in claims]
+    assert arms == sorted(arms, key=arms.index), "an arm's seeds come together: what is dropped is an arm"
+    assert arms[-3:] == [protocol.best_new_arm] * 3
+
+
+def test_claims_need_a_protocol(example: SimpleNamespace) -> None:
+    with pytest.raises(ValueError, match="the claims need a frozen protocol: make one with --freeze"):
+        example.arms.planned("claims")
+
+
+def test_the_checkpoint_of_the_largest_agreement_before_an_alarm(example: SimpleNamespace) -> None:
+    choose = example.rules.chosen_checkpoint
+    rising = [probe(5 * n, g) for n, g in enumerate([0.5, 0.6, 0.7, 0.8, 0.5, 0.5, 0.5])]
+    step, rating = choose(rising)
+    assert step == 15 and rating == pytest.approx(0.7)
+    assert choose([probe(5 * n, 0.5) for n in range(5)])[0] == 10, "the earliest of equal ones"
+    assert choose(rising[:2]) == (0, None), "three probes are needed"
+    forgets = [probe(5 * n, 0.5 + 0.1 * n, k=1.0 if n < 3 else 0.8) for n in range(6)]
+    assert choose(forgets)[0] == 15 and example.rules.first_alarms(forgets) == {"forgetting alarm": 20}
+
+
+def test_rates_above_the_noise_floor_are_left_out(example: SimpleNamespace) -> None:
+    runs = [run for run in example.arms.planned("pilot") if run.arm == "random"]
+
+    def kept(*ks: float) -> tuple[float, ...]:
+        return example.rules.kept_rates([made_up(run, k_at_20=k) for run, k in zip(runs, ks, strict=True)])
+
+    assert kept(1.0, 0.95, 0.949) == (1e-5, 3e-5)
+    assert kept(0.99, 0.99, 0.99) == (1e-5, 3e-5, 1e-4)
+    assert kept(0.5, 0.5, 0.5) == (1e-5,), "something has to be trained at"
+
+
+def test_the_label_free_rate(example: SimpleNamespace) -> None:
+    results = pilot(
+        example, co_reward={1e-5: 0.6, 3e-5: 0.7, 1e-4: 0.8}, split_vote={1e-5: 0.6, 3e-5: 0.6, 1e-4: 0.5}
+    )
+    rate = example.rules.label_free_rate
+    assert rate(results, "co_reward", (1e-5, 3e-5, 1e-4)) == 1e-4
+    assert rate(results, "co_reward", (1e-5, 3e-5)) == 3e-5
+    assert rate(results, "split_vote", (1e-5, 3e-5, 1e-4)) == 1e-5, "the lower of equal ones"
+    assert rate(results, "consensus", (1e-5, 3e-5)) == 3e-5, "it was run at one rate"
+    assert rate(results, "consensus", (1e-5,)) == 1e-5, "which may be too high"
+    for result in results:
+        if (result["arm"], result["rate"]) == ("co_reward", 1e-4):
+            result["rating"] = None
+    assert rate(results, "co_reward", (1e-5, 3e-5, 1e-4)) == 3e-5, "a run without a rated checkpoint is last"
+
+
+def test_labels_decide_nothing(example: SimpleNamespace) -> None:
+    results = pilot(example, harmonic={3e-5: 0.9})
+    before = example.rules.freeze(results)
+    for n, result in enumerate(results):
+        result["validation"]["greedy_pass@1"] = [n / 100] * 3
+        result["test"] = {}
+    assert example.rules.freeze(results) == before
+    assert before.best_new_arm == "harmonic"
+
+
+def test_freeze(example: SimpleNamespace, tmp_path: Path) -> None:
+    results = pilot(example, consensus={3e-5: 0.8})
+    frozen = example.rules.freeze(results)
+    assert frozen.best_new_arm == "consensus" and set(frozen.rates) == {*example.rules.CLAIMED, "consensus"}
+    frozen.write(tmp_path / "protocol.json")
+    assert example.rules.Protocol.read(tmp_path / "protocol.json") == frozen
+    example.rules.check_protocol(frozen, results)
+    results[-1]["arm"] = "left_out"  # entropy, which no rule needs
+    example.rules.check_protocol(frozen, results)
+    without = [r for r in results if (r["arm"], r["rate"]) != ("pooled_vote", 1e-4)]
+    with pytest.raises(ValueError, match="cannot be frozen, the pilot lacks pooled_vote at 0.0001"):
+        example.rules.freeze(without)
+    old = [r for r in results if r["arm"] not in example.rules.NEW_ARMS]
+    with pytest.raises(ValueError, match="lacks one of harmonic, agreement_gate, consensus at 3e-05"):
+        example.rules.freeze(old)
+
+
+def test_a_protocol_that_the_rules_do_not_make_is_refused(
+    example: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = pilot(example)
+    frozen = example.rules.freeze(results)
+    next(r for r in results if r["arm"] == "co_reward" and r["rate"] == 1e-4)["rating"] = 0.9
+    with pytest.raises(ValueError, match=r"protocol\.json has rates=.* make it anew with --freeze"):
+        example.rules.check_protocol(frozen, results)
+    monkeypatch.setattr(example.rules.health, "KEPT_LEAST", 0.8)
+    with pytest.raises(ValueError, match=r"protocol\.json has thresholds=.*'KEPT_LEAST': 0\.9"):
+        example.rules.check_protocol(frozen, pilot(example))
+
+
+def write(results: list[dict[str, Any]], folder: Path) -> Path:
+    for number, result in enumerate(results):
+        (folder / f"{number}.json").write_text(json.dumps(result))
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("greedy", "shares", "step"),
+    ("change", "words"),
     [
-        ([0.5, 0.6, 0.7, 0.7], [0.1, 0.1], None),
-        ([0.5, 0.39, 0.39, 0.39], [0.1], 5),
-        ([0.5, 0.39, 0.39, 0.41], [0.1], None),
-        ([0.5, 0.4, 0.4, 0.4], [0.1], None),  # not below
-        ([0.5, 0.5, 0.3, 0.3, 0.3], [0.1], 10),
-        ([0.5, 0.5, 0.3, 0.3, 0.3], [0.1, 0.1, 0.31], 3),
-        ([0.5, 0.1, 0.1, 0.1], [0.3] * 9 + [0.4], 5),
+        ({"commit": "b" * 40}, r"different commits: aaaaaaaaaaaa .*, bbbbbbbbbbbb \(random_lr3e-05_seed1\)"),
+        ({"start_model": "f00"}, "different start models of the task arithmetic: "),
     ],
 )
-def test_collapse(arms, greedy, shares, step):
-    evaluations = [(5 * i, value) for i, value in enumerate(greedy)]
-    assert arms.collapse_step(evaluations, [(i + 1, share) for i, share in enumerate(shares)]) == step
+def test_results_of_two_origins_do_not_make_a_table(
+    example: SimpleNamespace, tmp_path: Path, change: dict[str, str], words: str
+) -> None:
+    one, two = (made_up(run) for run in example.arms.planned("pilot")[:2])
+    with pytest.raises(ValueError, match=words):
+        example.results.read_results(write([one, {**two, **change}], tmp_path))
 
 
-def test_the_rate_is_chosen_on_ground_truth_when_all_rates_were_tried(arms):
-    low, middle, high = arms.sweep()
-    assert {run.arm for run in arms.sweep()} == {"ground_truth"}
-    results = [result(low, 0.6), result(middle, 0.7)]
-    assert arms.chosen_rate(results) is None
-    assert arms.chosen_rate([*results, result(high, 0.65)]) == middle.rate
+def test_two_tasks_have_two_start_models(example: SimpleNamespace, tmp_path: Path) -> None:
+    one, two = (made_up(run) for run in example.arms.planned("pilot")[:2])
+    two |= {"task": "wordings", "start_model": "f00"}
+    assert len(example.results.read_results(write([one, two], tmp_path))) == 2
 
 
-def test_the_plan_has_every_arm_and_no_run_twice(arms):
-    runs = arms.planned(3e-5)
-    assert len({run.name for run in runs}) == len(runs) == 6 * 3 + 3 + 9
-    for name, arm in arms.ARMS.items():
-        assert [run.seed for run in runs if run.arm == name and run.rate == 3e-5] == list(arm.seeds)
-    assert {run.arm for run in runs[:9]} == set(arms.ARMS), "a table of one seed is there early"
+def test_a_run_must_fit_the_table_that_is_there(example: SimpleNamespace) -> None:
+    done = [made_up(example.arms.planned("pilot")[0])]
+    models = {"arithmetic": done[0]["start_model"]}
+    example.results.check_same_origin(done, done[0]["commit"], models)
+    with pytest.raises(
+        ValueError, match="has commit aaaaaaaaaaaa, but a run made now would have cccccccccccc"
+    ):
+        example.results.check_same_origin(done, "c" * 40, models)
+    with pytest.raises(ValueError, match="has start_model .*, but a run made now would have d00"):
+        example.results.check_same_origin(done, done[0]["commit"], {"arithmetic": "d00"})
 
 
-def test_results_of_different_start_models_are_not_mixed(arms, tmp_path):
-    one, two = (result(run, 0.5) for run in arms.sweep()[:2])
-    for r in (one, {**two, "start_model": "b"}):
-        (tmp_path / f"{r['name']}.json").write_text(json.dumps(r))
-    with pytest.raises(ValueError, match="different start models"):
-        arms.read_results(tmp_path)
+def test_the_estimate(example: SimpleNamespace) -> None:
+    done = [made_up(run) | {"seconds": 300} for run in example.arms.planned("pilot")[:3]]
+    say = example.run_arms.estimate
+    assert say(done, 0, 2) == "all runs are done"
+    assert say([], 28, 2) == (
+        "28 runs to do, 2 at a time, 9.0 min each (a guess, as none is finished yet): about 2.1 h"
+    )
+    assert say(done, 25, 2).endswith("5.0 min each (the mean of 3 finished runs): about 1.1 h"), "13 turns"
 
 
-def test_committed_results_are_of_one_model_and_of_the_plan(arms):
-    results = arms.read_results(FOLDER / "results")
-    rate = arms.chosen_rate(results)
-    names = {run.name for run in arms.sweep() + (arms.planned(rate) if rate else [])}
-    assert {r["name"] for r in results} <= names
+def test_a_stage_needs_a_tag(example: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert example.run_arms.main(["pilot"]) == 2
+    assert capsys.readouterr().err == (
+        "error: name the tag of the runs with --tag: all of a table are of one commit (--quick needs none)\n"
+    )
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
+
+    git("init", "-q")
+    (tmp_path / "file").write_text("one")
+    (tmp_path / ".gitignore").write_text("/build/\n")
+    git("add", "-A")
+    git("commit", "-qm", "One")
+    git("tag", "first")
+    (tmp_path / "file").write_text("two")
+    git("commit", "-qam", "Two")
+    git("tag", "second")
+    return tmp_path
+
+
+def test_a_tag_runs_in_a_tree_of_its_own(example: SimpleNamespace, repository: Path) -> None:
+    tree = example.trees.tree_of("first", repository)
+    assert tree == repository / "build/arms/first" and (tree / "file").read_text() == "one"
+    assert example.trees.tree_of("first", repository) == tree, "used again"
+    assert (repository / "file").read_text() == "two"
+    with pytest.raises(ValueError, match="there is no tag 'third'"):
+        example.trees.tree_of("third", repository)
+
+
+def test_a_dirty_tree_and_a_moved_tag_are_refused(example: SimpleNamespace, repository: Path) -> None:
+    tree = example.trees.tree_of("first", repository)
+    (tree / "new").touch()
+    with pytest.raises(ValueError, match=r"first has changes \(new\): undo them"):
+        example.trees.tree_of("first", repository)
+    (tree / "new").unlink()
+    subprocess.run(["git", "-C", str(repository), "tag", "-f", "first", "second"], check=True)
+    with pytest.raises(ValueError, match="the tag has been moved"):
+        example.trees.tree_of("first", repository)
+
+
+def test_committed_results_are_of_the_plan(example: SimpleNamespace) -> None:
+    protocol = example.rules.Protocol.read(FOLDER / "protocol.json")
+    for stage in ("pilot", "claims"):
+        results = example.results.read_results(FOLDER / "results" / stage)
+        if results:
+            assert {r["name"] for r in results} <= {r.name for r in example.arms.planned(stage, protocol)}
+    if protocol is not None:
+        pilot_results = example.results.read_results(FOLDER / "results" / "pilot")
+        example.rules.check_protocol(protocol, pilot_results)
