@@ -16,7 +16,7 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
     """By two configuration files. The file may go once the run has begun."""
     model = shutil.copytree(ROOT / "examples/arithmetic_arms/start_model", tmp_path / "model")
     (model / "chat_template.jinja").unlink()
-    given = ["--config", str(ROOT / "examples/arithmetic_arms/config.yaml")]
+    given = ["--config", str(ROOT / "examples/arithmetic_arms/first_experiment/config.yaml")]
     sizes = [
         "run.steps=1",
         "run.export_hf=true",

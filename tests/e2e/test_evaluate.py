@@ -104,7 +104,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("trained") / "run"
     result = launch(
         1,
-        *(*TRAIN, "--config", "examples/arithmetic_arms/config.yaml", f"run.output_dir={output}"),
+        *(*TRAIN, "--config", "examples/arithmetic_arms/first_experiment/config.yaml"),
+        f"run.output_dir={output}",
         *("run.steps=1", "run.export_hf=true", "data.batch_pairs=8", "optimizer.lr=1e-4"),
         *("evaluation.limit=40", "evaluation.samples=2", "evaluation.temperature=0.7"),
         *("checkpoint.every=1", "evaluation.every=1", "checkpoint.keep_best=1"),
