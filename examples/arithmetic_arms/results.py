@@ -44,8 +44,8 @@ def collect(folder: Path, run: Run, tests: Mapping[str, dict[str, Any]], facts: 
     """
     records = read_metrics(folder)
     probes = probes_of(folder)
-    step, rating = chosen_checkpoint(probes)
-    names = [name for name in probes[-1] if name != "step"]
+    step, _ = chosen_checkpoint(probes)
+    names = sorted({name for probe in probes for name in probe} - {"step"})
     steps = [record for record in records if "reward/mean" in record]
     figures = {
         name: [_rounded(record.get(figure.format(view="original"))) for record in steps]
@@ -53,7 +53,7 @@ def collect(folder: Path, run: Run, tests: Mapping[str, dict[str, Any]], facts: 
     }
     return {
         **{"name": run.name, "stage": run.stage, "task": run.task, "arm": run.arm, "seed": run.seed},
-        **{"rate": run.rate, **facts, "chosen": step, "rating": rating, "alarms": first_alarms(probes)},
+        **{"rate": run.rate, **facts, "chosen": step, "alarms": first_alarms(probes)},
         "probe": {
             "step": [int(probe["step"]) for probe in probes],
             **{name: [probe.get(name) for probe in probes] for name in names},

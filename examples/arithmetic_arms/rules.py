@@ -91,16 +91,16 @@ def label_free_rate(results: Iterable[Result], arm: str, allowed: Sequence[float
     A run without a rated checkpoint comes last. An arm of one rate keeps it if it is allowed, and else has
     the largest allowed one below it.
     """
-    own = {r["rate"]: r["rating"] for r in results if r["arm"] == arm}
+    own = {r["rate"]: _rating(r) for r in results if r["arm"] == arm}
     tried = sorted(rate for rate in own if rate in allowed)
     if not tried:
         return max((rate for rate in allowed if rate <= max(own)), default=min(allowed))
-    return max(tried, key=lambda rate: (_or_lowest(own[rate]), -rate))
+    return max(tried, key=lambda rate: (own[rate], -rate))
 
 
 def best_new_arm(results: Iterable[Result]) -> str:
     """The new arm with the largest S1 rating at the common rate, at which all of them have been run."""
-    rated = {r["arm"]: _or_lowest(r["rating"]) for r in results if r["rate"] == COMMON_RATE}
+    rated = {r["arm"]: _rating(r) for r in results if r["rate"] == COMMON_RATE}
     return max((arm for arm in NEW_ARMS if arm in rated), key=lambda arm: rated[arm])
 
 
@@ -138,11 +138,19 @@ def check_protocol(protocol: Protocol, pilot: Sequence[Result]) -> None:
             )
 
 
-def _kept_at(result: Result, step: int) -> float:
-    probe = result["probe"]
-    figures = dict(zip(probe["step"], probe[health.KEPT], strict=True))
-    return figures[max(s for s in figures if s <= step and figures[s] is not None)]
+def _probes(result: Result) -> list[dict[str, float]]:
+    """The probes of a result as health.py has them: what a probe did not have is not there."""
+    columns = result["probe"]
+    rows = zip(*columns.values(), strict=True)
+    return [{name: v for name, v in zip(columns, row, strict=True) if v is not None} for row in rows]
 
 
-def _or_lowest(rating: float | None) -> float:
+def _rating(result: Result) -> float:
+    """That of its S1 checkpoint by the thresholds of now; below all others without one."""
+    _, rating = chosen_checkpoint(_probes(result))
     return -1.0 if rating is None else rating
+
+
+def _kept_at(result: Result, step: int) -> float:
+    """k of the last probe up to a step; 1 where the start model was sure of no prompt."""
+    return [p for p in _probes(result) if p["step"] <= step][-1].get(health.KEPT, 1.0)

@@ -39,7 +39,7 @@ def made_up(
     return {
         **{"name": run.name, "stage": run.stage, "task": run.task, "arm": run.arm, "seed": run.seed},
         **{"rate": run.rate, "commit": "a" * 40, "processor": "P", "torch": "2", "start_model": "a66067"},
-        **{"seconds": 300, "chosen": 10, "rating": g, "alarms": alarms or {}},
+        **{"seconds": 300, "chosen": 10, "alarms": alarms or {}},
         "probe": {name: [p[name] for p in probes] for name in probes[0]} | {"probe/kl": [0.01] * len(probes)},
         "steps": {"top_answer_share": [0.1] * 60, "vote_accuracy": [0.5] * 60},
         "validation": {"step": list(STEPS), "greedy_pass@1": values},

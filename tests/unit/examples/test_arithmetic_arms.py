@@ -116,7 +116,7 @@ def test_the_label_free_rate(example: SimpleNamespace) -> None:
     assert rate(results, "consensus", (1e-5,)) == 1e-5, "which may be too high"
     for result in results:
         if (result["arm"], result["rate"]) == ("co_reward", 1e-4):
-            result["rating"] = None
+            result["probe"]["probe/kept_majorities"][1:] = [0.8] * 12
     assert rate(results, "co_reward", (1e-5, 3e-5, 1e-4)) == 3e-5, "a run without a rated checkpoint is last"
 
 
@@ -152,12 +152,59 @@ def test_a_protocol_that_the_rules_do_not_make_is_refused(
 ) -> None:
     results = pilot(example)
     frozen = example.rules.freeze(results)
-    next(r for r in results if r["arm"] == "co_reward" and r["rate"] == 1e-4)["rating"] = 0.9
+    better = next(r for r in results if r["arm"] == "co_reward" and r["rate"] == 1e-4)
+    better["probe"]["probe/agreement"] = [0.9] * 13
     with pytest.raises(ValueError, match=r"protocol\.json has rates=.* make it anew with --freeze"):
         example.rules.check_protocol(frozen, results)
     monkeypatch.setattr(example.rules.health, "KEPT_LEAST", 0.8)
     with pytest.raises(ValueError, match=r"protocol\.json has thresholds=.*'KEPT_LEAST': 0\.9"):
         example.rules.check_protocol(frozen, pilot(example))
+
+
+def finished_folder(folder: Path) -> Path:
+    """What a training run of ten steps leaves of figures and evaluations."""
+    records = [
+        {"step": step, "reward/mean": 0.5, "original/top_answer_share": 0.12345} for step in range(1, 11)
+    ]
+    records += [probe(step, 0.6 + step / 100) for step in (0, 5, 10)]
+    records[-1] |= {"probe/kl": 0.1}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "evaluations").mkdir()
+    for step, greedy in ((0, [0, 1]), (10, [1, 1])):
+        outcomes = {"question_id": [0, 1], "greedy": greedy, "sampled": [[0, 1], [1, 1]], "majority": [0, 1]}
+        path = folder / "evaluations" / f"step_{step:06d}.json"
+        path.write_text(json.dumps({"outcomes": outcomes}))
+    return folder
+
+
+def test_what_a_run_leaves(example: SimpleNamespace, tmp_path: Path) -> None:
+    run, facts = example.arms.planned("pilot")[0], {"commit": "a", "seconds": 7}
+    left = example.results.collect(finished_folder(tmp_path), run, {"start": {"greedy": "01"}}, facts)
+    assert (left["arm"], left["rate"], left["seconds"], left["commit"]) == ("random", 1e-5, 7, "a")
+    assert left["chosen"] == 10 and left["alarms"] == {}
+    assert left["probe"]["step"] == [0, 5, 10] and left["probe"]["probe/kl"] == [None, None, 0.1]
+    assert left["probe"]["probe/agreement"] == [0.6, 0.65, 0.7]
+    assert left["steps"] == {"top_answer_share": [0.123] * 10}, "what a method does not have is left out"
+    assert left["validation"]["step"] == [0, 10] and left["validation"]["greedy_pass@1"] == [0.5, 1.0]
+    assert left["validation"]["pass@2"] == [1.0, 1.0] and left["validation"]["pass@1"] == [0.75, 0.75]
+    example.results.write_result(left, tmp_path / "results" / "one.json")
+    assert json.loads((tmp_path / "results" / "one.json").read_text()) == left
+
+
+def test_the_test_split_in_short(example: SimpleNamespace, tmp_path: Path) -> None:
+    """From what `coreward evaluate` writes."""
+    outcomes = {
+        "seed": 1,
+        "question_id": [0, 1],
+        "greedy": [0, 1],
+        "sampled": [[0, 1], [1, 1]],
+        "majority": [0, 1],
+    }
+    metrics = {name: {"value": 0.12345} for name in ("greedy_pass@1", "pass@1", "pass@2", "maj@2")}
+    summary = {"benchmarks": {"synthetic": {"outcomes": [outcomes], "metrics": metrics}}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    found = example.results.tested(tmp_path / "summary.json")
+    assert found == {"greedy": "01", "pass@1": 0.1235, "pass@2": 0.1235, "maj@2": 0.1235}
 
 
 def write(results: list[dict[str, Any]], folder: Path) -> Path:

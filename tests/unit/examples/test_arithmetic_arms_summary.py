@@ -179,7 +179,7 @@ def test_the_page_of_the_pilot(example: SimpleNamespace, tmp_path: Path) -> None
     results = [made_up(run) for run in example.arms.planned("pilot")]
     for result in results:
         if (result["arm"], result["rate"]) == ("co_reward", 1e-4):
-            result["rating"] = 0.9
+            result["probe"]["probe/agreement"] = [0.9] * 13
         if (result["arm"], result["rate"]) == ("co_reward", 1e-5):
             result["validation"]["greedy_pass@1"][3] = 0.9
     for number, result in enumerate(results):
