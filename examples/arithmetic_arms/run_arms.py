@@ -98,7 +98,7 @@ def _work(options: argparse.Namespace) -> int:
     if stage == CLAIMS and protocol is not None:
         check_protocol(protocol, read_results(HERE / "results" / PILOT))
     say(estimate(done, len(todo), options.jobs))
-    runs = outer / "runs" / "arithmetic_arms" / (options.tag or QUICK)
+    runs = outer / "runs" / "arithmetic_arms" / stage / (options.tag or "untagged")
     executor = Executor(runs, results, max(1, options.jobs), facts, models, options.quick)
     failed = executor.run_all(todo, options.hours * 3600 if options.hours else float("inf"))
     if finished := read_results(results):

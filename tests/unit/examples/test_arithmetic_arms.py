@@ -246,6 +246,34 @@ def test_a_run_must_fit_the_table_that_is_there(example: SimpleNamespace) -> Non
         example.results.check_same_origin(done, done[0]["commit"], {"arithmetic": "d00"})
 
 
+def executor_in(example: SimpleNamespace, folder: Path) -> Any:
+    """With the start model evaluated already."""
+    (folder / "start_arithmetic").mkdir()
+    (folder / "start_arithmetic" / "summary.json").touch()
+    models = {"arithmetic": "a66067"}
+    return example.executor.Executor(folder, folder / "results", 2, {"commit": "a"}, models)
+
+
+def test_no_run_starts_after_the_hours(
+    example: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert executor_in(example, tmp_path).run_all(example.arms.planned("pilot")[:3], -1.0) == []
+    assert capsys.readouterr().out == "" and [path.name for path in tmp_path.iterdir()] == [
+        "start_arithmetic"
+    ]
+
+
+def test_a_run_that_fails_is_named_with_its_log(
+    example: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = example.arms.Run("pilot", "arithmetic", "co_reward", 1, -1.0)
+    assert executor_in(example, tmp_path).run_all([run], 60.0) == [run]
+    log = tmp_path / f"{run.name}.log"
+    assert f"failed   {run.name}: exit code 2, see {log}" in capsys.readouterr().out
+    assert "optimizer.lr" in log.read_text()
+    assert not (tmp_path / "results").exists()
+
+
 def test_the_estimate(example: SimpleNamespace) -> None:
     done = [made_up(run) | {"seconds": 300} for run in example.arms.planned("pilot")[:3]]
     say = example.run_arms.estimate
