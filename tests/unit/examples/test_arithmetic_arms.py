@@ -77,6 +77,22 @@ def test_the_plan(example: SimpleNamespace, protocol: Any) -> None:
     assert arms[-3:] == [protocol.best_new_arm] * 3
 
 
+def test_the_page_states_the_plan_and_the_thresholds(example: SimpleNamespace, protocol: Any) -> None:
+    page, limits = " ".join((FOLDER / "README.md").read_text().split()), example.rules.thresholds()
+    for words in (
+        f"**Pilot** ({len(example.arms.planned('pilot'))} runs)",
+        f"**Claims** ({len(example.arms.planned('claims', protocol))} runs)",
+        f"leave k at {example.rules.NOISE_KEPT:g} or more after {example.rules.NOISE_STEPS} steps",
+        f"h < {limits['ENTROPY_LEFT']:g} h0",
+        f"q > q0 + {limits['TOP_ADDED']:g}",
+        f"I < I0 - {limits['INFORMATION_LOST']:g}",
+        f"k < {limits['KEPT_LEAST']:g}, of the prompts whose majority had {limits['SURE']:g} or more",
+        f"f < {limits['FLIPS_LEFT']:g} of its maximum so far, and h < {limits['ENTROPY_OF_EXTINCT']:g} h0",
+        f"({example.run_arms.GUESS_MINUTES} minutes, two at a time on two cores)",
+    ):
+        assert words in page, words
+
+
 def test_claims_need_a_protocol(example: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match="the claims need a frozen protocol: make one with --freeze"):
         example.arms.planned("claims")
