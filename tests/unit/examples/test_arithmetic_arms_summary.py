@@ -175,6 +175,18 @@ def test_the_page_of_the_claims(example: SimpleNamespace, tmp_path: Path) -> Non
     assert (tmp_path / "claims.png").stat().st_size > 10_000
 
 
+def test_there_is_no_verdict_before_all_seeds_are_there(example: SimpleNamespace) -> None:
+    """And the correction is over three tests, however many can be made by then."""
+    page = example.tables.all_tables(claims(example)[1:], "claims")
+    row = next(line for line in page if "by judges of the other wording?" in line)
+    assert row.endswith("| seeds are missing |")
+    results = [r for r in claims(example) if r["arm"] == "majority_voting"]
+    [row] = [line for line in example.tables.all_tables(results, "claims") if "anything gained" in line]
+    by_arm = {"majority_voting": results}
+    alone = example.comparisons.compare(by_arm, example.comparisons.PRIMARY[0], "chosen").p
+    assert row.split(" | ")[4] == f"{3 * alone:.4f}"
+
+
 def test_the_page_of_the_pilot(example: SimpleNamespace, tmp_path: Path) -> None:
     results = [made_up(run) for run in example.arms.planned("pilot")]
     for result in results:
