@@ -21,7 +21,7 @@ quickstart: $(READY)  ## Co-Reward on this CPU: toy model, training without labe
 	bash examples/quickstart/run.sh
 
 test: $(READY)  ## run the tests that need no GPU, but for the long ones
-	$(RUN) pytest -m "not gpu and not slow and not slurm" $(TESTS)
+	$(RUN) pytest --durations=25 -m "not gpu and not slow and not slurm" $(TESTS)
 
 test-matrix: $(READY)  ## run the long tests, every layout with every other
 	$(RUN) pytest -m slow $(TESTS)

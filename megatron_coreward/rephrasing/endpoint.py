@@ -9,7 +9,7 @@ import json
 import os
 import re
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
@@ -64,7 +64,7 @@ class EndpointDrawer:
         self.client = AsyncOpenAI(api_key=key, base_url=options.api, timeout=timeout, max_retries=RETRIES)
         sampling = Sampling(options.temperature, options.max_response_tokens, options.top_p, options.top_k)
         hasty = self.client.with_options(max_retries=1)
-        self.loop.run(self._ask(hasty, Purpose("", REPHRASING, sampling), "Say yes.", options.seed))
+        self._run(self._ask(hasty, Purpose("", REPHRASING, sampling), "Say yes.", options.seed))
         self.responses = StoredResponses(options.output / RESPONSES)
 
     def draw(self, purpose: Purpose, chats: Chats, samples: Sequence[int], step: int = 0) -> Responses:
@@ -74,8 +74,16 @@ class EndpointDrawer:
             for sample in samples
         }
         known = self.responses.known
-        self.loop.run(self._fill(purpose, {s: chats[key[:2]] for key, s in seeds.items() if s not in known}))
+        self._run(self._fill(purpose, {s: chats[key[:2]] for key, s in seeds.items() if s not in known}))
         return {key: known[seed] for key, seed in seeds.items()}
+
+    def _run(self, work: Coroutine[Any, Any, object]) -> None:
+        """Runs `work`. An error ends the program: connections are closed while their loop is there."""
+        try:
+            self.loop.run(work)
+        except ValueError:
+            self.loop.run(self.client.close())
+            raise
 
     def close(self) -> None:
         self.loop.run(self.client.close())

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import openai
 import pyarrow.parquet as pq
 import pytest
 
@@ -116,7 +117,16 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def rephrase(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Iterator[Any]:
-    """Whole calls of the command on 6 questions in 3 batches; no output and no file may hold the key."""
+    """Whole calls of the command on 6 questions in 3 batches; no output and no file may hold the key, and no
+    connection stays open, or its event loop would be missed when it is collected."""
+    clients: list[openai.AsyncOpenAI] = []
+
+    class Client(openai.AsyncOpenAI):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            clients.append(self)
+
+    monkeypatch.setattr(openai, "AsyncOpenAI", Client)
     rows = [ViewRow(row, question, None) for row, question in enumerate(QUESTIONS)]
     write_view(rows, tmp_path / "questions.parquet", "test", "train")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -132,6 +142,7 @@ def rephrase(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert files and not any(KEY.encode() in content for content in files)
     assert not any(KEY in text for text in shown)
+    assert all(client.is_closed() for client in clients)
 
 
 def content(folder: Path, *, but: str = "") -> dict[str, bytes]:

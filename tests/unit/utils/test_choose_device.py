@@ -23,7 +23,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
 
 
 @pytest.fixture(autouse=True)
-def _denormals_as_before():
+def _denormals_at_first():
+    torch.set_flush_denormal(False)  # an earlier test may have called choose_device
     yield
     torch.set_flush_denormal(False)
 
