@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from arms import Run
-from rules import Result, chosen_checkpoint, first_alarms
+from rules import Result, chosen_checkpoint
 
+from megatron_coreward.evaluation.health import first_alarms
 from megatron_coreward.reporting.changes import read_scores
 from megatron_coreward.utils.bootstrap import pass_at_k
 from megatron_coreward.utils.metrics import read_metrics

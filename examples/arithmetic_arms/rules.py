@@ -60,12 +60,6 @@ def thresholds() -> dict[str, float]:
     }
 
 
-def first_alarms(probes: health.Probes) -> dict[str, int]:
-    """The step at which each alarm rings first; alarms that never do are not there."""
-    rung = {alarm.name: alarm.first(probes) for alarm in health.ALARMS}
-    return {name: int(probes[where[0]]["step"]) for name, where in rung.items() if where is not None}
-
-
 def chosen_checkpoint(probes: health.Probes) -> tuple[int, float | None]:
     """S1: the step of the checkpoint and its rating; step 0, the start model, and None if none is rated."""
     best: tuple[int, float | None] = (0, None)

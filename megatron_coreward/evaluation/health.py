@@ -177,6 +177,12 @@ ALARMS = (
 )
 
 
+def first_alarms(probes: Probes) -> dict[str, int]:
+    """The step at which each alarm rings first; alarms that never do are not there."""
+    rung = {alarm.name: alarm.first(probes) for alarm in ALARMS}
+    return {name: int(probes[found[0]]["step"]) for name, found in rung.items() if found}
+
+
 def new_alarms(probes: Probes) -> list[str]:
     """What the alarms say that ring at the last probe for the first time, with their names."""
     rung = [(alarm.name, alarm.first(probes)) for alarm in ALARMS]

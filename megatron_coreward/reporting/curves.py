@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_coreward.evaluation.health import AGREEMENT, ALARMS
+from megatron_coreward.evaluation.health import AGREEMENT, first_alarms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,7 @@ def draw(records: Sequence[dict[str, float]]) -> "Figure":
         for name in shown:
             points = [(record["step"], record[name]) for record in records if name in record]
             axes.plot(*zip(*points, strict=True), marker=".", label=name)
-        for color, (step, name) in enumerate(_alarms(records) if title == PROBE else [], start=len(shown)):
+        for color, (name, step) in enumerate(_alarms(records) if title == PROBE else [], start=len(shown)):
             axes.axvline(step, label=name, color=f"C{color}", linestyle="dashed")
         axes.set(title=title, xlabel="step", yscale=scale)
         axes.grid(alpha=0.3)
@@ -64,11 +64,9 @@ def draw(records: Sequence[dict[str, float]]) -> "Figure":
     return figure
 
 
-def _alarms(records: Sequence[dict[str, float]]) -> list[tuple[float, str]]:
-    """The steps at which alarms ring first, with their names."""
-    probes = [record for record in records if AGREEMENT in record]
-    rung = [(alarm.name, alarm.first(probes)) for alarm in ALARMS]
-    return [(probes[found[0]]["step"], name) for name, found in rung if found]
+def _alarms(records: Sequence[dict[str, float]]) -> list[tuple[str, int]]:
+    """The alarms that ring, with the steps at which they do so first."""
+    return list(first_alarms([record for record in records if AGREEMENT in record]).items())
 
 
 def save_curves(records: Sequence[dict[str, float]], path: Path) -> None:

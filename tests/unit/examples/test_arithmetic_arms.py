@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from megatron_coreward.config.loading import load_config
+from megatron_coreward.evaluation.health import first_alarms
 from megatron_coreward.preflight.costs import batch_arithmetic
 from megatron_coreward.preflight.method import check_method
 from megatron_coreward.preflight.monitor import check_monitor
@@ -106,7 +107,7 @@ def test_the_checkpoint_of_the_largest_agreement_before_an_alarm(example: Simple
     assert choose([probe(5 * n, 0.5) for n in range(5)])[0] == 10, "the earliest of equal ones"
     assert choose(rising[:2]) == (0, None), "three probes are needed"
     forgets = [probe(5 * n, 0.5 + 0.1 * n, k=1.0 if n < 3 else 0.8) for n in range(6)]
-    assert choose(forgets)[0] == 15 and example.rules.first_alarms(forgets) == {"forgetting alarm": 20}
+    assert choose(forgets)[0] == 15 and first_alarms(forgets) == {"forgetting alarm": 20}
 
 
 def test_rates_above_the_noise_floor_are_left_out(example: SimpleNamespace) -> None:
