@@ -16,7 +16,7 @@ if __name__ == "__main__":  # ahead of the imports, which fail where the package
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,6 @@ from megatron_coreward.actor.checkpoint.folder import Retention, read_state, req
 from megatron_coreward.actor.checkpoint.inspect import check_start
 from megatron_coreward.actor.model.precision import this_machine
 from megatron_coreward.algorithm.objective import GrpoObjective
-from megatron_coreward.config.chat_template import template_text
 from megatron_coreward.config.hf_datasets import is_here
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.precision import check_machine
@@ -66,7 +65,7 @@ from megatron_coreward.preflight.files import (
 )
 from megatron_coreward.roles import Communicator
 from megatron_coreward.run.folder import RunFolder
-from megatron_coreward.run.start import claim, join, resume_point, warn_of_changes
+from megatron_coreward.run.start import at, claim, join, resume_point, warn_of_changes
 from megatron_coreward.run.watchdog import watching
 from megatron_coreward.trainer import Trainer
 from megatron_coreward.types import QuestionPair
@@ -106,7 +105,7 @@ def prepare(options: TrainOptions) -> int | Callable[[], int]:
     check_memory_settings(config.memory)
     check_machine(config, this_machine(), os.environ)
     check_gpu_memory(config, shape, world_size)
-    config = _at(shape.folder, config)  # a hub id's local copy
+    config = at(shape.folder, config)  # a hub id's local copy
     data = read_inputs(config, shape, world_size)
     try:
         comm = join(config)
@@ -186,7 +185,7 @@ def dry_run(config: Config, rank: int, world_size: int) -> int:
     absent = [key for key, given in data_files(config).items() if not is_here(given, key)]
     pairs = 0
     if shape is not None:
-        local = _at(shape.folder, config)
+        local = at(shape.folder, config)
         read = read_inputs(local, shape, world_size, weights=not unread, absent=absent).pairs
         if pairs := len(read):  # made for the sake of its warnings
             PairSampler(read, config.data.batch_pairs, config.data.shuffle, config.run.seed)
@@ -199,12 +198,6 @@ def dry_run(config: Config, rank: int, world_size: int) -> int:
         data = f"data not read: not in the cache, the run fetches {', '.join(absent)}" if absent else ""
         show(config, shape, world_size, pairs=pairs, unread="; ".join(filter(None, (unread, data))))
     return 0
-
-
-def _at(folder: Path, config: Config) -> Config:
-    """With the model's folder for a hub id, and the chat template's text for its file."""
-    template = template_text(config.model.chat_template)
-    return replace(config, model=replace(config.model, path=str(folder), chat_template=template))
 
 
 def run(config: Config, data: RunData, resumed: Path | None, comm: Communicator) -> int:

@@ -16,13 +16,11 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
 
 from megatron_coreward.cli.train import gpus
-from megatron_coreward.config.chat_template import template_text
 from megatron_coreward.config.loading import to_yaml
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data.prompts import read_tokenizer
@@ -94,7 +92,7 @@ def prepare(options: TrainOptions) -> Callable[[], int]:
     """Makes every check of this rank, then meets the others; returns the training. Raises ValueError."""
     from megatron_coreward.actor.model.precision import this_machine  # these import torch
     from megatron_coreward.config.precision import check_machine
-    from megatron_coreward.run.start import claim, join
+    from megatron_coreward.run.start import at, claim, join
     from megatron_coreward.utils.distributed import choose_device, shutdown
 
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -105,8 +103,7 @@ def prepare(options: TrainOptions) -> Callable[[], int]:
     shape = validate(config, world_size)
     check_machine(config, this_machine(), os.environ)
     check_weights(shape)
-    template = template_text(config.model.chat_template)
-    config = replace(config, model=replace(config.model, path=str(shape.folder), chat_template=template))
+    config = at(shape.folder, config)
     check_transformers_reads(shape.folder, config.model.trust_remote_code)
     tokenizer, stop_ids = read_tokenizer(shape.folder, config.model, shape.vocab)
     examples = build_examples(config, tokenizer, stop_ids)

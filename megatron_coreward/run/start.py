@@ -1,11 +1,12 @@
 """How a run starts: the same on all ranks, alone in its folder, and from a checkpoint if it resumes."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from megatron_coreward.actor.checkpoint.folder import latest_checkpoint
+from megatron_coreward.config.chat_template import template_text
 from megatron_coreward.config.schema import Config
 from megatron_coreward.roles import Communicator
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize, require_same
@@ -92,3 +93,9 @@ def warn_of_changes(saved: dict[str, Any], config: Config, fingerprint: str) -> 
             "was saved",
             *(config.reward.method, fingerprint, before),
         )
+
+
+def at(folder: Path, config: Config) -> Config:
+    """With the model's folder for a hub id, and the chat template's text for its file."""
+    template = template_text(config.model.chat_template)
+    return replace(config, model=replace(config.model, path=str(folder), chat_template=template))
