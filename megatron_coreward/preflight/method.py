@@ -30,8 +30,8 @@ def check_method(config: Config) -> None:
     if not method.votes:
         _check_no_vote_options(config)
     _check_band(config)
-    if name == "consensus":
-        _check_subset(config)
+    if method.check is not None:
+        method.check(config)
     if not method.teacher:
         _check_no_teacher_options(config)
     if config.reward.no_answer_entropy > 0 and name != "entropy":
@@ -101,19 +101,6 @@ def _check_band(config: Config) -> None:
             f"reward.min_entropy is {low:g}, but {drawn} answers have an entropy of at most "
             f"ln {drawn} = {math.log(drawn):.3f}, so that no group would get rewards. Set it to less; 0 is "
             "no limit."
-        )
-
-
-def _check_subset(config: Config) -> None:
-    """Raises ValueError for a vote of more judges than there are."""
-    judges, subset = str(config.reward.options["judges"]), int(config.reward.options["subset"])
-    key, present = "rollout.samples or rollout.vote_samples", config.rollout.drawn
-    if "teacher" in judges:
-        key, present = "teacher.samples", config.teacher.samples or config.rollout.samples
-    if not 0 <= subset <= present:
-        raise ValueError(
-            f"reward.options.subset is {subset}, but reward.options.judges={judges} has {present} judges of "
-            f"a wording. Set it to 1 to {present}, to 0 for all of them, or raise {key}."
         )
 
 

@@ -25,6 +25,7 @@ from fractions import Fraction
 from math import comb
 
 from megatron_coreward.config.learning import RewardConfig
+from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.rewards.judging import (
     Answers,
     Groups,
@@ -44,6 +45,19 @@ def adapted(method: Method, options: Mapping[str, OptionValue]) -> Method:
     """What the judges need."""
     judges = str(options["judges"])
     return replace(method, both_views="other" in judges, teacher="teacher" in judges)
+
+
+def check(config: Config) -> None:
+    """Raises ValueError for a vote of more judges than there are."""
+    judges, subset = str(config.reward.options["judges"]), int(config.reward.options["subset"])
+    key, present = "rollout.samples or rollout.vote_samples", config.rollout.drawn
+    if "teacher" in judges:
+        key, present = "teacher.samples", config.teacher.samples or config.rollout.samples
+    if not 0 <= subset <= present:
+        raise ValueError(
+            f"reward.options.subset is {subset}, but reward.options.judges={judges} has {present} judges of "
+            f"a wording. Set it to 1 to {present}, to 0 for all of them, or raise {key}."
+        )
 
 
 def judge(groups: Groups, config: RewardConfig) -> dict[View, Judgement]:

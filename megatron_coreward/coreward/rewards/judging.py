@@ -109,6 +109,8 @@ class Method:
             value must be of the default's type; `judge` finds them all in `config.options`.
         choices: the values that an option may have, where they are few.
         adapted: the record with the flags that its options decide: adapted(method, options).
+        check: raises ValueError for options that do not go with the rest of the configuration: check(config),
+            before a run starts.
         source: where a method of one's own comes from (own.py sets it).
     """
 
@@ -123,6 +125,7 @@ class Method:
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     choices: Mapping[str, Sequence[OptionValue]] = field(default_factory=dict)
     adapted: Callable[["Method", Mapping[str, OptionValue]], "Method"] | None = None
+    check: Callable[[Config], None] | None = None
     source: Source | None = None
 
     @property

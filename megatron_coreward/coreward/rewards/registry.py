@@ -50,6 +50,7 @@ METHODS = {
         options=consensus.OPTIONS,
         choices=consensus.CHOICES,
         adapted=consensus.adapted,
+        check=consensus.check,
     ),
     "ground_truth": Method(ground_truth.judge, truth=True),
     "self_certainty": Method(self_certainty.judge, self_certainty.signal, confidence=True, graded=False),
