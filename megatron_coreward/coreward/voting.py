@@ -9,7 +9,7 @@ alone.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -67,11 +67,16 @@ def elected(
     return Vote(label=label, count=count, share=share, tied=tied)
 
 
+def entropy(counts: Collection[int]) -> float:
+    """Of classes with these counts, in nats."""
+    total = sum(counts)
+    return sum(count / total * math.log(total / count) for count in counts)
+
+
 def answer_entropy(classes: Sequence[int]) -> float:
     """Entropy in nats of a group's answers; each missing answer is a class of its own (EMPO's verl code)."""
     counts = Counter(c for c in classes if c != NO_ANSWER)
-    sizes = [*counts.values(), *[1] * (len(classes) - counts.total())]
-    return sum(size / len(classes) * math.log(len(classes) / size) for size in sizes)
+    return entropy([*counts.values(), *[1] * (len(classes) - counts.total())])
 
 
 def in_band(classes: Sequence[int], low: float, high: float) -> bool:

@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from megatron_coreward.coreward.voting import entropy
+
 ENTROPY, AGREEMENT, KEPT = "probe/answer_entropy", "probe/agreement", "probe/kept_majorities"
 FLIPPED, TOP, INFORMATION = (
     "probe/flipped_majorities",
@@ -69,22 +71,17 @@ class Prompt:
         return Majority(answer, count / len(self.sampled))
 
 
-def entropy(answers: Sequence[str]) -> float:
-    """In nats."""
-    return -sum(n / len(answers) * math.log(n / len(answers)) for n in Counter(answers).values())
-
-
 def figures_of(pairs: Sequence[tuple[Prompt, Prompt]]) -> dict[str, float]:
     """h, g, q and I of one probe, from both wordings of every pair."""
     prompts = [prompt for pair in pairs for prompt in pair]
     pooled = [answer for prompt in prompts for answer in prompt.sampled]
-    within = _mean([entropy(prompt.sampled) for prompt in prompts])
+    within = _mean([entropy(Counter(prompt.sampled).values()) for prompt in prompts])
     counts = Counter(answer for answer in pooled if answer)
     return {
         ENTROPY: within / math.log(len(prompts[0].sampled)),
         AGREEMENT: _mean([a.greedy == b.greedy != "" for a, b in pairs]),
         TOP: max(counts.values(), default=0) / len(pooled),
-        INFORMATION: entropy(pooled) - within,
+        INFORMATION: entropy(Counter(pooled).values()) - within,
     }
 
 

@@ -1,10 +1,12 @@
 """Figures of a probe, alarms and ratings, against values worked out by hand."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 
+from megatron_coreward.coreward.voting import entropy
 from megatron_coreward.evaluation.health import (
     AGREEMENT,
     ENTROPY,
@@ -15,7 +17,6 @@ from megatron_coreward.evaluation.health import (
     Majority,
     Prompt,
     changes_of,
-    entropy,
     figures_of,
     new_alarms,
     rating,
@@ -32,11 +33,11 @@ def prompt(greedy: str, sampled: str) -> Prompt:
 def test_entropy_counts_no_answer_as_an_answer() -> None:
     """The example of the band gate: A A A B B C D and none."""
     counts = (3, 2, 1, 1, 1)
-    assert entropy(prompt("A", "AAABBCD.").sampled) == pytest.approx(
+    assert entropy(Counter(prompt("A", "AAABBCD.").sampled).values()) == pytest.approx(
         -sum(n / 8 * math.log(n / 8) for n in counts)
     )
-    assert entropy(prompt("A", "AAABBCD.").sampled) == pytest.approx(1.494, abs=1e-3)
-    assert entropy(prompt(".", "....").sampled) == 0
+    assert entropy(Counter(prompt("A", "AAABBCD.").sampled).values()) == pytest.approx(1.494, abs=1e-3)
+    assert entropy(Counter(prompt(".", "....").sampled).values()) == 0
 
 
 @pytest.mark.parametrize(
