@@ -13,7 +13,8 @@ rank waits.
 
 import argparse
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,23 @@ from megatron_coreward.requests import TRAINING, requests_for
 from megatron_coreward.rollout.engine import VllmEngine
 from megatron_coreward.types import GenerationRequest, Sampling, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize
+from megatron_coreward.utils.replaced import replaced
 
 PROMPT = 120
 
 
-class EndlessEngine(VllmEngine):
-    """Ignores EOS, so that every response has all its tokens."""
+@contextmanager
+def without_end() -> Iterator[None]:
+    """Engines ignore EOS, so that every response has all its tokens."""
+    sampling = VllmEngine._sampling_params
 
-    def _sampling_params(self, request: GenerationRequest, sampling: Sampling) -> Any:
-        params = super()._sampling_params(request, sampling)
+    def endless(*arguments: Any) -> Any:
+        params = sampling(*arguments)
         params.ignore_eos, params.stop_token_ids = True, []
         return params
+
+    with replaced(VllmEngine, _sampling_params=endless):
+        yield
 
 
 def bare(
@@ -100,7 +107,7 @@ def main() -> None:
         config = Config(model=ModelConfig(str(folder)))
         config.data.max_prompt_tokens, config.rollout.max_response_tokens = PROMPT, options.new_tokens
         config.rollout.memory_gb = 0.5
-        engine = EndlessEngine(config, str(folder), [], seed=1)
+        engine = VllmEngine(config, str(folder), [], seed=1)
         dist.barrier()  # all ranks have read the folder
     ways: dict[str, Callable[[], object]] = {"ours": lambda: engine.generate(requests, sampling)}
     if comm.world_size == 1:
@@ -111,7 +118,8 @@ def main() -> None:
     else:
         ways["one replica"] = lambda: one_replica(engine, requests, sampling, comm.rank)
         ratios, goals = {"one replica / ours": ("one replica", "ours")}, {"one replica / ours": "wall 1.9"}
-    found = paired({name: fresh(engine, work) for name, work in ways.items()}, options.repeats)
+    with without_end():
+        found = paired({name: fresh(engine, work) for name, work in ways.items()}, options.repeats)
     if comm.world_size > 1:
         found = {name: {"wall_s": series["wall_s"]} for name, series in found.items()}  # CPU is a rank's own
     kept = ("prompts", "samples", "new_tokens")

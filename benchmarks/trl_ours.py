@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.generate import without_end
 from benchmarks.memory import holdings
 from benchmarks.step_floor import Floor
 from megatron_coreward import train
 from megatron_coreward.rollout import engine
-from megatron_coreward.rollout.engine import VllmEngine
 from megatron_coreward.trainer import Trainer
 from megatron_coreward.utils.replaced import replaced
 
@@ -52,7 +52,7 @@ def settings(spec: dict[str, Any]) -> list[str]:
 def main() -> int:
     spec = json.loads(Path(sys.argv[1]).read_text())
     steps: list[dict[str, float]] = []
-    step, sampling, floor = Trainer.train_step, VllmEngine._sampling_params, Floor()
+    step, floor = Trainer.train_step, Floor()
 
     def timed(trainer: Trainer) -> Any:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -67,15 +67,10 @@ def main() -> int:
         assert lengths == {spec["new_tokens"]}, f"responses of {lengths} tokens"
         return result
 
-    def without_end(*arguments: Any) -> Any:
-        params = sampling(*arguments)
-        params.ignore_eos, params.stop_token_ids = True, []
-        return params
-
     block = spec["kv_block"] or engine.CPU_KV_BLOCK
     with (
         replaced(Trainer, train_step=timed),
-        replaced(VllmEngine, _sampling_params=without_end),
+        without_end(),
         replaced(engine, CPU_KV_BLOCK=block),
         floor.noting(),
     ):
