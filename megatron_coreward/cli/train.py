@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from megatron_coreward.coreward.rewards.registry import data_needs, with_options
-from megatron_coreward.data.prompts import evaluation_questions, pair_records
+from megatron_coreward.data.prompts import evaluation_questions, pair_records, probe_records
 from megatron_coreward.launch.options import TrainOptions, parse_train
 from megatron_coreward.preflight.checks import validate
 from megatron_coreward.utils.logging import exit_code, setup_logging
@@ -32,6 +32,7 @@ def start(options: TrainOptions) -> int | Callable[[], int]:
         # Every rank reads it again, with the tokenizer. Here it takes no torch: a wrong row is said at once.
         pair_records(config, **data_needs(with_options(config)))
         evaluation_questions(config)
+        probe_records(config)
     from megatron_coreward import train
 
     if options.dry_run:
