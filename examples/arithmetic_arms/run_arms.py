@@ -11,7 +11,6 @@ there, its run folder is not needed any more. Table and figure are drawn anew at
 """
 
 import argparse
-import hashlib
 import os
 import platform
 import signal
@@ -28,6 +27,7 @@ from rules import Protocol, Result, check_protocol, freeze
 from summarize_arms import write_summary
 from trees import changes_in, commit_of, tree_of
 
+from megatron_coreward.config.hf_files import fingerprint
 from megatron_coreward.utils.failures import print_error
 
 HERE = Path(__file__).resolve().parent
@@ -143,8 +143,7 @@ def origin(stage: str) -> dict[str, Any]:
 
 def start_models() -> dict[str, str]:
     """Task -> the beginning of the SHA-256 of its start model's weights."""
-    weights = {task: ROOT / model / "model.safetensors" for task, model in START_MODELS.items()}
-    return {task: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for task, path in weights.items()}
+    return {task: fingerprint(ROOT / model)[:16] for task, model in START_MODELS.items()}
 
 
 def estimate(done: Sequence[Result], left: int, jobs: int) -> str:

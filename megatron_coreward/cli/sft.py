@@ -10,7 +10,6 @@ docs/supervised.md.
 Exit codes: 0 done, 2 wrong input, 4 loss or gradient not finite, 1 anything else.
 """
 
-import hashlib
 import logging
 import os
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from shlex import quote
 
 from megatron_coreward.cli.train import gpus
+from megatron_coreward.config.hf_files import fingerprint
 from megatron_coreward.config.loading import to_yaml
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data.prompts import read_tokenizer
@@ -176,13 +176,3 @@ class _Figures:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 of the folder's weight files, in the order of their names; of a single file its own."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()

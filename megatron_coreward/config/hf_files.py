@@ -3,6 +3,7 @@
 Only safetensors are read: a pickle can run code. `option` is where the user gave the folder.
 """
 
+import hashlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -228,3 +229,13 @@ def some(names: Sequence[str]) -> str:
     """The first few names, and the number of others."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the folder's weight files, in the order of their names; of a single file its own."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()

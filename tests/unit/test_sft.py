@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from megatron_coreward.cli.main import main
-from megatron_coreward.cli.sft import fingerprint
+from megatron_coreward.config.hf_files import fingerprint
 from megatron_coreward.launch import ranks as launcher
 from megatron_coreward.launch.options import parse_sft
 from tests.support.models import tiny_model
