@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from megatron.core.extensions import transformer_engine as te
+from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.models.common.embeddings.rope_utils import fused_apply_rotary_pos_emb
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import layers as layers_module
@@ -20,6 +21,7 @@ from megatron.core.tensor_parallel.layers import (
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_coreward.actor.device import actor_device, compute_device
+from megatron_coreward.actor.model.cpu_kernels import rotary
 from megatron_coreward.actor.model.layers import block_spec
 from megatron_coreward.actor.model.packed_row import TokenRotary
 from megatron_coreward.actor.model.precision import LOCAL
@@ -85,17 +87,19 @@ def transformer_config(
 
 def fusions(precision: dict[str, Any]) -> dict[str, bool]:
     """What a GPU computes in one kernel: SwiGLU, with Transformer Engine the rotation of queries and keys,
-    and with Apex a weight's gradient and its sum. On a CPU SwiGLU is that of cpu_kernels.py, which Megatron
-    calls through the place that it names after Transformer Engine.
+    and with Apex a weight's gradient and its sum. On a CPU SwiGLU and rotation are those of cpu_kernels.py,
+    which Megatron calls through the places that it has for Transformer Engine's.
 
     Either SwiGLU keeps three values per token and MLP column for the backward pass instead of five.
     """
     on_gpu = torch.cuda.is_available()
     engine = precision["transformer_impl"] == "transformer_engine"
+    if not on_gpu:
+        rope_utils.fused_apply_rotary_pos_emb = rotary
     return {
         "bias_activation_fusion": on_gpu,
         "use_te_activation_func": not on_gpu,
-        "apply_rope_fusion": on_gpu and engine and fused_apply_rotary_pos_emb is not None,
+        "apply_rope_fusion": not on_gpu or (engine and fused_apply_rotary_pos_emb is not None),
         "gradient_accumulation_fusion": on_gpu and layers_module._grad_accum_fusion_available,
     }
 

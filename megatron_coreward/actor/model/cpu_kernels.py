@@ -1,9 +1,11 @@
-"""RMSNorm and SwiGLU for a CPU, where torch composes them of operators that each read and write memory.
+"""RMSNorm, SwiGLU and rotary embedding for a CPU, where they are composed of operators that each read and
+write memory.
 
-The forward pass writes its result and no other tensor of its size, and keeps only the input; the backward
-pass computes in the memory of the gradient that it returns. A GPU has kernels of its own for both.
+The forward pass writes its result and keeps only its input, the rotation not even that; the backward pass
+computes in the memory of the gradient that it returns. A GPU has kernels of its own for all three.
 
-Shape suffixes: h the size that is normalised, f the MLP's size on this rank; what comes before is free.
+Shape suffixes: h the size that is normalised, f the MLP's size on this rank, N tokens, H heads, D head size;
+what comes before is free.
 """
 
 from typing import Any
@@ -58,6 +60,31 @@ class _SwiGLU(torch.autograd.Function):
         return result
 
 
+class _Rotation(torch.autograd.Function):
+    """(x [N, 1, H, D], cosines and sines [N, 1, 1, D / 2]) -> x with its halves turned, [N, 1, H, D]."""
+
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(input, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        cos, sin = ctx.saved_tensors
+        return _turned(grad, cos, -sin), None, None
+
+
+def _turned(input: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = input.chunk(2, dim=-1)
+    output = torch.empty_like(input, memory_format=torch.contiguous_format)
+    output_first, output_second = output.chunk(2, dim=-1)
+    product = second * sin
+    torch.mul(first, cos, out=output_first).sub_(product)
+    torch.mul(second, cos, out=output_second).add_(torch.mul(first, sin, out=product))
+    return output
+
+
 def rms_norm(input: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """torch.nn.functional.rms_norm over the last dimension, [..., h]."""
     output: torch.Tensor = _RMSNorm.apply(input, weight, eps)
@@ -67,6 +94,17 @@ def rms_norm(input: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Ten
 def swiglu(input: torch.Tensor) -> torch.Tensor:
     """silu(gate) * value, [..., f], of the first and the second half of `input`, [..., 2f]."""
     output: torch.Tensor = _SwiGLU.apply(input)
+    return output
+
+
+def rotary(input: torch.Tensor, angles: torch.Tensor, interleaved: bool = False) -> torch.Tensor:
+    """Queries or keys [N, 1, H, D] turned by `angles` [N, 1, 1, D], whose halves are equal.
+
+    With the signature of Megatron's `fused_apply_rotary_pos_emb`, in whose place it stands on a CPU.
+    """
+    assert not interleaved, "no family of models here has interleaved halves"
+    half = angles[..., : angles.shape[-1] // 2]
+    output: torch.Tensor = _Rotation.apply(input, half.cos().to(input.dtype), half.sin().to(input.dtype))
     return output
 
 

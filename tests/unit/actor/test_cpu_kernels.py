@@ -1,4 +1,4 @@
-"""RMSNorm and SwiGLU of a CPU against what torch composes, and their gradients against finite differences."""
+"""RMSNorm, SwiGLU and rotation of a CPU against what torch composes, gradients against finite differences."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from megatron_coreward.actor.model.cpu_kernels import rms_norm, swiglu
+from megatron_coreward.actor.model.cpu_kernels import rms_norm, rotary, swiglu
 
 EPS = 1e-6
 ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
@@ -22,6 +22,13 @@ def composed_swiglu(x: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * value
 
 
+def composed_rotation(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """As Megatron composes it (rope_utils.py)."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
 def both(function: Callable, *inputs: torch.Tensor) -> list[torch.Tensor]:
     """Result and gradients of the inputs, for an upstream gradient that differs from value to value."""
     output = function(*inputs)
@@ -34,6 +41,8 @@ def test_gradients_are_those_of_finite_differences() -> None:
     heads = draw(5, 1, 3, 12)[..., :8]  # a view, as queries and keys are
     assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, EPS), (heads, draw(8, seed=1)))
     assert torch.autograd.gradcheck(swiglu, (draw(5, 1, 12),))
+    angles = draw(5, 1, 1, 4, seed=1).detach().repeat(1, 1, 1, 2)
+    assert torch.autograd.gradcheck(lambda x: rotary(x, angles), (heads,))
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
@@ -52,6 +61,19 @@ def test_norm_is_the_composed_one_to_rounding(shape: tuple[int, ...], dtype: tor
 def test_swiglu_is_the_composed_one_bit_by_bit(dtype: torch.dtype) -> None:
     x = draw(70, 1, 96, dtype=dtype)
     for one, other in zip(both(swiglu, x), both(composed_swiglu, x), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_rotation_is_the_composed_one_bit_by_bit(dtype: torch.dtype) -> None:
+    x = draw(70, 1, 9, 64, dtype=dtype)
+    half = torch.outer(torch.arange(70.0), torch.rand(16, generator=torch.Generator().manual_seed(2)))
+    angles = torch.cat((half, half), dim=-1)[:, None, None]
+
+    def of_a_view(rotation: Callable) -> list[torch.Tensor]:
+        return both(lambda x: rotation(x[:, :, 2:7, :32], angles), x)  # as queries are one of their product
+
+    for one, other in zip(of_a_view(rotary), of_a_view(composed_rotation), strict=True):
         assert torch.equal(one, other)
 
 
