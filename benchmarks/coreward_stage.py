@@ -6,16 +6,22 @@ r"""Time and traffic of the reward stage, compared with a loop over responses wi
 Responses are text of about `--tokens` tokens. The loop does what the reward manager of the authors' code
 does per item (find the last box, count strings per group, compare), in plain Python without its
 tokenizer.decode. Both run in this process, one after the other, so their ratio holds on any machine. Seconds
-are the best of `--repeats` runs, each with a fresh grader; with `--output` the typical answers alone are
-timed, in turns. Bytes are for ranks that hold one view of each pair, which is the worst placement.
+are the best of `--repeats` runs, each with a fresh grader. Bytes are for ranks that hold one view of each
+pair, which is the worst placement.
+
+With `--output` the typical answers alone are timed, in turns, new ones in each repeat with the grader of the
+last, as in the steps of a run. The authors' manager is then the loop and the decoding of every response, with
+the tokenizer of SmolLM2-135M-Instruct; our stage takes the text that vLLM has made while it generated.
 """
 
 import argparse
 import random
 import statistics
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +29,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import Record, paired
+from benchmarks.trl_line import model_folder
 from megatron_coreward.config.schema import Config
 from megatron_coreward.coreward.stage import CoRewardStage
+from megatron_coreward.data.prompts import load_tokenizer
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.phases.flops import useful_flops
 from megatron_coreward.planning.models import KNOWN
@@ -42,9 +50,9 @@ SENTENCE = (
 SPELLINGS = ["{n}", "{n}.0", "x={n}", r"\text{{{n}}}", r"\frac{{{m}}}{{2}}", "({n})", r"{n}\text{{ cm}}"]
 
 
-def typical(rng: random.Random, pair: int) -> str | None:
+def typical(rng: random.Random, pair: int, first: int = 0) -> str | None:
     """A majority in several spellings, a few wrong numbers, a few responses without an answer."""
-    n = 10 + pair
+    n = first + 10 + pair
     if rng.random() < 0.05:
         return None
     if rng.random() < 0.3:
@@ -121,33 +129,54 @@ def best_time(work: Callable[[], object], repeats: int) -> float:
 
 def stage_seconds(responses: Sequence[Response], workers: int, equality: str, repeats: int) -> float:
     """Best time with empty caches; starting the process of math-verify, where one is needed, is in it."""
-    return best_time(lambda: run_stage(responses, workers, equality), repeats)
+    return best_time(lambda: run_stage(Grader(equality, workers=workers), responses), repeats)
 
 
-def run_stage(responses: Sequence[Response], workers: int, equality: str) -> None:
-    grader = Grader(equality, workers=workers)
+def run_stage(grader: Grader, responses: Sequence[Response]) -> None:
     CoRewardStage(TorchCommunicator(), grader, Config())(responses)
     assert grader.timeouts == 0, "a comparison timed out: the time means nothing"
 
 
 def record(options: argparse.Namespace) -> Record:
-    responses = make_responses(options.pairs, options.samples, options.tokens, typical)
-    ways = {
-        "loop over strings": lambda: loop_over_items(responses),
-        "stage, exact": lambda: run_stage(responses, options.workers, "exact"),
-        "stage, math": lambda: run_stage(responses, options.workers, "math"),
+    """The row of the suite: a grader that has its process, and other answers in each repeat, as in a run."""
+    with tempfile.TemporaryDirectory() as name:
+        tokenizer = load_tokenizer(str(model_folder(options, Path(name))))
+    batches = [
+        make_responses(options.pairs, options.samples, options.tokens, partial(typical, first=1000 * number))
+        for number in range(options.repeats + 1)
+    ]
+    ids = [tokenizer(r.text, add_special_tokens=False)["input_ids"] for r in batches[0]]
+    graders = {equality: Grader(equality, workers=options.workers) for equality in ("exact", "math")}
+
+    def manager(responses: Sequence[Response]) -> None:
+        for response in ids:
+            tokenizer.decode(response, skip_special_tokens=True)
+        loop_over_items(responses)
+
+    works: dict[str, Callable[[Sequence[Response]], object]] = {
+        "the authors' manager": manager,
+        "its loop over strings alone": loop_over_items,
+        "stage, exact": partial(run_stage, graders["exact"]),
+        "stage, math": partial(run_stage, graders["math"]),
     }
-    settings = {"responses": len(responses), "tokens": options.tokens, "workers": options.workers}
-    ratios = {f"{kind} / loop": (f"stage, {kind}", "loop over strings") for kind in ("exact", "math")}
-    goals = {"exact / loop": "at most 1", "math / loop": "at most 2"}
-    found = paired(ways, options.repeats)
-    step = paper_step_seconds(len(responses), options.tokens)
+    found = paired({way: _with_next(work, batches) for way, work in works.items()}, options.repeats)
+    settings = {"responses": len(ids), "tokens": options.tokens, "workers": options.workers}
+    ratios = {f"{kind} / manager": (f"stage, {kind}", "the authors' manager") for kind in ("exact", "math")}
+    goals = {"exact / manager": "at most 1", "math / manager": "at most 2"}
+    step = paper_step_seconds(len(ids), options.tokens)
     share = statistics.median(found["stage, math"]["wall_s"]) / step
     notes = {
         f"least seconds of a step, {MODEL}, {GPUS} H100": round(step, 1),
         "stage, math by these (goal: under 0.01)": f"{share:.4f}",
     }
     return Record("reward", settings, found, ratios, goals, notes)
+
+
+def _with_next(
+    work: Callable[[Sequence[Response]], object], batches: Sequence[Sequence[Response]]
+) -> Callable[[], object]:
+    waiting = iter(batches)
+    return lambda: work(next(waiting))
 
 
 def paper_step_seconds(responses: int, tokens: int) -> float:
@@ -178,8 +207,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=3072)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--model", type=Path, help="folder of a tokenizer other than SmolLM2-135M-Instruct's")
+    parser.add_argument("--tiny", action="store_true", help="2 pairs and a toy's tokenizer")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()
+    if options.tiny:
+        options.pairs = 2
     if options.output:
         record(options).write(options.output)
         return

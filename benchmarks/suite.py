@@ -44,7 +44,7 @@ ROWS = (
         "reward",
         "reward stage, 2,048 x 900 tokens",
         (*PYTHON, REWARD, "--tokens", "900"),
-        ("--pairs", "2"),
+        ("--tiny",),
         short=True,
     ),
     Row("sync_tp2", "sync, TP2 on two ranks", (*TWO_RANKS, SYNC, "--tensor", "2"), TINY_SYNC),
