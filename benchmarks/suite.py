@@ -85,7 +85,13 @@ ROWS = (
         repeats=3,
     ),
     Row("generate", "generate against bare vLLM", (*PYTHON, GENERATE), ("--tiny",)),
-    Row("replicas", "generate: two replicas against one", (*TWO_RANKS, GENERATE), ("--tiny",)),
+    Row(
+        "replicas",
+        "generate: two replicas against one, 128 requests",
+        (*TWO_RANKS, GENERATE, "--prompts", "16"),
+        ("--tiny",),
+        repeats=3,
+    ),
     Row(
         "growth",
         "update by response length, P 120, G 8",
