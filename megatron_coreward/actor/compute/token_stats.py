@@ -147,8 +147,11 @@ class _TokenStats(torch.autograd.Function):
             grad_Cv = z_Cv.to(hidden_Th.dtype)
             torch.mm(grad_Cv, head.weight_vh, out=hidden_grad_Th[place])
             if weight_grad is not None:
-                product_vh = grad_Cv.T @ hidden_Th[place]
-                weight_grad[: shard.valid] += product_vh
+                sum_vh = weight_grad[: shard.valid]
+                if grad_Cv.dtype == sum_vh.dtype:
+                    sum_vh.addmm_(grad_Cv.T, hidden_Th[place])  # without a product of the weight's size
+                else:
+                    sum_vh += grad_Cv.T @ hidden_Th[place]
         dist.all_reduce(hidden_grad_Th, group=shard.group)
         weight_grad = None if weight_grad is None else weight_grad.to(weight.dtype)
         return hidden_grad_Th, weight_grad, None, None, None, None
