@@ -113,7 +113,9 @@ def test_another_model_is_refused(one: dict[str, Any], two: list[dict[str, Any]]
 
 def test_a_full_disk_leaves_what_was_there(two: list[dict[str, Any]], root: Path) -> None:
     assert "could not be written" in two[0]["full"] and "MiB free): rank 0: " in two[0]["full"]
-    assert two[1]["full"] == two[0]["full"], "every rank says why"
+    # Each rank looks at the disk for itself, and others write to it too.
+    said = [re.sub(r"\d+ MiB free", "N MiB free", rank["full"]) for rank in two]
+    assert said[1] == said[0], "every rank says why"
     assert two[0]["after_full"] == ["step_000002"]
     assert find_problem(root / "pp2/untied/step_000002") is None
     assert latest_checkpoint(root / "room_again", ALONE) is not None
