@@ -21,6 +21,7 @@ from megatron_coreward.families.mapping import (
     ExpertDown,
     ExpertGatedMLP,
     FusedQKV,
+    GatedMLP,
     Kind,
     Replicated,
     Split,
@@ -97,15 +98,44 @@ def join_shards(entry: Entry, shards: Mapping[int, Tensor], shape: ModelShape, t
     if len(shards) == tp_size or not kind.sharded:
         return merge(kind, [shards[tp_rank] for tp_rank in sorted(shards)], shape)
     assert not _cuts_heads(kind, shape, tp_size), "a part of the shards has no whole heads"
-    first = next(iter(shards.values()))
-    wholes = [first.new_empty(hf_shape) for hf_shape in hf_shapes(entry, shape, tp_size)]
-    own = replace(shape, heads=shape.heads // tp_size, kv_heads=shape.kv_heads // tp_size)
-    dim = cut_dimension(kind)
+    wholes = undefined(entry, next(iter(shards.values())), shape, tp_size)
     for tp_rank, shard in shards.items():
-        for index, (whole, piece) in enumerate(zip(wholes, merge(kind, [shard], own), strict=True)):
-            rows = actor_rows(kind, index, whole.shape[dim], shape, tp_rank, tp_size)
-            whole.narrow(dim, rows.start, len(rows)).copy_(piece.narrow(dim, 0, len(rows)))
+        fill(wholes, entry, tp_rank, shard, shape, tp_size)
     return wholes
+
+
+def undefined(entry: Entry, like: Tensor, shape: ModelShape, tp_size: int) -> list[Tensor]:
+    """Memory for the entry's whole tensors, of the type and on the device of `like`."""
+    return [like.new_empty(hf_shape) for hf_shape in hf_shapes(entry, shape, tp_size)]
+
+
+def fill(
+    wholes: list[Tensor], entry: Entry, tp_rank: int, shard: Tensor, shape: ModelShape, tp_size: int
+) -> None:
+    """Copies a TP rank's shard to its place in the whole tensors."""
+    own = replace(shape, heads=shape.heads // tp_size, kv_heads=shape.kv_heads // tp_size)
+    dim = cut_dimension(entry.mapping.kind)
+    places = places_of(wholes, entry, tp_rank, shape, tp_size)
+    for place, piece in zip(places, merge(entry.mapping.kind, [shard], own), strict=True):
+        place.copy_(piece.narrow(dim, 0, place.shape[dim]))
+
+
+def places_of(
+    wholes: list[Tensor], entry: Entry, tp_rank: int, shape: ModelShape, tp_size: int
+) -> list[Tensor]:
+    """Views of the whole tensors: the rows that are in the shard of a TP rank."""
+    kind = entry.mapping.kind
+    dim, places = cut_dimension(kind), []
+    for index, whole in enumerate(wholes):
+        rows = actor_rows(kind, index, whole.shape[dim], shape, tp_rank, tp_size)
+        places.append(whole.narrow(dim, rows.start, len(rows)))
+    return places
+
+
+def arrives_in_place(entry: Entry) -> bool:
+    """Whether the rows of a shard lie next to each other in the whole tensors, so that no copy is needed."""
+    kind = entry.mapping.kind
+    return isinstance(kind, Vocabulary | GatedMLP) or (isinstance(kind, Split) and kind.dim == 0)
 
 
 def _cuts_heads(kind: Kind, shape: ModelShape, tp_size: int) -> bool:

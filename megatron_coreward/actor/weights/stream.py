@@ -6,7 +6,8 @@ collects the parts of a layer before it takes them never collects more than one.
 
 The shards of a bucket are in flight together. Each is broadcast from where it lies to where it belongs,
 without being copied into a common buffer first: along the pipeline to the ranks with the same TP rank, then
-between the TP ranks, or for an expert between the ranks that share a layer's experts. What a rank holds
+between the TP ranks, or for an expert between the ranks that share a layer's experts. Between TP ranks that
+is the whole tensor itself, where its rows lie next to each other in it. What a rank holds
 itself is used in place, so on one rank nothing moves at all, and a tied head on the last of two stages saves
 the way of the embedding. Data-parallel replicas each serve themselves. No rank ever holds more of the full
 model, beside its own part, than one bucket.
@@ -19,6 +20,7 @@ wants whole tensors all the same, and takes its rows out of them; the other rows
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -29,12 +31,30 @@ from megatron_coreward.actor.device import compute_device
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.actor.weights.hf_writer import TensorSpec
 from megatron_coreward.actor.weights.load import Entry, LoadedModel, hf_shapes, local_entries
-from megatron_coreward.actor.weights.shares import EngineRank, join_shards, minimum_bytes, needed_shards
+from megatron_coreward.actor.weights.shares import (
+    EngineRank,
+    arrives_in_place,
+    fill,
+    join_shards,
+    minimum_bytes,
+    needed_shards,
+    places_of,
+    undefined,
+)
 from megatron_coreward.types import Traffic
 
 Bucket = list[Entry]
 Shards = dict[int, Tensor]
 """The shards of one parameter by TP rank."""
+
+
+@dataclass
+class Gathered:
+    """What this rank has of a parameter: shards, or the whole tensors where shards arrive in place."""
+
+    entry: Entry
+    shards: Shards
+    wholes: list[Tensor] | None = None
 
 
 class WeightExporter:
@@ -82,12 +102,14 @@ class WeightExporter:
         for bucket in self.buckets:
             gathered = self._gather(bucket, for_engine)
             while gathered:
-                yield from self._merged(*gathered.popleft(), for_engine)
+                yield from self._merged(gathered.popleft(), for_engine)
 
-    def _merged(self, entry: Entry, shards: Shards, for_engine: bool) -> Iterator[tuple[str, Tensor]]:
+    def _merged(self, gathered: Gathered, for_engine: bool) -> Iterator[tuple[str, Tensor]]:
         """A function of its own, so that nothing of one bucket is left when the next one is gathered."""
-        tensors = join_shards(entry, shards, self.shape, self.layout.tp_size)
-        shards.clear()
+        entry, tensors = gathered.entry, gathered.wholes
+        if tensors is None:
+            tensors = join_shards(entry, gathered.shards, self.shape, self.layout.tp_size)
+        gathered.shards.clear()
         yield from zip(entry.hf_names, tensors, strict=True)
         if for_engine and self.shape.tied and self._is_embedding(entry):
             yield self.shape.family.head, tensors[0]
@@ -127,18 +149,19 @@ class WeightExporter:
         return buckets
 
     @torch.no_grad()
-    def _gather(self, bucket: Bucket, for_engine: bool) -> deque[tuple[Entry, Shards]]:
+    def _gather(self, bucket: Bucket, for_engine: bool) -> deque[Gathered]:
         """Every entry's shards by TP rank: this rank's and the wanted ones."""
         sending: list[dist.Work] = []
         tp_rank = self.layout.tp_rank
-        gathered = deque((entry, {tp_rank: self._along_pipeline(entry, sending)}) for entry in bucket)
+        gathered = deque(Gathered(entry, {tp_rank: self._along_pipeline(entry, sending)}) for entry in bucket)
         _wait(sending)
-        for entry, shards in gathered:
+        for one in gathered:
+            entry = one.entry
             if entry.ep_rank is not None and self.layout.ep_size > 1:
-                self._between_ep_ranks(entry, shards[tp_rank], sending)
+                self._between_ep_ranks(entry, one.shards[tp_rank], sending)
             if self.layout.tp_size > 1 and entry.mapping.kind.sharded:
                 wanted = self._wanted[entry] if for_engine else range(self.layout.tp_size)
-                self._between_tp_ranks(entry, shards, wanted, sending)
+                self._between_tp_ranks(one, wanted, sending)
         _wait(sending)
         return gathered
 
@@ -161,17 +184,28 @@ class WeightExporter:
         sending.append(dist.broadcast(tensor, source, group=layout.ep_group, async_op=True))
         self._count(tensor, entry.ep_rank == layout.ep_rank, layout.ep_size)
 
-    def _between_tp_ranks(
-        self, entry: Entry, shards: Shards, wanted: Iterable[int], sending: list[dist.Work]
-    ) -> None:
+    def _between_tp_ranks(self, gathered: Gathered, wanted: Iterable[int], sending: list[dist.Work]) -> None:
         """Adds the wanted shards of the other TP ranks; they are there when `sending` is done."""
-        layout = self.layout
+        layout, entry, shards = self.layout, gathered.entry, gathered.shards
+        if arrives_in_place(entry):
+            wholes = gathered.wholes = undefined(entry, shards[layout.tp_rank], self.shape, layout.tp_size)
+            fill(wholes, entry, layout.tp_rank, shards[layout.tp_rank], self.shape, layout.tp_size)
+            for tp_rank in wanted:
+                for place in places_of(wholes, entry, tp_rank, self.shape, layout.tp_size):
+                    self._broadcast_over_tp(place, tp_rank, sending)
+            return
         for tp_rank in wanted:
             if tp_rank != layout.tp_rank:
                 shards[tp_rank] = self._room(entry)
-            shard, source = shards[tp_rank], layout.tp_global_rank(tp_rank)
-            sending.append(dist.broadcast(shard, source, group=layout.tp_group, async_op=True))
-            self._count(shard, tp_rank == layout.tp_rank, layout.tp_size)
+            self._broadcast_over_tp(shards[tp_rank], tp_rank, sending)
+
+    def _broadcast_over_tp(self, tensor: Tensor, source: int, sending: list[dist.Work]) -> None:
+        """From the TP rank `source`; nothing where the tensor has no elements."""
+        layout = self.layout
+        if tensor.numel():
+            work = dist.broadcast(tensor, layout.tp_global_rank(source), group=layout.tp_group, async_op=True)
+            sending.append(work)
+            self._count(tensor, source == layout.tp_rank, layout.tp_size)
 
     def _wanted_shards(self, entry: Entry) -> list[int]:
         """The TP ranks whose shards another rank of the tensor group needs; the same list on all of them."""
