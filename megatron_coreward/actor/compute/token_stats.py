@@ -1,12 +1,14 @@
 """Log-probabilities, entropies and self-certainty of tokens from hidden states, without keeping logits.
 
-The head's product is taken in chunks of tokens, and the backward pass takes it again: memory does not depend
-on tokens times vocabulary. The vocabulary is never gathered: each TP rank reduces its own columns to a
-maximum, sums and the target's logit, and one all-reduce of the maxima and one of the sums finish the job for
-all tokens. Columns that only pad the vocabulary for TP take no part. Logits are float32 and divided by the
-sampling temperature before anything else, because responses are drawn from that distribution.
+The head's product is taken in chunks of tokens, and the backward pass takes it again, but for the last chunk,
+which is kept: memory does not depend on tokens times vocabulary. The vocabulary is never gathered: each TP
+rank reduces its own columns to a maximum, sums and the target's logit, and one all-reduce of the maxima and
+one of the sums finish the job for all tokens. Columns that only pad the vocabulary for TP take no part.
+Logits are float32 and divided by the sampling temperature before anything else, because responses are drawn
+from that distribution.
 
-Shape suffixes: T tokens, C tokens of a chunk, h hidden size, v this rank's valid vocabulary columns.
+Shape suffixes: T tokens, C tokens of a chunk, B tokens of a block of it, h hidden size, v this rank's valid
+vocabulary columns.
 """
 
 import math
@@ -18,6 +20,9 @@ import torch
 import torch.distributed as dist
 
 from megatron_coreward.config.precision import HEAD_CHUNK_BYTES
+
+CACHED_BYTES = 2**20
+"""Of logits that a CPU works on at a time."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +62,49 @@ class _Head:
         self.weight_vh = weight[: shard.valid]
         self.rows = max(1, HEAD_CHUNK_BYTES // (4 * max(1, shard.valid)))
 
-    def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Places of a chunk and its logits, float32 [C, v], which the next chunk overwrites."""
-        hidden_Th, tokens = self.hidden_Th, len(self.hidden_Th)
-        shape = min(self.rows, tokens), len(self.weight_vh)
+    def chunks(self, end: int, memory_Cv: torch.Tensor | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Places of chunks of tokens before `end` and their logits, float32 [C, v], one after the other.
+
+        Only the first may be shorter than the others. Each takes the place of the one before it; `memory_Cv`
+        is where to put them, a chunk of an earlier call.
+        """
+        hidden_Th, dtype = self.hidden_Th, self.hidden_Th.dtype
+        shape = min(self.rows, end), len(self.weight_vh)
         # One buffer for all chunks: fresh memory would cost the CPU as much as the product.
-        product_Cv = hidden_Th.new_empty(shape)
-        z_Cv = product_Cv if product_Cv.dtype == torch.float32 else torch.empty_like(product_Cv).float()
-        for start in range(0, tokens, self.rows):
-            place = slice(start, min(start + self.rows, tokens))
-            count = place.stop - start
+        z_Cv = hidden_Th.new_empty(shape, dtype=torch.float32) if memory_Cv is None else memory_Cv
+        product_Cv = z_Cv if dtype == torch.float32 else torch.empty_like(z_Cv, dtype=dtype)
+        for stop in range((end - 1) % self.rows + 1, end + 1, self.rows):
+            place = slice(max(0, stop - self.rows), stop)
+            count = place.stop - place.start
             torch.mm(hidden_Th[place], self.weight_vh.T, out=product_Cv[:count])
             if z_Cv is not product_Cv:
                 z_Cv[:count].copy_(product_Cv[:count])
-            yield place, z_Cv[:count].div_(self.temperature)
+            if self.temperature != 1:
+                z_Cv[:count].div_(self.temperature)
+            yield place, z_Cv[:count]
 
     def mean_logits(self, vocab: int) -> torch.Tensor:
         """This rank's part of the mean over the vocabulary, float32 [T], by the sum of the head's rows."""
         row_sum_h = self.weight_vh.sum(0, dtype=torch.float32)
         return (self.hidden_Th.float() @ row_sum_h) / (self.temperature * vocab)
+
+
+def _blocks(place: slice, z_Cv: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """A chunk in blocks of tokens; on a CPU they are small enough to stay in its cache."""
+    rows = len(z_Cv) if z_Cv.is_cuda else max(1, CACHED_BYTES // (4 * z_Cv.shape[1]))
+    for start in range(0, len(z_Cv), rows):
+        part = z_Cv[start : start + rows]
+        yield slice(place.start + start, place.start + start + len(part)), part
+
+
+class _Kept(NamedTuple):
+    """The last chunk, whose product the backward pass need not take again."""
+
+    place: slice
+    z_Cv: torch.Tensor
+    """Logits less this rank's peak."""
+    lse_C: torch.Tensor
+    """Of these."""
 
 
 class _TokenStats(torch.autograd.Function):
@@ -95,21 +124,21 @@ class _TokenStats(torch.autograd.Function):
         here_T = (local_T >= 0) & (local_T < shard.valid)
         local_T = local_T.clamp(0, max(shard.valid - 1, 0))
         head = _Head(hidden_Th, weight, shard, temperature)
-        peak_T = torch.full_like(targets_T, -torch.inf, dtype=torch.float32)
-        total_T, target_T, weighted_T = (torch.zeros_like(peak_T) for _ in range(3))
+        own_peak_T = torch.full_like(targets_T, -torch.inf, dtype=torch.float32)
+        total_T, target_T, weighted_T = (torch.zeros_like(own_peak_T) for _ in range(3))
+        last: tuple[slice, torch.Tensor] | None = None
         exponentials = None
-        if shard.valid:
-            for place, z_Cv in head.chunks():
-                target_T[place] = z_Cv.gather(1, local_T[place, None])[:, 0].masked_fill_(~here_T[place], 0.0)
-                peak_C = z_Cv.amax(dim=-1)
-                peak_T[place] = peak_C
-                z_Cv -= peak_C[:, None]
-                exponentials = z_Cv.new_empty(z_Cv.shape) if exponentials is None else exponentials
-                e_Cv = torch.exp(z_Cv, out=exponentials[: len(z_Cv)])
-                total_T[place] = e_Cv.sum(-1)
+        for last in head.chunks(len(hidden_Th)) if shard.valid else ():
+            for place, z_Bv in _blocks(*last):
+                target_T[place] = z_Bv.gather(1, local_T[place, None])[:, 0].masked_fill_(~here_T[place], 0.0)
+                own_peak_T[place] = peak_B = z_Bv.amax(dim=-1)
+                z_Bv -= peak_B[:, None]
+                exponentials = torch.empty_like(z_Bv) if exponentials is None else exponentials
+                e_Bv = torch.exp(z_Bv, out=exponentials[: len(z_Bv)])
+                total_T[place] = e_Bv.sum(-1)
                 if measured:
-                    weighted_T[place] = e_Cv.mul_(z_Cv).sum(-1)
-        own_peak_T = peak_T.clone()
+                    weighted_T[place] = e_Bv.mul_(z_Bv).sum(-1)
+        peak_T = own_peak_T.clone()
         dist.all_reduce(peak_T, dist.ReduceOp.MAX, group=shard.group)
         shift_T = (own_peak_T - peak_T) if shard.valid else torch.zeros_like(peak_T)
         scale_T = shift_T.exp()
@@ -123,6 +152,7 @@ class _TokenStats(torch.autograd.Function):
         lse_T = peak_T + log_total_T
         ctx.save_for_backward(hidden_Th, weight, local_T, here_T, lse_T)
         ctx.shard, ctx.temperature = shard, temperature
+        ctx.kept = _Kept(*last, (log_total_T - shift_T)[last[0]]) if last else None
         if not measured:
             return target_T - lse_T, None, None
         weighted_T, mean_T = rest
@@ -140,21 +170,34 @@ class _TokenStats(torch.autograd.Function):
         hidden_grad_Th = torch.zeros_like(hidden_Th)
         # Chunks are added up in float32: in bfloat16 every one of them would round the sum.
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for place, z_Cv in head.chunks() if shard.valid else ():
-            grad_C = grad_T[place, None]
-            z_Cv.sub_(lse_T[place, None]).exp_().mul_(-grad_C)
-            z_Cv.scatter_add_(1, local_T[place, None], grad_C * here_T[place, None])
+        kept, ctx.kept = ctx.kept, None
+        for chunk, z_Cv, lse_C in _again(head, kept, lse_T):
+            for place, z_Bv in _blocks(chunk, z_Cv):
+                grad_B = grad_T[place, None]
+                z_Bv.sub_(lse_C[place.start - chunk.start : place.stop - chunk.start, None])
+                z_Bv.exp_().mul_(-grad_B)
+                z_Bv.scatter_add_(1, local_T[place, None], grad_B * here_T[place, None])
             grad_Cv = z_Cv.to(hidden_Th.dtype)
-            torch.mm(grad_Cv, head.weight_vh, out=hidden_grad_Th[place])
+            torch.mm(grad_Cv, head.weight_vh, out=hidden_grad_Th[chunk])
             if weight_grad is not None:
                 sum_vh = weight_grad[: shard.valid]
                 if grad_Cv.dtype == sum_vh.dtype:
-                    sum_vh.addmm_(grad_Cv.T, hidden_Th[place])  # without a product of the weight's size
+                    sum_vh.addmm_(grad_Cv.T, hidden_Th[chunk])  # without a product of the weight's size
                 else:
-                    sum_vh += grad_Cv.T @ hidden_Th[place]
+                    sum_vh += grad_Cv.T @ hidden_Th[chunk]
         dist.all_reduce(hidden_grad_Th, group=shard.group)
         weight_grad = None if weight_grad is None else weight_grad.to(weight.dtype)
         return hidden_grad_Th, weight_grad, None, None, None, None
+
+
+def _again(
+    head: _Head, kept: _Kept | None, lse_T: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """Every chunk's place, logits and their log-sum-exp: the kept one, then the others in its memory."""
+    if kept is not None:
+        yield kept
+        for place, z_Cv in head.chunks(kept.place.start, kept.z_Cv):
+            yield place, z_Cv, lse_T[place]
 
 
 def token_stats(

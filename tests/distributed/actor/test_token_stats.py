@@ -32,7 +32,8 @@ def draw(vocab: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def sharded_stats(rank: int) -> dict[tuple[int, int], list[torch.Tensor]]:
     """By vocabulary and TP size: the statistics, and the gradients of weighted log-probs."""
     found = {}
-    token_stats_module.HEAD_CHUNK_BYTES = 4 * 301 * 7  # 7 tokens, and one at the end
+    token_stats_module.HEAD_CHUNK_BYTES = 4 * 301 * 7  # 7 tokens, and fewer at the beginning
+    token_stats_module.CACHED_BYTES = 4 * 301 * 3
     for tp_size in TP_SIZES:
         group = dist.new_group(range(tp_size))
         for vocab in VOCABULARIES:
