@@ -21,13 +21,15 @@ from megatron.core.tensor_parallel.layers import (
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_coreward.actor.device import actor_device, compute_device
-from megatron_coreward.actor.model.cpu_kernels import rotary
+from megatron_coreward.actor.model.cpu_kernels import WeightGradients, rotary
 from megatron_coreward.actor.model.layers import block_spec
 from megatron_coreward.actor.model.packed_row import TokenRotary
 from megatron_coreward.actor.model.precision import LOCAL
 from megatron_coreward.actor.parallel import Layout
 from megatron_coreward.config.model_shape import ModelShape, layers_per_stage
 
+APEX = layers_module._grad_accum_fusion_available
+"""Whether Apex's sum of weight gradients is there."""
 RECOMPUTE: dict[str, dict[str, Any]] = {
     "none": {},
     "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
@@ -87,8 +89,8 @@ def transformer_config(
 
 def fusions(precision: dict[str, Any]) -> dict[str, bool]:
     """What a GPU computes in one kernel: SwiGLU, with Transformer Engine the rotation of queries and keys,
-    and with Apex a weight's gradient and its sum. On a CPU SwiGLU and rotation are those of cpu_kernels.py,
-    which Megatron calls through the places that it has for Transformer Engine's.
+    and with Apex a weight's gradient and its sum. On a CPU all three are those of cpu_kernels.py, which
+    Megatron calls through the places that it has for Transformer Engine's and Apex's.
 
     Either SwiGLU keeps three values per token and MLP column for the backward pass instead of five.
     """
@@ -96,11 +98,13 @@ def fusions(precision: dict[str, Any]) -> dict[str, bool]:
     engine = precision["transformer_impl"] == "transformer_engine"
     if not on_gpu:
         rope_utils.fused_apply_rotary_pos_emb = rotary
+        layers_module.fused_weight_gradient_mlp_cuda = WeightGradients
+        layers_module._grad_accum_fusion_available = True
     return {
         "bias_activation_fusion": on_gpu,
         "use_te_activation_func": not on_gpu,
         "apply_rope_fusion": not on_gpu or (engine and fused_apply_rotary_pos_emb is not None),
-        "gradient_accumulation_fusion": on_gpu and layers_module._grad_accum_fusion_available,
+        "gradient_accumulation_fusion": not on_gpu or APEX,
     }
 
 

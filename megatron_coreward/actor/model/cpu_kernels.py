@@ -1,8 +1,8 @@
-"""RMSNorm, SwiGLU and rotary embedding for a CPU, where they are composed of operators that each read and
-write memory.
+"""RMSNorm, SwiGLU, rotary embedding and the sum of weight gradients for a CPU, where they are composed of
+operators that each read and write memory.
 
 The forward pass writes its result and keeps only its input, the rotation not even that; the backward pass
-computes in the memory of the gradient that it returns. A GPU has kernels of its own for all three.
+computes in the memory of the gradient that it returns. A GPU has kernels of its own for all of them.
 
 Shape suffixes: h the size that is normalised, f the MLP's size on this rank, N tokens, H heads, D head size;
 what comes before is free.
@@ -106,6 +106,18 @@ def rotary(input: torch.Tensor, angles: torch.Tensor, interleaved: bool = False)
     half = angles[..., : angles.shape[-1] // 2]
     output: torch.Tensor = _Rotation.apply(input, half.cos().to(input.dtype), half.sin().to(input.dtype))
     return output
+
+
+class WeightGradients:
+    """Stands in for Apex's module `fused_weight_gradient_mlp_cuda` and has its function for float32 sums."""
+
+    @staticmethod
+    def wgrad_gemm_accum_fp32(input: torch.Tensor, grad: torch.Tensor, sum: torch.Tensor) -> None:
+        """Adds the gradient of a weight [out, in] to `sum`, from input [N, in] and gradient [N, out]."""
+        if input.dtype == sum.dtype:
+            sum.addmm_(grad.t(), input)  # without a product of the weight's size
+        else:
+            sum += grad.t() @ input
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

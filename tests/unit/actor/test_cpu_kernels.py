@@ -1,4 +1,4 @@
-"""RMSNorm, SwiGLU and rotation of a CPU against what torch composes, gradients against finite differences."""
+"""RMSNorm, SwiGLU, rotation and sums of a CPU against what torch composes and against finite differences."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from megatron_coreward.actor.model.cpu_kernels import rms_norm, rotary, swiglu
+from megatron_coreward.actor.model.cpu_kernels import WeightGradients, rms_norm, rotary, swiglu
 
 EPS = 1e-6
 ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
@@ -85,3 +85,13 @@ def test_only_inputs_are_kept() -> None:
         swiglu(x)
     large = [tensor for tensor in kept if tensor.numel() >= x.numel()]
     assert {tensor.data_ptr() for tensor in large} == {x.data_ptr()}
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_a_weight_gradient_is_added_to_the_sum(dtype: torch.dtype) -> None:
+    with torch.no_grad():
+        input, grad = draw(7, 5, dtype=dtype), draw(7, 3, dtype=dtype, seed=1)
+        total = torch.ones(3, 5)
+        WeightGradients.wgrad_gemm_accum_fp32(input, grad, total)
+        expected = 1 + grad.double().t() @ input.double()
+    torch.testing.assert_close(total.double(), expected, rtol=0, atol=4 * ROUNDING[dtype])
