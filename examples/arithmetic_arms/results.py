@@ -5,7 +5,6 @@ the task `wordings` question 2i is the plain and 2i + 1 the hard wording of prob
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from rules import Result, chosen_checkpoint
 from megatron_coreward.evaluation.health import first_alarms
 from megatron_coreward.reporting.changes import read_scores
 from megatron_coreward.utils.bootstrap import pass_at_k
+from megatron_coreward.utils.folders import publish_file, temporary_name
 from megatron_coreward.utils.metrics import read_metrics
 from megatron_coreward.utils.run_names import EVALUATIONS
 
@@ -103,9 +103,9 @@ def _validation(folder: Path) -> dict[str, list[Any]]:
 def write_result(result: Result, path: Path) -> None:
     """The file appears when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
+    unfinished = temporary_name(path)
     unfinished.write_text(json.dumps(result) + "\n")
-    os.replace(unfinished, path)
+    publish_file(unfinished, path)
 
 
 def read_results(folder: Path) -> list[Result]:

@@ -12,7 +12,6 @@ there, its run folder is not needed any more. Table and figure are drawn anew at
 
 import argparse
 import os
-import platform
 import signal
 import sys
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from trees import changes_in, commit_of, tree_of
 
 from megatron_coreward.config.hf_files import fingerprint
 from megatron_coreward.utils.failures import print_error
+from megatron_coreward.utils.versions import processor
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -138,7 +138,7 @@ def origin(stage: str) -> dict[str, Any]:
     commit = commit_of(ROOT)
     if stage == QUICK and changes_in(ROOT):
         commit += "+changes"
-    return {"commit": commit, "processor": _processor(), "torch": version("torch")}
+    return {"commit": commit, "processor": processor(), "torch": version("torch")}
 
 
 def start_models() -> dict[str, str]:
@@ -164,13 +164,6 @@ def _show(done: Sequence[Result], todo: Sequence[Run], jobs: int) -> None:
     for run in todo:
         say(f"missing  {run.name}")
     say(estimate(done, len(todo), jobs))
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 if __name__ == "__main__":
