@@ -20,18 +20,26 @@ from benchmarks.record import Record, Series
 
 SEPARATE = {"changes": ["optimizer.share_prompts=false"]}
 UNPACKED = {"changes": ["optimizer.micro_batch_tokens=1"]}
+EAGER = {"changes": ["rollout.enforce_eager=true"]}
+PLAIN = {"changes": ["optimizer.distributed=false"]}
 LARGE_BLOCKS = {"kv_block": 128}
 WAYS: dict[str, Mapping[str, Any]] = {
     "all levers": {},
     "without shared prompts": SEPARATE,
     "KV blocks of 128 (vLLM's own)": LARGE_BLOCKS,
     "without packing": UNPACKED,
-    "all off": {"changes": SEPARATE["changes"] + UNPACKED["changes"], **LARGE_BLOCKS},
+    "vLLM not compiled": EAGER,
+    "all of the optimizer's state on each rank": PLAIN,
+    "all off": {
+        "changes": [change for off in (SEPARATE, UNPACKED, EAGER, PLAIN) for change in off["changes"]],
+        **LARGE_BLOCKS,
+    },
 }
 
 
 def run(change: Mapping[str, Any], spec: dict[str, Any]) -> Series:
-    return trl_line.run_ours(spec | dict(change))
+    changes = spec["changes"] + change.get("changes", [])
+    return trl_line.run_ours(spec | dict(change) | {"changes": changes})
 
 
 def main() -> None:
@@ -42,7 +50,7 @@ def main() -> None:
         ways = {way: partial(run, change) for way, change in WAYS.items()}
         found = trl_line.in_turns(ways, spec, options.repeats, console)
     whole, *others = found
-    kept = ("questions", "views", "samples", "new_tokens", "kl_coef", "rows")
+    kept = ("questions", "views", "samples", "new_tokens", "kl_coef", "rows", "changes")
     record = Record(
         row="ablation",
         settings={"model": model.name} | {name: spec[name] for name in kept},

@@ -105,7 +105,7 @@ def main() -> None:
         "floor": series_of(steps, "floor_"),
         "generate alone": {"wall_s": generated},
     }
-    kept = ("questions", "views", "samples", "new_tokens", "kl_coef", "rows")
+    kept = ("questions", "views", "samples", "new_tokens", "kl_coef", "rows", "changes")
     record = Record(
         row="floor",
         settings={"model": model.name} | {name: spec[name] for name in kept},

@@ -166,8 +166,9 @@ class RolloutConfig:
     model_runner: Literal["auto", "v1", "v2"] = "auto"
     """The part of vLLM that runs the model; auto: as vLLM chooses (v2 on GPUs, v1 on a CPU)."""
     enforce_eager: bool | Literal["auto"] = "auto"
-    """Run vLLM without CUDA graphs, which is slower and takes less memory. auto: with them on GPUs; there are
-    none on CPU."""
+    """Run vLLM operator by operator, which is slower, takes less memory and starts at once. auto: on a CPU;
+    on GPUs compiled, with CUDA graphs. false on a CPU compiles, too: one to two minutes at the start, a C++
+    compiler, for long runs."""
 
     @property
     def drawn(self) -> int:

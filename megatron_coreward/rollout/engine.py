@@ -241,6 +241,7 @@ def engine_arguments(
     config: Config, model_path: str, max_model_len: int, seed: int, *, on_gpu: bool
 ) -> dict[str, Any]:
     """vLLM's EngineArgs of a run."""
+    eager = config.rollout.enforce_eager
     arguments: dict[str, Any] = {
         "model": model_path,
         "dtype": resolve_dtype(config.model.dtype, on_gpu=on_gpu),
@@ -248,7 +249,7 @@ def engine_arguments(
         "distributed_executor_backend": "external_launcher",
         "tensor_parallel_size": config.rollout.tensor_parallel_size,
         "max_model_len": max_model_len,
-        "enforce_eager": config.rollout.enforce_eager is True or not on_gpu,
+        "enforce_eager": not on_gpu if eager == "auto" else eager,
         "enable_prefix_caching": True,
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",  # the folder's own would add stop tokens and penalties
