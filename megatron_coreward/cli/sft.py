@@ -22,6 +22,7 @@ from shlex import quote
 from megatron_coreward.cli.train import gpus
 from megatron_coreward.config.hf_files import fingerprint
 from megatron_coreward.config.loading import to_yaml
+from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.schema import Config
 from megatron_coreward.data.prompts import read_tokenizer
 from megatron_coreward.data.sampler import PairSampler
@@ -29,6 +30,7 @@ from megatron_coreward.data.supervised import Example, build_examples, example_t
 from megatron_coreward.launch.options import TrainOptions, parse_sft
 from megatron_coreward.preflight.checks import validate
 from megatron_coreward.preflight.files import (
+    check_export_space,
     check_token_ids,
     check_transformers_reads,
     check_weights,
@@ -50,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def start(options: TrainOptions) -> int | Callable[[], int]:
     """Raises ValueError for what can be found wrong before a rank starts."""
     config, ranks = options.config(), options.ranks or gpus() or 1
-    _check(config)
-    validate(config, ranks)
+    _check(config, ranks)
     example_texts(config)
     if ranks == 1:
         return prepare(options)
@@ -61,8 +62,8 @@ def start(options: TrainOptions) -> int | Callable[[], int]:
     return partial(start_ranks, ranks, "megatron_coreward.cli.main", arguments, 0)
 
 
-def _check(config: Config) -> None:
-    """Raises ValueError for what a run without labels may do and this one cannot."""
+def _check(config: Config, world_size: int) -> ModelShape:
+    """The model's shape. Raises ValueError also for what a run without labels may do and this one cannot."""
     if config.run.resume or config.run.auto_resume:
         raise ValueError(
             "run.resume and run.auto_resume must be false: supervised training leaves no checkpoints. Start "
@@ -86,6 +87,9 @@ def _check(config: Config) -> None:
             f"run.output_dir is {config.run.output_dir!r}, which holds a run already ({', '.join(marks)}). "
             "Choose another one: supervised training cannot go on where it was stopped."
         )
+    shape = validate(config, world_size)
+    check_export_space(config, shape)
+    return shape
 
 
 def prepare(options: TrainOptions) -> Callable[[], int]:
@@ -98,9 +102,8 @@ def prepare(options: TrainOptions) -> Callable[[], int]:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     config = options.config()
     setup_logging(rank)
-    _check(config)
     choose_device()
-    shape = validate(config, world_size)
+    shape = _check(config, world_size)
     check_machine(config, this_machine(), os.environ)
     check_weights(shape)
     config = at(shape.folder, config)

@@ -22,7 +22,7 @@ from megatron_coreward.config.hf_weights import (
 from megatron_coreward.config.model_shape import ModelShape
 from megatron_coreward.config.precision import resolve_dtype
 from megatron_coreward.config.schema import Config
-from megatron_coreward.preflight.costs import GIB, batch_arithmetic, disk
+from megatron_coreward.preflight.costs import GIB, PRECISIONS, batch_arithmetic, count_parameters, disk
 from megatron_coreward.utils.run_names import CHECKPOINTS
 
 _MARGIN = 0.95
@@ -101,6 +101,19 @@ def check_free_space(config: Config, shape: ModelShape, world_size: int, pairs: 
             f"run.output_dir is {str(output)!r}, where {free / GIB:.3g} GiB are free, but checkpoints and "
             f"the export take at least {needed / GIB:.3g} GiB ({usage['one checkpoint'] / GIB:.3g} GiB each)."
             " Free space, choose another folder, or keep fewer (checkpoint.keep_last, keep_every, keep_best)."
+        )
+
+
+def check_export_space(config: Config, shape: ModelShape) -> None:
+    """Raises ValueError if the Hugging Face folder that is written at the end cannot fit on the disk."""
+    types = {resolve_dtype(config.model.dtype, on_gpu=gpu) for gpu in (False, True)}
+    needed = count_parameters(shape) * min(PRECISIONS[dtype].weight for dtype in types)
+    output = Path(config.run.output_dir)
+    free = free_space(output)
+    if _MARGIN * needed > free:
+        raise ValueError(
+            f"run.output_dir is {str(output)!r}, where {free / GIB:.3g} GiB are free, but the export takes "
+            f"at least {needed / GIB:.3g} GiB. Free space, or choose another folder."
         )
 
 

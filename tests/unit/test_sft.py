@@ -10,6 +10,7 @@ from megatron_coreward.cli.main import main
 from megatron_coreward.config.hf_files import fingerprint
 from megatron_coreward.launch import ranks as launcher
 from megatron_coreward.launch.options import parse_sft
+from megatron_coreward.preflight import files
 from tests.support.models import tiny_model
 
 
@@ -50,6 +51,12 @@ def test_what_is_wrong_is_one_line_before_a_rank_starts(given, message, words, t
     assert main([*words, *(word.replace("FOLDER", str(tmp_path)) for word in given)]) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1 and message in line
+
+
+def test_a_folder_that_will_not_fit_is_refused(words, capsys, monkeypatch):
+    monkeypatch.setattr(files, "free_space", lambda _: 1000)
+    assert main(words) == 2
+    assert "where 9.31e-07 GiB are free, but the export takes at least" in capsys.readouterr().err
 
 
 def test_each_rank_gets_the_command_and_its_words(words, monkeypatch):
