@@ -21,7 +21,6 @@ from benchmarks.record import Record, Series
 SEPARATE = {"changes": ["optimizer.share_prompts=false"]}
 UNPACKED = {"changes": ["optimizer.micro_batch_tokens=1"]}
 EAGER = {"changes": ["rollout.enforce_eager=true"]}
-PLAIN = {"changes": ["optimizer.distributed=false"]}
 LARGE_BLOCKS = {"kv_block": 128}
 WAYS: dict[str, Mapping[str, Any]] = {
     "all levers": {},
@@ -29,9 +28,8 @@ WAYS: dict[str, Mapping[str, Any]] = {
     "KV blocks of 128 (vLLM's own)": LARGE_BLOCKS,
     "without packing": UNPACKED,
     "vLLM not compiled": EAGER,
-    "all of the optimizer's state on each rank": PLAIN,
     "all off": {
-        "changes": [change for off in (SEPARATE, UNPACKED, EAGER, PLAIN) for change in off["changes"]],
+        "changes": [change for off in (SEPARATE, UNPACKED, EAGER) for change in off["changes"]],
         **LARGE_BLOCKS,
     },
 }
