@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+from megatron_coreward.actor.model.cpu_kernels import add_weight_gradient
 from megatron_coreward.config.precision import HEAD_CHUNK_BYTES
 
 CACHED_BYTES = 2**20
@@ -180,11 +181,7 @@ class _TokenStats(torch.autograd.Function):
             grad_Cv = z_Cv.to(hidden_Th.dtype)
             torch.mm(grad_Cv, head.weight_vh, out=hidden_grad_Th[chunk])
             if weight_grad is not None:
-                sum_vh = weight_grad[: shard.valid]
-                if grad_Cv.dtype == sum_vh.dtype:
-                    sum_vh.addmm_(grad_Cv.T, hidden_Th[chunk])  # without a product of the weight's size
-                else:
-                    sum_vh += grad_Cv.T @ hidden_Th[chunk]
+                add_weight_gradient(hidden_Th[chunk], grad_Cv, weight_grad[: shard.valid])
         dist.all_reduce(hidden_grad_Th, group=shard.group)
         weight_grad = None if weight_grad is None else weight_grad.to(weight.dtype)
         return hidden_grad_Th, weight_grad, None, None, None, None

@@ -108,16 +108,18 @@ def rotary(input: torch.Tensor, angles: torch.Tensor, interleaved: bool = False)
     return output
 
 
+def add_weight_gradient(input: torch.Tensor, grad: torch.Tensor, sum: torch.Tensor) -> None:
+    """Adds the gradient of a weight [out, in] to `sum`, from input [N, in] and gradient [N, out]."""
+    if input.dtype == sum.dtype:
+        sum.addmm_(grad.t(), input)  # without a product of the weight's size
+    else:
+        sum += grad.t() @ input
+
+
 class WeightGradients:
     """Stands in for Apex's module `fused_weight_gradient_mlp_cuda` and has its function for float32 sums."""
 
-    @staticmethod
-    def wgrad_gemm_accum_fp32(input: torch.Tensor, grad: torch.Tensor, sum: torch.Tensor) -> None:
-        """Adds the gradient of a weight [out, in] to `sum`, from input [N, in] and gradient [N, out]."""
-        if input.dtype == sum.dtype:
-            sum.addmm_(grad.t(), input)  # without a product of the weight's size
-        else:
-            sum += grad.t() @ input
+    wgrad_gemm_accum_fp32 = staticmethod(add_weight_gradient)
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
