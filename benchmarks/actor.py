@@ -40,6 +40,7 @@ from megatron_coreward.config.schema import Config
 from megatron_coreward.phases.flops import training_flops
 from megatron_coreward.types import ScoredResponse, View
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize
+from megatron_coreward.utils.memory import keep_freed_memory
 from tests.support.models import tiny_model
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -129,6 +130,9 @@ def config_of(model: Path, impl: str, tokens: int, recompute: str, *more: str) -
 
 
 def policy_of(config: Config) -> MegatronPolicy:
+    """A policy in a process like that of `coreward train`."""
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     layout = parallel.initialize(config.parallel)
     return MegatronPolicy(config, layout, TorchCommunicator(), total_updates=100)
 

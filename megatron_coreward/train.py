@@ -72,6 +72,7 @@ from megatron_coreward.types import QuestionPair, View
 from megatron_coreward.utils.distributed import choose_device, require_same, shutdown
 from megatron_coreward.utils.failures import NOT_FINITE, STOPPED, Failure
 from megatron_coreward.utils.logging import exit_code, repeated_warnings, setup_logging
+from megatron_coreward.utils.memory import keep_freed_memory
 from megatron_coreward.utils.run_names import CHECKPOINTS, HF_EXPORT
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def prepare(options: TrainOptions) -> int | Callable[[], int]:
     logger.info("checking the configuration, the data and the model's files")
     if options.dry_run:
         return dry_run(config, rank, world_size)
-    choose_device()
+    if choose_device() is None:
+        keep_freed_memory()
     shape = validate(config, world_size)
     check_memory_settings(config.memory)
     check_machine(config, this_machine(), os.environ)

@@ -98,11 +98,13 @@ def prepare(options: TrainOptions) -> Callable[[], int]:
     from megatron_coreward.config.precision import check_machine
     from megatron_coreward.run.start import at, claim, join
     from megatron_coreward.utils.distributed import choose_device, shutdown
+    from megatron_coreward.utils.memory import keep_freed_memory
 
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     config = options.config()
     setup_logging(rank)
-    choose_device()
+    if choose_device() is None:
+        keep_freed_memory()
     shape = _check(config, world_size)
     check_machine(config, this_machine(), os.environ)
     check_weights(shape)

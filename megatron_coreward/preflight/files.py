@@ -90,30 +90,36 @@ def check_free_space(config: Config, shape: ModelShape, world_size: int, pairs: 
     folder's checkpoints take already counts as free, since they are replaced.
     """
     batch = batch_arithmetic(config, world_size, pairs)
-    types = {resolve_dtype(config.model.dtype, on_gpu=gpu) for gpu in (False, True)}
-    usage = min((disk(config, shape, batch, dtype) for dtype in types), key=lambda one: one["one checkpoint"])
-    needed = usage["checkpoints kept"] + usage["final export"]
+    usages = (disk(config, shape, batch, dtype) for dtype in _possible_types(config))
+    usage = min(usages, key=lambda one: one["one checkpoint"])
     output = Path(config.run.output_dir)
-    present = sum(file.stat().st_size for file in (output / CHECKPOINTS).rglob("*") if file.is_file())
-    free = free_space(output)
-    if _MARGIN * needed > free + present:
-        raise ValueError(
-            f"run.output_dir is {str(output)!r}, where {free / GIB:.3g} GiB are free, but checkpoints and "
-            f"the export take at least {needed / GIB:.3g} GiB ({usage['one checkpoint'] / GIB:.3g} GiB each)."
-            " Free space, choose another folder, or keep fewer (checkpoint.keep_last, keep_every, keep_best)."
-        )
+    _refuse_full_disk(
+        output,
+        needed=usage["checkpoints kept"] + usage["final export"],
+        replaced=sum(file.stat().st_size for file in (output / CHECKPOINTS).rglob("*") if file.is_file()),
+        what="checkpoints and the export take",
+        advice=f"choose another folder, or keep fewer checkpoints of {usage['one checkpoint'] / GIB:.3g} GiB "
+        "(checkpoint.keep_last, keep_every, keep_best)",
+    )
 
 
 def check_export_space(config: Config, shape: ModelShape) -> None:
     """Raises ValueError if the Hugging Face folder that is written at the end cannot fit on the disk."""
-    types = {resolve_dtype(config.model.dtype, on_gpu=gpu) for gpu in (False, True)}
-    needed = count_parameters(shape) * min(PRECISIONS[dtype].weight for dtype in types)
+    needed = count_parameters(shape) * min(PRECISIONS[dtype].weight for dtype in _possible_types(config))
     output = Path(config.run.output_dir)
+    _refuse_full_disk(output, needed, what="the export takes", advice="or choose another folder")
+
+
+def _possible_types(config: Config) -> set[str]:
+    return {resolve_dtype(config.model.dtype, on_gpu=gpu) for gpu in (False, True)}
+
+
+def _refuse_full_disk(output: Path, needed: float, *, what: str, advice: str, replaced: int = 0) -> None:
     free = free_space(output)
-    if _MARGIN * needed > free:
+    if _MARGIN * needed > free + replaced:
         raise ValueError(
-            f"run.output_dir is {str(output)!r}, where {free / GIB:.3g} GiB are free, but the export takes "
-            f"at least {needed / GIB:.3g} GiB. Free space, or choose another folder."
+            f"run.output_dir is {str(output)!r}, where {free / GIB:.3g} GiB are free, but {what} at least "
+            f"{needed / GIB:.3g} GiB. Free space, {advice}."
         )
 
 

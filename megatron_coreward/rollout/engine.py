@@ -6,8 +6,9 @@ for a single rank. The log-probs are those of the distribution that was sampled 
 (`processed_logprobs`): vLLM's default ignores it.
 
 On CPU in float32 at rollout TP1 a request's response depends on its prompt and seed only, not on what else
-is drawn with it, in which order (the longest expected first) nor on the number of replicas. Elsewhere
-kernels may round differently from batch to batch, and responses are equal in distribution.
+is drawn with it, in which order (the longest expected first) nor on the number of replicas; seen with eager
+execution, which is the default there. Elsewhere kernels may round differently from batch to batch, and
+responses are equal in distribution.
 """
 
 import logging

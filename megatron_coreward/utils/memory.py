@@ -2,15 +2,20 @@
 
 import contextlib
 import ctypes
+import logging
+import os
 import resource
 from pathlib import Path
 
 import torch
 
+logger = logging.getLogger(__name__)
+
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 """See proc(5)."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER = -1
 """See mallopt(3)."""
 
 
@@ -18,13 +23,16 @@ def keep_freed_memory() -> None:
     """From now on this process keeps the host memory that it frees and uses it for the next tensor.
 
     glibc returns large blocks to the system, and each new one costs a page fault per 4 KiB, which takes as
-    long as reading a tensor into it. For programs that make one tensor after the other and little else.
-    With another C library nothing changes.
+    long as reading a tensor into it. For programs that make one tensor after the other, on a CPU. Who has set
+    one of glibc's variables keeps that choice; with another C library nothing changes.
     """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
     with contextlib.suppress(OSError, TypeError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
         libc.mallopt(_M_MMAP_MAX, 0)
+        logger.info("memory that this process frees stays reserved for its next tensors (mallopt)")
 
 
 class PeakMemory:

@@ -19,3 +19,4 @@ def test_a_compiled_engine_takes_new_weights(apprentice: Path, tmp_path: Path) -
     assert result.returncode == 0, result.stdout
     steps = [record for record in read_metrics(tmp_path / "run") if "mismatch/max_abs" in record]
     assert len(steps) == 3 and all(record["mismatch/max_abs"] < 1e-3 for record in steps)
+    assert steps[0]["policy/grad_norm"] > 0  # there were new weights

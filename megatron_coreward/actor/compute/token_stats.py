@@ -169,8 +169,7 @@ class _TokenStats(torch.autograd.Function):
         grad_T = grad_T / ctx.temperature
         head = _Head(hidden_Th, weight, shard, ctx.temperature)
         hidden_grad_Th = torch.zeros_like(hidden_Th)
-        # Chunks are added up in float32: in bfloat16 every one of them would round the sum.
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        sum_vh = _gradient_sum(weight) if ctx.needs_input_grad[1] else None
         kept, ctx.kept = ctx.kept, None
         for chunk, z_Cv, lse_C in _again(head, kept, lse_T):
             for place, z_Bv in _blocks(chunk, z_Cv):
@@ -180,11 +179,37 @@ class _TokenStats(torch.autograd.Function):
                 z_Bv.scatter_add_(1, local_T[place, None], grad_B * here_T[place, None])
             grad_Cv = z_Cv.to(hidden_Th.dtype)
             torch.mm(grad_Cv, head.weight_vh, out=hidden_grad_Th[chunk])
-            if weight_grad is not None:
-                add_weight_gradient(hidden_Th[chunk], grad_Cv, weight_grad[: shard.valid])
+            if sum_vh is not None:
+                add_weight_gradient(hidden_Th[chunk], grad_Cv, sum_vh[: shard.valid])
         dist.all_reduce(hidden_grad_Th, group=shard.group)
-        weight_grad = None if weight_grad is None else weight_grad.to(weight.dtype)
+        weight_grad = None if sum_vh is None else _handed_on(weight, sum_vh)
         return hidden_grad_Th, weight_grad, None, None, None, None
+
+
+def _gradient_sum(weight: torch.Tensor) -> torch.Tensor:
+    """Where to add up the weight's gradient, in float32: in bfloat16 every chunk would round the sum.
+
+    That is Megatron's own sum over micro-batches where the weight has one, else fresh memory.
+    """
+    main_grad: torch.Tensor | None = getattr(weight, "main_grad", None)
+    if main_grad is not None and main_grad.dtype == torch.float32:
+        return main_grad
+    return torch.zeros_like(weight, dtype=torch.float32)
+
+
+def _handed_on(weight: torch.Tensor, sum_vh: torch.Tensor) -> torch.Tensor | None:
+    """What autograd gets as the weight's gradient.
+
+    If `sum_vh` is Megatron's own sum, nothing is left to hand on, as after Megatron's own linear layers: its
+    hook wants to find a tensor all the same, whose values it does not read. A weight that is the embedding,
+    too, gets the embedding's gradient, which the hook adds.
+    """
+    if sum_vh is not getattr(weight, "main_grad", None):
+        return sum_vh.to(weight.dtype)
+    if getattr(weight, "zero_out_wgrad", False):
+        return None
+    weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
+    return torch.empty_like(weight)
 
 
 def _again(

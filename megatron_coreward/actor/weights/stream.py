@@ -6,11 +6,11 @@ collects the parts of a layer before it takes them never collects more than one.
 
 The shards of a bucket are in flight together. Each is broadcast from where it lies to where it belongs,
 without being copied into a common buffer first: along the pipeline to the ranks with the same TP rank, then
-between the TP ranks, or for an expert between the ranks that share a layer's experts. Between TP ranks that
-is the whole tensor itself, where its rows lie next to each other in it. What a rank holds
-itself is used in place, so on one rank nothing moves at all, and a tied head on the last of two stages saves
-the way of the embedding. Data-parallel replicas each serve themselves. No rank ever holds more of the full
-model, beside its own part, than one bucket.
+between the TP ranks, or for an expert between the ranks that share a layer's experts. Where a shard's rows lie
+next to each other in the whole tensor, it arrives between the TP ranks in that tensor itself. What a rank
+holds itself is used in place, so on one rank nothing moves at all, and a tied head on the last of two stages
+saves the way of the embedding. Data-parallel replicas each serve themselves. No rank ever holds more of the
+full model, beside its own part, than one bucket.
 
 For the engine a shard stays where it is if no vLLM rank of the tensor group takes a row of it
 (shares.py): with the same tensor-parallel size on both sides nothing travels between TP ranks. vLLM

@@ -54,6 +54,7 @@ def stats_of_group(rank: int, vocab: int, tp_size: int, group: dist.ProcessGroup
     (stats.logps * weights_of(targets_T)).sum().backward()
     gradients = [torch.empty_like(mine_vh) for _ in range(tp_size)]
     dist.all_gather(gradients, mine_vh.grad, group=group)
+    check_megatrons_sum(hidden_Th.detach(), mine_vh, targets_T, shard)
     with torch.no_grad():
         plain = token_stats(hidden_Th, mine_vh, targets_T, shard, TEMPERATURE, measured=False)
     # Not equal: the order in which gloo adds up four ranks depends on how much is sent.
@@ -63,6 +64,22 @@ def stats_of_group(rank: int, vocab: int, tp_size: int, group: dist.ProcessGroup
     none.logps.sum().backward()  # a rank without tokens takes part
     measured = [stats.logps.detach(), stats.entropy, stats.self_certainty]
     return [*measured, hidden_Th.grad, torch.cat(gradients)]
+
+
+def check_megatrons_sum(
+    hidden_Th: torch.Tensor, done_vh: torch.Tensor, targets_T: torch.Tensor, shard: VocabularyShard
+) -> None:
+    """A weight with Megatron's `main_grad` gets its gradient there, beside what was there before."""
+    for tied in (False, True):
+        weight_vh = done_vh.detach().clone().requires_grad_()
+        weight_vh.main_grad = torch.ones_like(weight_vh)
+        weight_vh.grad_added_to_main_grad, weight_vh.zero_out_wgrad = False, tied
+        stats = token_stats(hidden_Th, weight_vh, targets_T, shard, TEMPERATURE, measured=False)
+        (stats.logps * weights_of(targets_T)).sum().backward()
+        torch.testing.assert_close(weight_vh.main_grad, done_vh.grad + 1, rtol=1e-5, atol=1e-4)
+        # Where it is the embedding, too, Megatron's hook adds what it finds, so there is nothing to find.
+        assert (weight_vh.grad is None) == tied
+        assert weight_vh.grad_added_to_main_grad != tied
 
 
 def weights_of(targets_T: torch.Tensor) -> torch.Tensor:
