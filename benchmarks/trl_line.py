@@ -31,6 +31,7 @@ from rich.console import Console
 from benchmarks.record import Record, Series
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.data.prompts import build_pairs, load_tokenizer
+from megatron_coreward.launch.ranks import environment_of
 from megatron_coreward.types import QuestionPair
 from tests.support.models import tiny_model
 from tests.support.paths import RELEASED_DATA, ROOT
@@ -45,7 +46,8 @@ AT_BEST = ["rollout.enforce_eager=false"]
 OUT_OF_MEMORY = "out_of_memory"
 """The file that trl_theirs.py leaves in the spec's folder where memory was short."""
 RENDEZVOUS = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", *RENDEZVOUS)
+RANKS = 2
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), *RENDEZVOUS)
 Steps = list[tuple[dict[str, float], ...]]
 """Steps, and of each what its ranks have measured."""
 Way = Callable[[dict[str, Any]], Series]
@@ -202,7 +204,7 @@ def run_ours(spec: dict[str, Any]) -> Series:
 
 def steps_of_ours(spec: dict[str, Any]) -> Steps:
     command = [sys.executable, *TORCHRUN, "-m", "benchmarks.trl_ours"]
-    steps = run(command, spec, {"OMP_NUM_THREADS": "1"})
+    steps = run(command, spec, environment_of(RANKS, {}))
     assert steps is not None, "only TRL tells of short memory"
     return steps
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -32,7 +32,7 @@ def start_ranks(ranks: int, module: str, arguments: Sequence[str], max_restarts:
 
     logging.disable(logging.ERROR)  # the agent's: it is all said at the end
     os.environ[STARTER] = RANKS
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+    os.environ.update(environment_of(ranks, os.environ))
     failures: list[ProcessFailure] = []
     signals: list[int] = []
 
@@ -74,6 +74,20 @@ def start_ranks(ranks: int, module: str, arguments: Sequence[str], max_restarts:
         return 0
     say(reason)
     return reason.code
+
+
+def environment_of(ranks: int, given: Mapping[str, str]) -> dict[str, str]:
+    """Variables that the ranks of this machine start with, those of `given` left out.
+
+    Each takes its share of the cores. On a CPU glibc asks for huge pages, without which a product that
+    streams weights, as in a rollout, waits for the page table; a process cannot ask for itself later.
+    """
+    import torch
+
+    made = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // ranks))}
+    if not torch.cuda.is_available():
+        made["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    return {name: value for name, value in made.items() if name not in given}
 
 
 def first_reason(

@@ -6,8 +6,8 @@ collects the parts of a layer before it takes them never collects more than one.
 
 The shards of a bucket are in flight together. Each is broadcast from where it lies to where it belongs,
 without being copied into a common buffer first: along the pipeline to the ranks with the same TP rank, then
-between the TP ranks, or for an expert between the ranks that share a layer's experts. Where a shard's rows lie
-next to each other in the whole tensor, it arrives between the TP ranks in that tensor itself. What a rank
+between the TP ranks, or for an expert between the ranks that share a layer's experts. Where a shard's rows
+lie next to each other in the whole tensor, it arrives between the TP ranks in that tensor itself. What a rank
 holds itself is used in place, so on one rank nothing moves at all, and a tied head on the last of two stages
 saves the way of the embedding. Data-parallel replicas each serve themselves. No rank ever holds more of the
 full model, beside its own part, than one bucket.

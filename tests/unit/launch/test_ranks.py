@@ -1,5 +1,6 @@
 """Ranks of one machine, with programs that need no torch: how they end, and what is said of it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from megatron_coreward.launch.options import parse_train
-from megatron_coreward.launch.ranks import first_reason
+from megatron_coreward.launch.ranks import environment_of, first_reason
 from megatron_coreward.utils.failures import ERROR, REFUSED, Reason
 
 START = """
@@ -137,3 +139,13 @@ def test_files_and_keys_of_a_run_in_any_order(tmp_path, monkeypatch):
     assert [str(file) for file in options.files] == ["d", "a.yaml", "b/c.yml", "without_suffix"]
     assert options.overrides == ("run.steps=3", "steps") and options.ranks == 2
     assert parse_train(options.of_a_rank()).files == options.files
+
+
+def test_what_ranks_start_with_is_theirs_unless_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    huge_pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    assert environment_of(2, {}) == {"OMP_NUM_THREADS": "4"} | huge_pages
+    assert environment_of(16, {"GLIBC_TUNABLES": ""}) == {"OMP_NUM_THREADS": "1"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert environment_of(2, {"PATH": ""}) == {"OMP_NUM_THREADS": "4"}
