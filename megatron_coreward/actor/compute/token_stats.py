@@ -191,7 +191,7 @@ def _gradient_sum(weight: torch.Tensor) -> torch.Tensor:
 
     That is Megatron's own sum over micro-batches where the weight has one, else fresh memory.
     """
-    main_grad: torch.Tensor | None = getattr(weight, "main_grad", None)
+    main_grad: torch.Tensor | None = vars(weight).get("main_grad")
     if main_grad is not None and main_grad.dtype == torch.float32:
         return main_grad
     return torch.zeros_like(weight, dtype=torch.float32)
@@ -204,9 +204,9 @@ def _handed_on(weight: torch.Tensor, sum_vh: torch.Tensor) -> torch.Tensor | Non
     hook wants to find a tensor all the same, whose values it does not read. A weight that is the embedding,
     too, gets the embedding's gradient, which the hook adds.
     """
-    if sum_vh is not getattr(weight, "main_grad", None):
+    if sum_vh is not vars(weight).get("main_grad"):
         return sum_vh.to(weight.dtype)
-    if getattr(weight, "zero_out_wgrad", False):
+    if vars(weight).get("zero_out_wgrad", False):
         return None
     weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
     return torch.empty_like(weight)
