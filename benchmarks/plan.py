@@ -30,7 +30,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, mm_flop, sdpa_backward_flop_count, sdpa_flop_count
 
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.compute.offload import optimizer_tensors
@@ -189,6 +189,7 @@ def measure(policy: MegatronPolicy, batch: TrainBatch, config: Config) -> dict[s
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
             lambda grad, q, k, v, *rest, **more: sdpa_backward_flop_count(grad, q, k, v)
         ),
+        torch.ops.aten.addmm_: lambda total, a, b, *rest, **more: mm_flop(a, b),
     }
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         policy.accumulate_gradients(batch, plain)
@@ -202,9 +203,12 @@ def measure(policy: MegatronPolicy, batch: TrainBatch, config: Config) -> dict[s
 
 
 def measure_head(shape: ModelShape, dtype: torch.dtype, rows: int) -> int:
-    """Peak of head and token_stats, forward and backward, without the head's input."""
+    """Peak of head and token_stats, forward and backward, without the head's input and its weight's sum."""
     hidden = torch.randn(rows, shape.hidden, dtype=dtype, requires_grad=True)
     weight = torch.randn(shape.vocab, shape.hidden, dtype=dtype, requires_grad=True)
+    # As Megatron sets them.
+    weight.main_grad = torch.zeros(shape.vocab, shape.hidden)  # type: ignore[attr-defined]
+    weight.zero_out_wgrad = shape.tied  # type: ignore[attr-defined]
     shard = VocabularyShard(
         0, shape.vocab, shape.vocab, parallel.parallel_state.get_tensor_model_parallel_group()
     )
@@ -226,8 +230,10 @@ def predict(config: Config, shape: ModelShape, case: Case, tokens: int) -> dict[
     return {
         **{name: static[name] for name in ("weights", "gradients", "optimizer")},
         "kept for backward": kept + head,
-        "peak": kept + activations.work_bytes(config, shape, dtype, 0, packed),
-        "head and log-probs": activations.logits_bytes(config, shape, dtype, rows, backward=True),
+        "peak": kept + activations.work_bytes(config, shape, dtype, 0, packed, on_gpu=False),
+        "head and log-probs": activations.logits_bytes(
+            config, shape, dtype, rows, backward=True, on_gpu=False
+        ),
         "FLOPs": flops.training_flops(
             shape, [length] * case.responses, rows, recompute=config.memory.recompute, causal=False
         ),

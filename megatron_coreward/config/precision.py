@@ -20,6 +20,8 @@ _INSTALL = "pip install 'transformer-engine[pytorch]' (needs a CUDA build of tor
 
 HEAD_CHUNK_BYTES = 2**28
 """Float32 logits that the actor computes at once: enough rows for a fast product, whatever the vocabulary."""
+CACHED_BYTES = 2**20
+"""Of these, what a CPU works on at a time."""
 
 
 @dataclass(frozen=True)

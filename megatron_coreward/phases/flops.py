@@ -8,6 +8,7 @@ of attention. torch.utils.flop_counter counts the same way, but whole squares of
 from collections.abc import Iterable, Sequence
 
 from megatron_coreward.config.model_shape import ModelShape
+from megatron_coreward.config.precision import HEAD_CHUNK_BYTES
 
 
 def linear_flops_per_token(shape: ModelShape) -> int:
@@ -38,14 +39,15 @@ def forward_flops(shape: ModelShape, lengths: Sequence[int], rows: int, *, causa
 def training_flops(
     shape: ModelShape, lengths: Sequence[int], rows: int, *, recompute: str = "none", causal: bool = True
 ) -> int:
-    """Forward and backward; `recompute` as memory.recompute.
+    """Forward and backward of a micro-batch without TP; `recompute` as memory.recompute.
 
     Backward takes twice the linear layers' forward, five products for the two of attention (the scores are
-    computed again), and the head's product again (actor/compute/token_stats.py).
+    computed again), and the head's product again but for the last chunk (actor/compute/token_stats.py).
     """
     attention = attention_flops(shape, lengths, causal=causal)
     linear = linear_flops_per_token(shape) * sum(lengths)
-    total = 3 * linear + 4 * head_flops(shape, rows) + attention * 7 // 2
+    again = max(0, rows - max(1, HEAD_CHUNK_BYTES // (4 * shape.vocab)))
+    total = 3 * linear + head_flops(shape, 3 * rows + again) + attention * 7 // 2
     if recompute == "full":
         total += linear + attention
     elif recompute == "selective":

@@ -19,7 +19,7 @@ query head, and more is kept than counted here.
 from dataclasses import dataclass
 
 from megatron_coreward.config.model_shape import ModelShape, layers_per_stage
-from megatron_coreward.config.precision import HEAD_CHUNK_BYTES
+from megatron_coreward.config.precision import CACHED_BYTES, HEAD_CHUNK_BYTES
 from megatron_coreward.config.schema import Config
 from megatron_coreward.preflight.costs import PRECISIONS, vocabulary_parameters
 
@@ -65,25 +65,33 @@ def head_input_bytes(config: Config, shape: ModelShape, dtype: str, packed: Pass
     return (residual * packed.tokens + shape.hidden * packed.rows) * PRECISIONS[dtype].weight
 
 
-def logits_bytes(config: Config, shape: ModelShape, dtype: str, rows: int, *, backward: bool) -> int:
+def logits_bytes(
+    config: Config, shape: ModelShape, dtype: str, rows: int, *, backward: bool, on_gpu: bool
+) -> int:
     """Most that head and log-probs (actor/compute/token_stats.py) hold at once, beside what is kept.
 
     Of a chunk of rows: logits, in a compute type of their own where that is not float32, and in the forward
-    pass their exponentials. Backward, beside it: the gradients of the head's input and weight, the latter in
-    float32 with a product of one chunk.
+    pass their exponentials, of which a CPU has a small block only. Backward, beside it: the gradient
+    of the head's input; a chunk's product for the weight's, which is added to the sum over micro-batches at
+    once where both are float32; and the tensor without meaning that Megatron's hook wants, unless the weight
+    is the same stage's embedding, too.
     """
     size = PRECISIONS[dtype].weight
     columns = vocabulary_parameters(shape, config.parallel.tensor) // shape.hidden
     logits = min(rows, max(1, HEAD_CHUNK_BYTES // (FLOAT32 * columns))) * columns
     cast = size if size < FLOAT32 else 0
-    forward = logits * (2 * FLOAT32 + cast)
+    exponentials = logits * FLOAT32
+    forward = logits * (FLOAT32 + cast) + (exponentials if on_gpu else min(CACHED_BYTES, exponentials))
     if not backward:
         return forward
-    weight = columns * shape.hidden * (FLOAT32 + size + cast)
+    handed_on = 0 if shape.tied and config.parallel.pipeline == 1 else size
+    weight = columns * shape.hidden * max(cast, handed_on)
     return max(forward, logits * (FLOAT32 + 2 * cast) + weight + rows * shape.hidden * size)
 
 
-def work_bytes(config: Config, shape: ModelShape, dtype: str, stage: int, packed: Pass) -> int:
+def work_bytes(
+    config: Config, shape: ModelShape, dtype: str, stage: int, packed: Pass, *, on_gpu: bool
+) -> int:
     """Most that a rank holds at once in forward and backward passes beside what its layers keep.
 
     Either the head with its input and log-probs, or a layer in the backward pass: what it computes again, and
@@ -97,13 +105,16 @@ def work_bytes(config: Config, shape: ModelShape, dtype: str, stage: int, packed
     if stage < config.parallel.pipeline - 1:
         return layer
     head = head_input_bytes(config, shape, dtype, packed)
-    return max(layer, head + logits_bytes(config, shape, dtype, packed.rows, backward=True))
+    logits = logits_bytes(config, shape, dtype, packed.rows, backward=True, on_gpu=on_gpu)
+    return max(layer, head + logits)
 
 
-def forward_bytes(config: Config, shape: ModelShape, dtype: str, stage: int, packed: Pass) -> int:
+def forward_bytes(
+    config: Config, shape: ModelShape, dtype: str, stage: int, packed: Pass, *, on_gpu: bool
+) -> int:
     """Most that a rank of `stage` holds at once where nothing is kept for a backward pass."""
     size, tensor = PRECISIONS[dtype].weight, config.parallel.tensor
     layer = packed.tokens * (5 * shape.active_intermediate // tensor + 2 * shape.hidden) * size
     if stage < config.parallel.pipeline - 1:
         return layer
-    return max(layer, logits_bytes(config, shape, dtype, packed.rows, backward=False))
+    return max(layer, logits_bytes(config, shape, dtype, packed.rows, backward=False, on_gpu=on_gpu))

@@ -156,15 +156,15 @@ def packed_pass(config: Config, cluster: Cluster) -> Pass:
 
 def _work(config: Config, shape: ModelShape, cluster: Cluster, name: str, stage: int) -> dict[str, int]:
     """Memory that a phase computes with, beside what the table moves."""
-    dtype = run_dtype(config, cluster)
+    dtype, on_gpu = run_dtype(config, cluster), cluster.on_gpu
     packed = packed_pass(config, cluster)
     if name in ("log_probs", "confidence"):
-        return {"forward pass": forward_bytes(config, shape, dtype, stage, packed)}
+        return {"forward pass": forward_bytes(config, shape, dtype, stage, packed, on_gpu=on_gpu)}
     if name == "update":
         in_flight = min(config.parallel.pipeline - stage, micro_batches(config, cluster))
         return {
             "activations": in_flight * kept_bytes(config, shape, dtype, stage, packed),
-            "backward pass": work_bytes(config, shape, dtype, stage, packed),
+            "backward pass": work_bytes(config, shape, dtype, stage, packed, on_gpu=on_gpu),
         }
     if name in (FIRST_SYNC, "sync", "teacher"):
         # Bucket, whole tensor and the engine's copy of it: "extra memory" in docs/evidence/weight_sync.md.

@@ -20,10 +20,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_coreward.actor.model.cpu_kernels import add_weight_gradient
-from megatron_coreward.config.precision import HEAD_CHUNK_BYTES
-
-CACHED_BYTES = 2**20
-"""Of logits that a CPU works on at a time."""
+from megatron_coreward.config.precision import CACHED_BYTES, HEAD_CHUNK_BYTES
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Memory and weight sync of a planned run, operations: values by hand, and the direction of changes."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.config.model_shape import ModelShape
-from megatron_coreward.config.precision import HEAD_CHUNK_BYTES
+from megatron_coreward.config.precision import CACHED_BYTES, HEAD_CHUNK_BYTES
 from megatron_coreward.config.schema import Config
 from megatron_coreward.phases import flops
 from megatron_coreward.planning import traffic
@@ -94,16 +96,24 @@ def test_activations_over_ranks_by_hand() -> None:
 
 
 def test_logits_by_hand() -> None:
-    # 11 columns; float32: logits and their exponentials; in bfloat16 also logits of that type.
-    assert logits_bytes(load(), SHAPE, CPU32, 100, backward=True) == 100 * 11 * 8
-    assert logits_bytes(load(), SHAPE, GPU16, 100, backward=False) == 100 * 11 * 10
-    # 12 over two ranks: logits, the gradient of the head's weight and a product, that of its input.
-    two = (100 * 6 + 2 * 6 * 8 + 100 * 8) * 4
-    assert logits_bytes(load("parallel.tensor=2"), SHAPE, CPU32, 100, backward=True) == two
-    assert logits_bytes(load(), SHAPE, CPU32, 1, backward=True) == (11 + 2 * 11 * 8 + 8) * 4
+    # 11 columns; in float32 logits and exponentials, or a block of these; the gradient of the head's input.
+    cpu, gpu = partial(logits_bytes, on_gpu=False), partial(logits_bytes, on_gpu=True)
+    tied = replace(SHAPE, tied=True)
+    assert cpu(load(), SHAPE, CPU32, 100, backward=False) == 100 * 11 * 8
+    assert cpu(load(), SHAPE, CPU32, 10**6, backward=False) == 10**6 * 11 * 4 + CACHED_BYTES
+    assert cpu(load(), tied, CPU32, 100, backward=True) == 100 * 11 * 8  # the forward pass takes more
+    # In bfloat16 also logits of that type; backward: a product for the weight's gradient.
+    assert gpu(load(), SHAPE, GPU16, 100, backward=False) == 100 * 11 * 10
+    assert gpu(load(), tied, GPU16, 1, backward=True) == 11 * 8 + 11 * 8 * 2 + 8 * 2
+    # 12 over two ranks; a head of its own: what Megatron's hook wants in place of the weight's gradient, as
+    # for a copy of the embedding on the last of two stages.
+    two = (100 * 6 + 6 * 8 + 100 * 8) * 4
+    untied = replace(SHAPE, tied=False)
+    assert cpu(load("parallel.tensor=2"), untied, CPU32, 100, backward=True) == two
+    assert cpu(load("parallel.pipeline=2"), tied, CPU32, 1, backward=True) == (11 + 11 * 8 + 8) * 4
     # A chunk of rows at most.
     most = HEAD_CHUNK_BYTES // (11 * 4) * 11 * 8
-    assert logits_bytes(load(), SHAPE, CPU32, 10**9, backward=False) == most
+    assert gpu(load(), SHAPE, CPU32, 10**9, backward=False) == most
     assert head_input_bytes(load(), SHAPE, CPU32, Pass(100, 30)) == (100 + 30) * 8 * 4
 
 
@@ -112,7 +122,9 @@ def test_pipeline_stages_keep_what_is_in_flight() -> None:
     packed = Pass(100, 50)
     assert kept_bytes(config, SHAPE, CPU32, 0, packed) == 2 * 100 * 8 * 4  # two layers of four
     layer = layer_bytes_per_token(config, SHAPE, CPU32, "none") + (2 * 16 + 2 * 8) * 4
-    assert work_bytes(config, SHAPE, CPU32, 0, packed) == 100 * layer  # no logits on the first stage
+    assert (
+        work_bytes(config, SHAPE, CPU32, 0, packed, on_gpu=False) == 100 * layer
+    )  # no logits on the first stage
     plan = memory("Qwen2.5-7B", "parallel.pipeline=4")
     (update,) = [item for item in plan.phases if item.phase == "update"]
     kept = kept_bytes(load("parallel.pipeline=4"), KNOWN["Qwen2.5-7B"], GPU16, 0, Pass(4096, 4096))
@@ -207,7 +219,10 @@ def test_flops_by_hand() -> None:
     forward = flops.forward_flops(SHAPE, [3, 5], 6, causal=False)
     assert forward == 8 * linear + 2 * 8 * 11 * 6 + attention
     trained = flops.training_flops(SHAPE, [3, 5], 6, causal=False)
-    assert trained == 3 * 8 * linear + 4 * 2 * 8 * 11 * 6 + attention * 7 // 2
+    assert trained == 3 * 8 * linear + 3 * 2 * 8 * 11 * 6 + attention * 7 // 2
+    chunk = HEAD_CHUNK_BYTES // (4 * 11)  # the last one's product is kept
+    more = flops.training_flops(SHAPE, [3, 5], chunk + 2) - flops.training_flops(SHAPE, [3, 5], chunk)
+    assert more == (3 + 1) * flops.head_flops(SHAPE, 2)
     full = flops.training_flops(SHAPE, [3, 5], 6, recompute="full", causal=False)
     assert full == trained + 8 * linear + attention
 

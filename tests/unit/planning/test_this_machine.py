@@ -37,7 +37,7 @@ def test_a_recipe_fits_its_gpu(gpu: dict[str, float]) -> None:
         (22.2, (), r"phase update needs [\d.]+ GiB .* 22\.2 GiB of NVIDIA L4 .*memory\.recompute=full"),
         (
             79.1,
-            ("optimizer.micro_batch_tokens=16384",),
+            ("optimizer.micro_batch_tokens=32768",),
             r"phase update .*lower optimizer\.micro_batch_tokens",
         ),
         (79.1, ("rollout.gpu_memory_utilization=0.05",), r"gpu_memory_utilization is 0\.05.*Raise it"),
