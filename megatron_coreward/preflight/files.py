@@ -98,8 +98,8 @@ def check_free_space(config: Config, shape: ModelShape, world_size: int, pairs: 
         needed=usage["checkpoints kept"] + usage["final export"],
         replaced=sum(file.stat().st_size for file in (output / CHECKPOINTS).rglob("*") if file.is_file()),
         what="checkpoints and the export take",
-        advice="choose another folder, or keep fewer (checkpoint.keep_last, keep_every, keep_best; each takes "
-        f"{usage['one checkpoint'] / GIB:.3g} GiB)",
+        advice="choose another folder, or keep fewer (checkpoint.keep_last, keep_every, keep_best; each "
+        f"takes {usage['one checkpoint'] / GIB:.3g} GiB)",
     )
 
 
