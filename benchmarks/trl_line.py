@@ -204,7 +204,7 @@ def run_ours(spec: dict[str, Any]) -> Series:
 
 def steps_of_ours(spec: dict[str, Any]) -> Steps:
     command = [sys.executable, *TORCHRUN, "-m", "benchmarks.trl_ours"]
-    steps = run(command, spec, environment_of(RANKS, {}))
+    steps = run(command, spec, environment_of(RANKS, os.environ) | {"OMP_NUM_THREADS": "1"})
     assert steps is not None, "only TRL tells of short memory"
     return steps
 

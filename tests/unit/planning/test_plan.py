@@ -122,9 +122,8 @@ def test_pipeline_stages_keep_what_is_in_flight() -> None:
     packed = Pass(100, 50)
     assert kept_bytes(config, SHAPE, CPU32, 0, packed) == 2 * 100 * 8 * 4  # two layers of four
     layer = layer_bytes_per_token(config, SHAPE, CPU32, "none") + (2 * 16 + 2 * 8) * 4
-    assert (
-        work_bytes(config, SHAPE, CPU32, 0, packed, on_gpu=False) == 100 * layer
-    )  # no logits on the first stage
+    # No logits on the first stage.
+    assert work_bytes(config, SHAPE, CPU32, 0, packed, on_gpu=False) == 100 * layer
     plan = memory("Qwen2.5-7B", "parallel.pipeline=4")
     (update,) = [item for item in plan.phases if item.phase == "update"]
     kept = kept_bytes(load("parallel.pipeline=4"), KNOWN["Qwen2.5-7B"], GPU16, 0, Pass(4096, 4096))
