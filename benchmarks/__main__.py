@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.tiny:
         files = {row.name: options.folder / f"{row.name}.json" for row in ROWS}
         records = {name: Record.read(file) for name, file in files.items() if file.is_file()}
-        TABLE.write_text(page(ROWS, records))
+        TABLE.write_text(page(ROWS, records, TABLE.read_text() if TABLE.is_file() else ""))
         for row in ROWS:
             if row.name in records and records[row.name].curve:
                 plot(records[row.name], row.title, TABLE.with_name(f"{row.name}.svg"))

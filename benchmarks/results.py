@@ -1,5 +1,6 @@
-"""Writes RESULTS.md from the rows' JSON files; a row that was not measured is said to be so."""
+"""Writes RESULTS.md from the rows' JSON files; a row that was never measured is said to be so."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,20 +11,26 @@ HEAD = """# Results
 
 Written by `python -m benchmarks --table` from the rows' JSON files; do not edit. Medians over the repeats of
 one run, lower and upper quartile in brackets; ratios are taken within each repeat. A row's ways take turns;
-long settings, such as prompts' token ids, are in the JSON files only.
+long settings, such as prompts' token ids, are in the JSON files only. A row without a file keeps what stands
+here.
 """
 
 
-def page(rows: Sequence[Row], records: Mapping[str, Record]) -> str:
+def page(rows: Sequence[Row], records: Mapping[str, Record], before: str = "") -> str:
+    """The page; a row without a record keeps its section of `before`, the page as it was."""
+    kept = dict(part.split("\n\n", 1) for part in re.split(r"^## ", before, flags=re.MULTILINE)[1:])
     parts = [HEAD]
     for row in rows:
         parts.append(f"## {row.title}\n")
         record = records.get(row.name)
-        parts.append(
-            section(record) if record else f"Not measured: `python -m benchmarks --rows {row.name}`.\n"
-        )
-        if record and record.curve:
-            parts.append(f"![{row.title}]({row.name}.svg)\n")
+        if record:
+            parts.append(section(record))
+            if record.curve:
+                parts.append(f"![{row.title}]({row.name}.svg)\n")
+        elif row.title in kept:
+            parts.append(kept[row.title].rstrip("\n") + "\n")
+        else:
+            parts.append(f"Not measured: `python -m benchmarks --rows {row.name}`.\n")
     return "\n".join(parts)
 
 

@@ -93,6 +93,15 @@ def test_the_table_has_figures_commands_and_what_was_not_measured() -> None:
     assert "Not measured: `python -m benchmarks --rows reward`." in text
 
 
+def test_a_row_whose_file_is_not_there_keeps_its_section() -> None:
+    rows = [row for row in ROWS if row.name in ("sync", "reward", "growth")]
+    both = page(rows, {"sync": record(TIMES), "growth": with_curve()})
+    assert page(rows, {}, both) == both
+    anew = page(rows, {"sync": record(slowed(TIMES, 2))}, both)
+    assert "| ours | 2 (1.98 to 2.02) |" in anew and "| ours | 1 (0.99 to 1.01) |" not in anew.split("## ")[1]
+    assert anew.split("## ")[3] == both.split("## ")[3] and "growth.svg" in anew
+
+
 def with_curve() -> Record:
     curve = Curve("tokens", {"ours": 1, "other": 2}, {"ours": 1, "other": 2}, "a line")
     return replace(record(TIMES), curve=curve)
