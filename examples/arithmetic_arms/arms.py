@@ -108,6 +108,9 @@ class Run:
 def planned(stage: str, protocol: Protocol | None = None) -> list[Run]:
     """The runs of a stage, in the order in which they start.
 
+    The claims go seed by seed: where they are spread over machines, which round differently, what a test
+    pairs has been run on the same.
+
     Raises:
         ValueError: the claims need a protocol, and there is none.
     """
@@ -127,4 +130,9 @@ def planned(stage: str, protocol: Protocol | None = None) -> list[Run]:
         )
     seeds: dict[str, Sequence[int]] = dict.fromkeys(FIVE_SEEDS, CLAIMS_SEEDS)
     seeds |= dict.fromkeys((*THREE_SEEDS, protocol.best_new_arm), FEWER_SEEDS)
-    return [Run(CLAIMS, "wordings", arm, seed, protocol.rates[arm]) for arm in seeds for seed in seeds[arm]]
+    return [
+        Run(CLAIMS, "wordings", arm, seed, protocol.rates[arm])
+        for seed in CLAIMS_SEEDS
+        for arm in seeds
+        if seed in seeds[arm]
+    ]
