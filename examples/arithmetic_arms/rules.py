@@ -15,8 +15,10 @@ from megatron_coreward.evaluation import health
 RATES = (1e-5, 3e-5, 1e-4)
 COMMON_RATE = 3e-5
 """Of the arms with one rate, and of the comparison between new arms."""
-NOISE_STEPS, NOISE_KEPT = 20, 0.95
-"""S3: a rate is above the noise floor if random rewards leave less than this of k after so many steps."""
+NOISE_STEPS = 20
+"""S3: a rate is above the noise floor if random rewards leave k below c after so many steps."""
+PILOT_CHANCE = 0.6953
+"""probe/kept_by_chance of the pilot's start model: the pilot was run before the program measured it."""
 CLAIMED = ("co_reward", "majority_voting", "pooled_vote", "split_vote", "ground_truth", "random")
 """Arms of the claims, each of which needs a rate."""
 NEW_ARMS = ("harmonic", "agreement_gate", "consensus")
@@ -53,7 +55,6 @@ def thresholds() -> dict[str, float]:
         "ENTROPY_LEFT": health.ENTROPY_LEFT,
         "TOP_ADDED": health.TOP_ADDED,
         "INFORMATION_LOST": health.INFORMATION_LOST,
-        "KEPT_LEAST": health.KEPT_LEAST,
         "FLIPS_LEFT": health.FLIPS_LEFT,
         "ENTROPY_OF_EXTINCT": health.ENTROPY_OF_EXTINCT,
         "AVERAGED": health.AVERAGED,
@@ -71,12 +72,12 @@ def chosen_checkpoint(probes: health.Probes) -> tuple[int, float | None]:
 
 
 def kept_rates(results: Iterable[Result]) -> tuple[float, ...]:
-    """S3 (i): the rates at which random rewards leave k of the probe at NOISE_KEPT or above.
+    """S3 (i): the rates at which random rewards leave k of the probe at what chance leaves or above.
 
     The lowest if none does: something has to be trained at.
     """
-    kept = {r["rate"]: _kept_at(r, NOISE_STEPS) for r in results if r["arm"] == "random"}
-    return tuple(sorted(rate for rate, k in kept.items() if k >= NOISE_KEPT)) or (min(RATES),)
+    kept = {r["rate"]: _keeps(r, NOISE_STEPS) for r in results if r["arm"] == "random"}
+    return tuple(sorted(rate for rate, keeps in kept.items() if keeps)) or (min(RATES),)
 
 
 def label_free_rate(results: Iterable[Result], arm: str, allowed: Sequence[float]) -> float:
@@ -136,7 +137,17 @@ def _probes(result: Result) -> list[dict[str, float]]:
     """The probes of a result as health.py has them: what a probe did not have is not there."""
     columns = result["probe"]
     rows = zip(*columns.values(), strict=True)
-    return [{name: v for name, v in zip(columns, row, strict=True) if v is not None} for row in rows]
+    probes = [{name: v for name, v in zip(columns, row, strict=True) if v is not None} for row in rows]
+    if result["stage"] == "pilot":
+        probes[0].setdefault(health.BY_CHANCE, PILOT_CHANCE)
+    return probes
+
+
+def by_todays_alarms(result: Result) -> Result:
+    """The result with the alarms and the S1 checkpoint that the thresholds of now make of its probes."""
+    probes = _probes(result)
+    step, _ = chosen_checkpoint(probes)
+    return {**result, "chosen": step, "alarms": health.first_alarms(probes)}
 
 
 def _rating(result: Result) -> float:
@@ -145,6 +156,7 @@ def _rating(result: Result) -> float:
     return -1.0 if rating is None else rating
 
 
-def _kept_at(result: Result, step: int) -> float:
-    """k of the last probe up to a step; 1 where the start model was sure of no prompt."""
-    return [p for p in _probes(result) if p["step"] <= step][-1].get(health.KEPT, 1.0)
+def _keeps(result: Result, step: int) -> bool:
+    """Whether k of the last probe up to a step is at least c; true if the start was sure of no prompt."""
+    probes = [p for p in _probes(result) if p["step"] <= step]
+    return probes[-1].get(health.KEPT, 1.0) >= probes[0].get(health.BY_CHANCE, 0.0)

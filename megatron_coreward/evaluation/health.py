@@ -8,12 +8,15 @@ without one, which form a class of their own in entropies but win no vote and ag
     g   probe/agreement            share of pairs whose two greedy answers are equal
     k   probe/kept_majorities      of the prompts whose majority had SURE or more at the start, the share that
                                    still has that majority
+    c   probe/kept_by_chance       k of the start model itself, drawn a second time with other seeds
     f   probe/flipped_majorities   share of majorities that are others than at the probe before
     q   probe/top_answer_share     share of the one most frequent answer among the samples of all prompts
     I   probe/answer_information   entropy of the answers to all prompts less the mean entropy of a prompt's,
                                    in nats: what an answer says about its question
 
 The alarms are those of the works named at each; their thresholds are first guesses, not tuned on a run.
+Forgetting has none: a model whose k is above c has not lost more of its answers than two draws of the start
+model differ in, however far below 1 that is (0.7 with four samples of a toy model).
 """
 
 import math
@@ -24,7 +27,8 @@ from typing import NamedTuple
 
 from megatron_coreward.coreward.voting import entropy
 
-ENTROPY, AGREEMENT, KEPT = "probe/answer_entropy", "probe/agreement", "probe/kept_majorities"
+ENTROPY, AGREEMENT = "probe/answer_entropy", "probe/agreement"
+KEPT, BY_CHANCE = "probe/kept_majorities", "probe/kept_by_chance"
 FLIPPED, TOP, INFORMATION = (
     "probe/flipped_majorities",
     "probe/top_answer_share",
@@ -37,8 +41,6 @@ ENTROPY_LEFT = 0.5
 """Coverage: of h at the start."""
 TOP_ADDED, INFORMATION_LOST = 0.05, 0.2
 """Template: above q and below I (nats) at the start."""
-KEPT_LEAST = 0.9
-"""Forgetting: of k."""
 FLIPS_LEFT, ENTROPY_OF_EXTINCT = 0.25, 0.6
 """Extinction: of the largest f so far, and of h at the start."""
 AVERAGED = 3
@@ -97,6 +99,12 @@ def changes_of(
     return {name: _mean(found) for name, found in ((KEPT, watched), (FLIPPED, flips)) if found}
 
 
+def chance_of(start: Sequence[Majority], kept: Sequence[bool]) -> dict[str, float]:
+    """c: k of a second draw of the start model; left out where k is."""
+    changes = changes_of(start, kept, [], [])
+    return {BY_CHANCE: changes[KEPT]} if changes else {}
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -136,9 +144,13 @@ def _template(probes: Probes) -> str:
 
 
 def _forgetting(probes: Probes) -> str:
-    if not _twice(lambda seen: seen[-1].get(KEPT, 1.0) < KEPT_LEAST, probes):
+    chance = probes[0].get(BY_CHANCE, 0.0)  # 0 where no prompt was sure
+    if not _twice(lambda seen: seen[-1].get(KEPT, 1.0) < chance, probes):
         return ""
-    return f"of the answers that the start model was sure of {1 - probes[-1][KEPT]:.0%} are others now"
+    return (
+        f"of the answers that the start model was sure of {1 - probes[-1][KEPT]:.0%} are others now, "
+        f"where drawing anew changed {1 - chance:.0%}"
+    )
 
 
 def _extinction(probes: Probes) -> str:

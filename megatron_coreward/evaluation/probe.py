@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 from megatron_coreward.config.schema import Config
-from megatron_coreward.evaluation.health import Majority, Prompt, changes_of, figures_of
+from megatron_coreward.evaluation.health import Majority, Prompt, chance_of, changes_of, figures_of
 from megatron_coreward.grading.answers import extract_answer
 from megatron_coreward.grading.grader import Grader
 from megatron_coreward.requests import PROBE, make_requests
@@ -40,13 +40,17 @@ class Probe:
         self.history: list[dict[str, float]] = []
 
     def draw(self) -> tuple[list[Response], list[Response]]:
-        """The greedy and the sampled responses that this rank holds. A collective."""
+        """The greedy and the sampled responses that this rank holds. A collective.
+
+        At the start the samples are drawn a second time, with numbers from `monitor.samples` on.
+        """
         run, limit = self._config.run, self._config.rollout.max_response_tokens
+        samples = self._config.monitor.samples * (1 if self.history else 2)
         greedy, sampled = (
             self._engine.generate(
-                make_requests(self._pairs, samples, run.seed, 0, stream=PROBE), Sampling(temperature, limit)
+                make_requests(self._pairs, number, run.seed, 0, stream=PROBE), Sampling(temperature, limit)
             )
-            for samples, temperature in ((1, 0.0), (self._config.monitor.samples, TEMPERATURE))
+            for number, temperature in ((1, 0.0), (samples, TEMPERATURE))
         )
         return greedy, sampled
 
@@ -71,12 +75,20 @@ class Probe:
 
     def _compare(self, answers: Sequence[_Answer]) -> tuple[dict[str, float], list[Majority]]:
         """Figures and majorities, the latter by pair and wording."""
-        pairs = self._in_pairs(answers)
-        majorities = [prompt.majority for pair in pairs for prompt in pair]
+        samples = self._config.monitor.samples
+        pairs = self._in_pairs([answer for answer in answers if answer[2] < samples])
+        majorities = _majorities(pairs)
         start = self._start or majorities
         figures = figures_of(pairs) | changes_of(
             *(start, self._same(start, majorities)), *(self._last, self._same(self._last, majorities))
         )
+        if not self._start:
+            again = [
+                (pair_id, view, sample if sample == _GREEDY else sample - samples, form)
+                for pair_id, view, sample, form in answers
+                if sample == _GREEDY or sample >= samples
+            ]
+            figures |= chance_of(majorities, self._same(majorities, _majorities(self._in_pairs(again))))
         return figures, majorities
 
     def _in_pairs(self, answers: Sequence[_Answer]) -> list[tuple[Prompt, Prompt]]:
@@ -128,3 +140,7 @@ class Probe:
         self.history = list(state["history"])
         self._start = [Majority(*majority) for majority in state["start"]]
         self._last = [Majority(*majority) for majority in state["last"]]
+
+
+def _majorities(pairs: Sequence[tuple[Prompt, Prompt]]) -> list[Majority]:
+    return [prompt.majority for pair in pairs for prompt in pair]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_coreward.evaluation.health import AGREEMENT, first_alarms
+from megatron_coreward.evaluation.health import AGREEMENT, BY_CHANCE, first_alarms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +56,8 @@ def draw(records: Sequence[dict[str, float]]) -> "Figure":
         for name in shown:
             points = [(record["step"], record[name]) for record in records if name in record]
             axes.plot(*zip(*points, strict=True), marker=".", label=name)
+        for share in [r[BY_CHANCE] for r in records if title == PROBE and BY_CHANCE in r]:
+            axes.axhline(share, label=BY_CHANCE, color="grey", linestyle="dotted")
         for color, (name, step) in enumerate(_alarms(records) if title == PROBE else [], start=len(shown)):
             axes.axvline(step, label=name, color=f"C{color}", linestyle="dashed")
         axes.set(title=title, xlabel="step", yscale=scale)

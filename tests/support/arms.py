@@ -14,6 +14,7 @@ def probe(step: int, g: float, *, k: float = 1.0, h: float = 0.5) -> dict[str, f
         health.AGREEMENT: g,
         health.ENTROPY: h,
         health.KEPT: k,
+        health.BY_CHANCE: 0.9,
         health.FLIPPED: 0.3,
         health.TOP: 0.1,
         health.INFORMATION: 3.0,

@@ -112,6 +112,7 @@ METRICS = (
     "probe/agreement",
     "probe/answer_entropy",
     "probe/kept_majorities",
+    "probe/kept_by_chance",
     "probe/flipped_majorities",
     "probe/top_answer_share",
     "probe/answer_information",

@@ -283,7 +283,7 @@ def test_a_probe_has_the_kl_to_a_start_model(build, temperature):
     """k3 where the start model's log-probs are above the policy's by 0.1."""
     config = Config(rollout=RolloutConfig(samples=5, temperature=temperature))
     config.monitor.every, config.monitor.samples = 1, 5
-    run = build(config)
+    run = build(config, answer=lambda r: ANSWERS[r.sample % 5])
     run.trainer.reference = FakeModel("reference", run.journal, gap=0.1)
     run.trainer.probe = Probe(run.engine, run.trainer.comm, PAIRS, config)
     assert run.trainer.fit()

@@ -9,6 +9,7 @@ import pytest
 from megatron_coreward.coreward.voting import entropy
 from megatron_coreward.evaluation.health import (
     AGREEMENT,
+    BY_CHANCE,
     ENTROPY,
     FLIPPED,
     INFORMATION,
@@ -16,6 +17,7 @@ from megatron_coreward.evaluation.health import (
     TOP,
     Majority,
     Prompt,
+    chance_of,
     changes_of,
     figures_of,
     new_alarms,
@@ -86,6 +88,8 @@ def test_changes() -> None:
     changes = changes_of(start, [True, False, False, True], before, [True, False, False, True])
     assert changes == {KEPT: 2 / 3, FLIPPED: 1 / 3}
     assert changes_of([Majority("C", 0.5)], [True], [], []) == {}
+    assert chance_of(start, [True, False, True, True]) == {BY_CHANCE: 2 / 3}
+    assert chance_of([Majority("C", 0.5)], [True]) == {}
 
 
 def probes(**values: Sequence[float]) -> list[dict[str, float]]:
@@ -93,11 +97,13 @@ def probes(**values: Sequence[float]) -> list[dict[str, float]]:
     healthy = {"h": 0.8, "g": 0.5, "k": 1.0, "f": 0.4, "q": 0.1, "i": 2.0}
     names = {"h": ENTROPY, "g": AGREEMENT, "k": KEPT, "f": FLIPPED, "q": TOP, "i": INFORMATION}
     length = max(map(len, values.values()))
-    return [
+    history = [
         {"step": 5.0 * n}
         | {names[short]: values[short][n] if short in values else usual for short, usual in healthy.items()}
         for n in range(length)
     ]
+    history[0][BY_CHANCE] = 0.7
+    return history
 
 
 def rung(history: list[dict[str, float]]) -> list[tuple[int, str]]:
@@ -120,13 +126,13 @@ def rung(history: list[dict[str, float]]) -> list[tuple[int, str]]:
         ({"q": [0.1, 0.16, 0.16, 0.3]}, [(2, "template")]),
         ({"i": [2.0, 1.81, 1.81]}, []),
         ({"i": [2.0, 1.79, 1.5]}, [(1, "template")]),
-        ({"k": [1.0, 0.9, 0.9, 0.89]}, []),
-        ({"k": [1.0, 0.89, 0.95, 0.89, 0.89]}, [(4, "forgetting")]),
+        ({"k": [1.0, 0.7, 0.7, 0.69]}, []),
+        ({"k": [1.0, 0.69, 0.75, 0.69, 0.69]}, [(4, "forgetting")]),
         ({"f": [0.4, 0.4, 0.09], "h": [0.8, 0.6, 0.49]}, []),
         ({"f": [0.4, 0.4, 0.11], "h": [0.8, 0.6, 0.47]}, []),
         ({"f": [0.4, 0.4, 0.09], "h": [0.8, 0.6, 0.47]}, [(2, "extinction")]),
         ({"f": [0.0, 0.0, 0.0], "h": [0.8, 0.4, 0.4]}, []),
-        ({"k": [1.0, 0.8, 0.8], "q": [0.1, 0.2, 0.2]}, [(2, "template"), (2, "forgetting")]),
+        ({"k": [1.0, 0.6, 0.6], "q": [0.1, 0.2, 0.2]}, [(2, "template"), (2, "forgetting")]),
     ],
 )
 def test_alarms_ring_once_where_their_rule_says(
@@ -139,6 +145,7 @@ def test_alarms_without_sure_majorities_and_before_the_first_flips() -> None:
     history = probes(k=[0.5, 0.5, 0.5])
     for record in history:
         del record[KEPT], record[FLIPPED]
+    del history[0][BY_CHANCE]
     assert rung(history) == []
 
 
@@ -146,4 +153,4 @@ def test_a_checkpoint_is_rated_by_three_probes_before_the_first_alarm() -> None:
     history = probes(g=[0.3, 0.6, 0.9, 0.6, 0.6, 0.6], q=[0.1, 0.1, 0.1, 0.1, 0.2, 0.2])
     ratings = [rating(history[: n + 1]) for n in range(len(history))]
     assert ratings == [None, None, pytest.approx(0.6), pytest.approx(0.7), pytest.approx(0.7), None]
-    assert rating(probes(g=[0.5] * 6, k=[1.0, 0.8, 0.8, 1.0, 1.0, 1.0])) is None, "an alarm has rung before"
+    assert rating(probes(g=[0.5] * 6, k=[1.0, 0.6, 0.6, 1.0, 1.0, 1.0])) is None, "an alarm has rung before"

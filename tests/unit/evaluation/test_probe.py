@@ -16,10 +16,10 @@ PAIRS = [QuestionPair(n, f"q{n}", f"r{n}", (1, n), (2, n)) for n in (4, 7)]
 Said = dict[tuple[int, str], tuple[str, list[str]]]
 """(pair, o or r) -> greedy answer and samples."""
 START: Said = {
-    (4, "o"): ("0.5", ["0.5", "1/2", "3", "0.5"]),
-    (4, "r"): ("1/2", ["3", "3", "3", "1/2"]),
-    (7, "o"): ("8", ["8", "8", "", ""]),
-    (7, "r"): ("", ["", "", "", ""]),
+    (4, "o"): ("0.5", ["0.5", "1/2", "3", "0.5", "3", "3", "3", "1/2"]),
+    (4, "r"): ("1/2", ["3", "3", "3", "1/2", "6/2", "3", "1", "2"]),
+    (7, "o"): ("8", ["8", "8", "", "", "9", "9", "9", "9"]),
+    (7, "r"): ("", ["", "", "", "", "9", "9", "9", "9"]),
 }
 LATER: Said = START | {
     (4, "o"): ("0.5", ["1/2", "1/2", "1/2", "1/2"]),
@@ -83,6 +83,8 @@ def test_figures_of_the_start_and_later(ranks: int) -> None:
         assert first["probe/answer_entropy"] == pytest.approx((2 * e + math.log(2)) / 4 / math.log(4))
         assert first["probe/agreement"] == 0.5, "0.5 = 1/2; 8 and none are not equal"
         assert first["probe/top_answer_share"] == 4 / 16, "3 has four, and so have 0.5 and 1/2 together"
+        assert first["probe/kept_by_chance"] == 0.5, "of two that had 0.75, 3 is 6/2 in the second draw"
+        assert "probe/kept_by_chance" not in later
         assert first["probe/kept_majorities"] == 1 and "probe/flipped_majorities" not in first
         assert later["probe/kept_majorities"] == 0.5, "of two that had 0.75, 1/2 is still 0.5"
         assert later["probe/flipped_majorities"] == 2 / 3, "of three that had a majority"
@@ -91,10 +93,11 @@ def test_figures_of_the_start_and_later(ranks: int) -> None:
 
 def test_the_same_seeds_each_time_and_none_of_the_evaluation() -> None:
     [(_, engine)] = probed(1)
-    greedy, sampled = engine.requests[:2]
+    greedy, twice, later, sampled = engine.requests[:4]
     assert [s.temperature for s in engine.sampling[:2]] == [0.0, 1.0]
     assert len(greedy) == 4 and len(sampled) == 16
-    assert engine.requests[2:4] == [greedy, sampled], "the seeds do not depend on the step"
+    assert later == greedy and sampled == [r for r in twice if r.sample < 4], "the same at every step"
+    assert len({r.seed for r in twice}) == 32, "the start model's second draw has seeds of its own"
     assert sampled[0].seed == request_seed(3, 0, 4, View.ORIGINAL, 0, PROBE)
     assert not {r.seed for r in sampled} & {
         request_seed(3, 0, r.pair_id, r.view, r.sample, EVALUATION) for r in sampled

@@ -83,11 +83,12 @@ def test_the_page_states_the_plan_and_the_thresholds(example: SimpleNamespace, p
     for words in (
         f"**Pilot** ({len(example.arms.planned('pilot'))} runs)",
         f"**Claims** ({len(example.arms.planned('claims', protocol))} runs)",
-        f"leave k at {example.rules.NOISE_KEPT:g} or more after {example.rules.NOISE_STEPS} steps",
+        f"leave k at c or more after {example.rules.NOISE_STEPS} steps",
         f"h < {limits['ENTROPY_LEFT']:g} h0",
         f"q > q0 + {limits['TOP_ADDED']:g}",
         f"I < I0 - {limits['INFORMATION_LOST']:g}",
-        f"k < {limits['KEPT_LEAST']:g}, of the prompts whose majority had {limits['SURE']:g} or more",
+        f"k < c, of the prompts whose majority had {limits['SURE']:g} or more",
+        f"{example.rules.PILOT_CHANCE:.3f} for the pilot's start model",
         f"f < {limits['FLIPS_LEFT']:g} of its maximum so far, and h < {limits['ENTROPY_OF_EXTINCT']:g} h0",
         f"({example.run_arms.GUESS_MINUTES} minutes, two at a time on two cores)",
     ):
@@ -116,9 +117,13 @@ def test_rates_above_the_noise_floor_are_left_out(example: SimpleNamespace) -> N
     def kept(*ks: float) -> tuple[float, ...]:
         return example.rules.kept_rates([made_up(run, k_at_20=k) for run, k in zip(runs, ks, strict=True)])
 
-    assert kept(1.0, 0.95, 0.949) == (1e-5, 3e-5)
+    assert kept(1.0, 0.9, 0.899) == (1e-5, 3e-5)
     assert kept(0.99, 0.99, 0.99) == (1e-5, 3e-5, 1e-4)
     assert kept(0.5, 0.5, 0.5) == (1e-5,), "something has to be trained at"
+    results = [made_up(run, k_at_20=k) for run, k in zip(runs, (0.8, 0.7, 0.69), strict=True)]
+    for result in results:
+        del result["probe"]["probe/kept_by_chance"]
+    assert example.rules.kept_rates(results) == (1e-5, 3e-5), "of the pilot it was measured afterwards"
 
 
 def test_the_label_free_rate(example: SimpleNamespace) -> None:
@@ -173,8 +178,8 @@ def test_a_protocol_that_the_rules_do_not_make_is_refused(
     better["probe"]["probe/agreement"] = [0.9] * 13
     with pytest.raises(ValueError, match=r"protocol\.json has rates=.* make it anew with --freeze"):
         example.rules.check_protocol(frozen, results)
-    monkeypatch.setattr(example.rules.health, "KEPT_LEAST", 0.8)
-    with pytest.raises(ValueError, match=r"protocol\.json has thresholds=.*'KEPT_LEAST': 0\.9"):
+    monkeypatch.setattr(example.rules.health, "ENTROPY_LEFT", 0.4)
+    with pytest.raises(ValueError, match=r"protocol\.json has thresholds=.*'ENTROPY_LEFT': 0\.5"):
         example.rules.check_protocol(frozen, pilot(example))
 
 

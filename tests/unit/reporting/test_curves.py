@@ -3,7 +3,7 @@
 import math
 
 from megatron_coreward.cli.report import main
-from megatron_coreward.evaluation.health import AGREEMENT, ENTROPY, INFORMATION, TOP
+from megatron_coreward.evaluation.health import AGREEMENT, BY_CHANCE, ENTROPY, INFORMATION, KEPT, TOP
 from megatron_coreward.reporting.curves import PANELS, PROBE, draw
 from megatron_coreward.utils.metrics import MetricsWriter, read_metrics
 from tests.support.metric_names import METRICS
@@ -32,13 +32,15 @@ def test_draws_the_panels_that_have_data(tmp_path):
 
 def test_marks_the_alarms_of_a_probe(tmp_path):
     writer = MetricsWriter(tmp_path)
-    for step, kept in enumerate([1.0, 0.8, 0.8, 0.95]):
-        writer.log(5 * step, {**HEALTHY_PROBE, "probe/kept_majorities": kept})
+    for step, kept in enumerate([1.0, 0.6, 0.6, 0.95]):
+        chance = {} if step else {BY_CHANCE: 0.7}
+        writer.log(5 * step, {**HEALTHY_PROBE, **chance, KEPT: kept})
         writer.log(5 * step + 1, {"policy/kl": 0.1})
     writer.close()
     [axes] = [axes for axes in draw(read_metrics(tmp_path)).axes if axes.get_title() == PROBE]
-    *figures, alarm = axes.lines
-    assert {line.get_label() for line in figures} == {*HEALTHY_PROBE, "probe/kept_majorities"} - {INFORMATION}
+    *figures, chance, alarm = axes.lines
+    assert {line.get_label() for line in figures} == {*HEALTHY_PROBE, KEPT} - {INFORMATION}
+    assert (chance.get_label(), list(chance.get_ydata())) == (BY_CHANCE, [0.7, 0.7])
     assert (alarm.get_label(), list(alarm.get_xdata())) == ("forgetting alarm", [10, 10])
 
 

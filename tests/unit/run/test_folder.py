@@ -16,7 +16,12 @@ from megatron_coreward.types import StepReport
 from megatron_coreward.utils.metrics import read_metrics
 from tests.support.fakes import ThreadCommunicator, run_threads
 
-FIGURES = {"probe/answer_entropy": 0.8, "probe/top_answer_share": 0.1, "probe/answer_information": 2.0}
+FIGURES = {
+    "probe/answer_entropy": 0.8,
+    "probe/top_answer_share": 0.1,
+    "probe/answer_information": 2.0,
+    "probe/kept_by_chance": 0.9,
+}
 PROBES = [
     {"step": step, "probe/agreement": agreement, "probe/kept_majorities": kept, **FIGURES}
     for step, (agreement, kept) in enumerate([(0.3, 1.0), (0.5, 1.0), (0.7, 0.8), (0.9, 0.8)])

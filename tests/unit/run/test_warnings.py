@@ -28,6 +28,7 @@ PROBE = {
     "probe/answer_entropy": 0.8,
     "probe/top_answer_share": 0.1,
     "probe/answer_information": 2.0,
+    "probe/kept_by_chance": 0.9,
 }
 
 
