@@ -109,7 +109,7 @@ def planned(stage: str, protocol: Protocol | None = None) -> list[Run]:
     """The runs of a stage, in the order in which they start.
 
     The claims go seed by seed: where they are spread over machines, which round differently, what a test
-    pairs has been run on the same.
+    pairs has been run on the same. Arms of five seeds that have another rate are also run at the common one.
 
     Raises:
         ValueError: the claims need a protocol, and there is none.
@@ -130,9 +130,11 @@ def planned(stage: str, protocol: Protocol | None = None) -> list[Run]:
         )
     seeds: dict[str, Sequence[int]] = dict.fromkeys(FIVE_SEEDS, CLAIMS_SEEDS)
     seeds |= dict.fromkeys((*THREE_SEEDS, protocol.best_new_arm), FEWER_SEEDS)
+    common = dict.fromkeys(FIVE_SEEDS, COMMON_RATE)
     return [
-        Run(CLAIMS, "wordings", arm, seed, protocol.rates[arm])
+        Run(CLAIMS, "wordings", arm, seed, rate)
         for seed in CLAIMS_SEEDS
         for arm in seeds
         if seed in seeds[arm]
+        for rate in dict.fromkeys((protocol.rates[arm], common.get(arm, protocol.rates[arm])))
     ]

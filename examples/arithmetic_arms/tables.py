@@ -141,17 +141,29 @@ def health(results: Sequence[Result]) -> list[str]:
 
 
 def comparisons(results: Sequence[Result]) -> list[str]:
-    """The tests and the other differences, for the chosen checkpoint and for the last step."""
-    by_arm = {arm: runs for (arm, _), runs in grouped(results).items()}
-    new = [Comparison(arm, "co_reward", "more than Co-Reward?") for arm in NEW_ARMS if arm in by_arm]
+    """The tests and the other differences, for the chosen checkpoint and for the last step.
+
+    Where an arm was also run at the common rate, both once more with all arms at that.
+    """
+    groups = grouped(results)
+    common = {arm: runs for (arm, rate), runs in groups.items() if rate == COMMON_RATE}
+    own = common | {arm: runs for (arm, rate), runs in groups.items() if rate != COMMON_RATE}
+    new = [Comparison(arm, "co_reward", "more than Co-Reward?") for arm in NEW_ARMS if arm in own]
+    parts = [(own, CHOSEN, "the chosen checkpoint: the tests"), (own, LAST, "the last step: no tests")]
+    if any(own[arm] != runs for arm, runs in common.items()):
+        at_one = f"all arms at {COMMON_RATE:g}: no tests"
+        parts += [
+            (common, CHOSEN, f"the chosen checkpoint, {at_one}"),
+            (common, LAST, f"the last step, {at_one}"),
+        ]
     lines: list[str] = []
-    for model, words in ((CHOSEN, "the chosen checkpoint: the tests"), (LAST, "the last step: no tests")):
+    for part, (by_arm, model, words) in enumerate(parts):
         tests = [(c, d) for c in PRIMARY if (d := compare(by_arm, c, model)) is not None]
         adjusted = holm([d.p for _, d in tests] + [1.0] * (len(PRIMARY) - len(tests)))
         others = [(c, d) for c in (*SECONDARY, *new) if (d := compare(by_arm, c, model)) is not None]
         rows = []
         for n, (c, d) in enumerate([*tests, *others]):
-            tested = model == CHOSEN and n < len(tests)
+            tested = part == 0 and n < len(tests)
             verdict = _verdict(by_arm, c, adjusted[n]) if tested else ""
             rows.append(
                 [
@@ -178,7 +190,7 @@ def all_tables(results: Sequence[Result], stage: str) -> list[str]:
     parts = [[f"# The {stage}", "", *origin(results)], ["## Test split", "", *accuracies(results)]]
     if stage == CLAIMS:
         parts.append(["## Differences", "", *comparisons(results)])
-        parts.append(["The oracle and the common rate exist for the pilot only: see pilot.md."])
+        parts.append(["The oracle rate exists for the pilot only: see pilot.md."])
     else:
         parts[-1] += ["", AS_RUN]
         parts.append(["## Three choices of the rate (one seed)", "", *three_rates(results)])

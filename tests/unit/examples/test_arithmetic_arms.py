@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,20 +70,24 @@ def test_the_plan(example: SimpleNamespace, protocol: Any) -> None:
     assert len({run.name for run in runs}) == len(runs) == 7 * 3 + 7
     assert {run.arm for run in runs} == set(example.arms.ARMS)
     assert {(run.task, run.seed) for run in runs} == {("arithmetic", 1)}
+    assert set(protocol.rates.values()) == {1e-5}, "four arms are also run at the common rate"
     claims = example.arms.planned("claims", protocol)
-    assert len({run.name for run in claims}) == len(claims) == 4 * 5 + 3 * 3
+    assert len({run.name for run in claims}) == len(claims) == 4 * 5 + 3 * 3 + 4 * 5
+    alike = replace(protocol, rates=dict.fromkeys(protocol.rates, 3e-5))
+    assert len(example.arms.planned("claims", alike)) == 4 * 5 + 3 * 3
     assert {run.task for run in claims} == {"wordings"}
     assert not {run.seed for run in runs} & {run.seed for run in claims}, "new seeds"
     seeds = [run.seed for run in claims]
     assert seeds == sorted(seeds), "what a test pairs comes together"
-    assert [run.arm for run in claims[:7]] == [*example.rules.CLAIMED, protocol.best_new_arm]
+    assert list(dict.fromkeys(run.arm for run in claims[:11])) == [*protocol.rates]
 
 
-def test_the_page_states_the_plan_and_the_thresholds(example: SimpleNamespace, protocol: Any) -> None:
+def test_the_page_states_the_plan_and_the_thresholds(example: SimpleNamespace) -> None:
+    committed = example.rules.Protocol.read(FOLDER / "protocol.json")
     page, limits = " ".join((FOLDER / "README.md").read_text().split()), example.rules.thresholds()
     for words in (
         f"**Pilot** ({len(example.arms.planned('pilot'))} runs)",
-        f"**Claims** ({len(example.arms.planned('claims', protocol))} runs)",
+        f"**Claims** ({len(example.arms.planned('claims', committed))} runs)",
         f"leave k at c or more after {example.rules.NOISE_STEPS} steps",
         f"h < {limits['ENTROPY_LEFT']:g} h0",
         f"q > q0 + {limits['TOP_ADDED']:g}",

@@ -175,6 +175,22 @@ def test_the_page_of_the_claims(example: SimpleNamespace, tmp_path: Path) -> Non
     assert (tmp_path / "claims.png").stat().st_size > 10_000
 
 
+def test_an_arm_of_two_rates_is_tested_at_its_own_and_compared_at_the_common_one(
+    example: SimpleNamespace,
+) -> None:
+    results = claims(example)
+    lower = [{**r, "rate": 1e-5, "test": {**r["test"], "chosen": r["test"]["start"]}} for r in results]
+    lower = [r for r in lower if r["arm"] == "split_vote"]
+
+    def differences(given: list[dict[str, Any]]) -> list[str]:
+        rows = [line for line in example.tables.comparisons(given) if "by not being judged" in line]
+        return [row.split(" | ")[2] for row in rows]
+
+    own, _, *at_the_common_rate = differences([*results, *lower])
+    assert at_the_common_rate == differences(results)
+    assert float(own) < -0.1 < float(at_the_common_rate[0])
+
+
 def test_there_is_no_verdict_before_all_seeds_are_there(example: SimpleNamespace) -> None:
     """And the correction is over three tests, however many can be made by then."""
     page = example.tables.all_tables(claims(example)[1:], "claims")
