@@ -38,6 +38,8 @@ PANELS = (
     ("Gradient norm", ("policy/grad_norm",), "linear"),
 )
 """Title, metric names (or their beginnings) and scale of every panel."""
+MANY_LINES = 5
+"""A legend of more would hide what it explains, and stands beside the panel."""
 
 
 def draw(records: Sequence[dict[str, float]]) -> "Figure":
@@ -62,7 +64,8 @@ def draw(records: Sequence[dict[str, float]]) -> "Figure":
             axes.axvline(step, label=name, color=f"C{color}", linestyle="dashed")
         axes.set(title=title, xlabel="step", yscale=scale)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(axes.lines) > MANY_LINES else {}
+        axes.legend(fontsize="small", **beside)
     return figure
 
 
