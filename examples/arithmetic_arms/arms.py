@@ -130,11 +130,13 @@ def planned(stage: str, protocol: Protocol | None = None) -> list[Run]:
         )
     seeds: dict[str, Sequence[int]] = dict.fromkeys(FIVE_SEEDS, CLAIMS_SEEDS)
     seeds |= dict.fromkeys((*THREE_SEEDS, protocol.best_new_arm), FEWER_SEEDS)
-    common = dict.fromkeys(FIVE_SEEDS, COMMON_RATE)
+    rates = {arm: {protocol.rates[arm]} for arm in seeds}
+    for arm in FIVE_SEEDS:
+        rates[arm].add(COMMON_RATE)
     return [
         Run(CLAIMS, "wordings", arm, seed, rate)
         for seed in CLAIMS_SEEDS
         for arm in seeds
         if seed in seeds[arm]
-        for rate in dict.fromkeys((protocol.rates[arm], common.get(arm, protocol.rates[arm])))
+        for rate in sorted(rates[arm])
     ]
