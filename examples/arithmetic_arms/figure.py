@@ -11,36 +11,62 @@ from tables import Groups, greedy, grouped, title
 from megatron_coreward.evaluation.health import AGREEMENT
 
 KL = "probe/kl"
+VALIDATION = "Greedy pass@1, validation split"
 
 
 def draw(results: Sequence[Result]) -> Figure:
     """Curves are means over the seeds of an arm, of the pilot those of the common rate; points are runs."""
     groups = grouped(results)
-    rates = {arm: sorted(rate for other, rate in groups if other == arm) for arm, _ in groups}
-    curves = {
-        (arm, rate): runs
-        for (arm, rate), runs in groups.items()
-        if len(rates[arm]) == 1 or rate == COMMON_RATE
-    }
     figure = Figure(figsize=(14, 9), layout="constrained")
     [[accuracy, agreement], [against_kl, points]] = figure.subplots(2, 2)
-    for number, ((arm, rate), runs) in enumerate(curves.items()):
-        style = {"label": f"{title(arm)}, {rate:g}", "color": f"C{number % 10}"}
-        style["linestyle"] = "-" if number < 10 else "--"
-        steps = runs[0]["validation"]["step"]
-        values = _means([run["validation"][GREEDY] for run in runs])
-        accuracy.plot(steps, values, **style)
+    for runs, style in _curves(groups):
+        values = _accuracy(accuracy, runs, style)
         agreement.plot(runs[0]["probe"]["step"], _means([run["probe"][AGREEMENT] for run in runs]), **style)
         if all(KL in run["probe"] for run in runs):
             against_kl.plot(_means([run["probe"][KL] for run in runs]), values, marker=".", **style)
-    _label(accuracy, "Greedy pass@1, validation split", "step")
+    _label(accuracy, VALIDATION, "step")
     _label(agreement, "Probe: agreement of greedy answers (no labels)", "step")
-    _label(
-        against_kl, "Greedy pass@1, validation split", "KL to the start model, on the probe (nats a token)"
-    )
+    _label(against_kl, VALIDATION, "KL to the start model, on the probe (nats a token)")
     _points(points, groups)
     figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return figure
+
+
+def draw_short(results: Sequence[Result]) -> Figure:
+    """Two panels of `draw`, for a page that has room for no more: accuracy by step, and all runs."""
+    groups = grouped(results)
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    accuracy, points = figure.subplots(1, 2)
+    for runs, style in _curves(groups):
+        _accuracy(accuracy, runs, style)
+    _label(accuracy, VALIDATION, "step")
+    _points(points, groups)
+    handles = accuracy.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize="small")
+    return figure
+
+
+def _curves(groups: Groups) -> list[tuple[list[Result], dict[str, str]]]:
+    """Runs of one arm at one rate, the common one where there are several, and the style of their curves."""
+    rates = {arm: [rate for other, rate in groups if other == arm] for arm, _ in groups}
+    shown = [row for row in groups if len(rates[row[0]]) == 1 or row[1] == COMMON_RATE]
+    return [
+        (
+            groups[arm, rate],
+            {
+                "label": f"{title(arm)}, {rate:g}",
+                "color": f"C{number % 10}",
+                "linestyle": "-" if number < 10 else "--",
+            },
+        )
+        for number, (arm, rate) in enumerate(shown)
+    ]
+
+
+def _accuracy(axes: Axes, runs: Sequence[Result], style: dict[str, str]) -> list[float]:
+    values = _means([run["validation"][GREEDY] for run in runs])
+    axes.plot(runs[0]["validation"]["step"], values, **style)
+    return values
 
 
 def _points(axes: Axes, groups: Groups) -> None:

@@ -1,4 +1,4 @@
-"""Tables and figure of a stage from results/STAGE: pilot.md and pilot.png, claims.md and claims.png.
+"""Tables and figures of a stage from results/STAGE: STAGE.md, STAGE.png, and claims_short.png for the README.
 
 python examples/arithmetic_arms/summarize_arms.py pilot
 """
@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from figure import draw
+from arms import CLAIMS
+from figure import draw, draw_short
 from results import read_results
 from rules import Result
 from tables import all_tables
@@ -18,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def write_summary(results: Sequence[Result], output: Path, stage: str) -> Path:
-    """Writes STAGE.md and STAGE.png to `output`; returns the page's path.
+    """Writes STAGE.md and the figures to `output`; returns the page's path.
 
     Raises:
         ValueError: there are no results.
@@ -28,6 +29,8 @@ def write_summary(results: Sequence[Result], output: Path, stage: str) -> Path:
     page = output / f"{stage}.md"
     page.write_text("\n".join([*all_tables(results, stage), "", f"![Curves and points]({stage}.png)"]) + "\n")
     draw(results).savefig(page.with_suffix(".png"), dpi=110)
+    if stage == CLAIMS:
+        draw_short(results).savefig(output / f"{stage}_short.png", dpi=110)
     return page
 
 

@@ -30,10 +30,19 @@ from rules import (
 
 SAMPLED = ("pass@1", "maj@8", "pass@8")
 FOUND = 0.05
+TRAINING = {
+    "vote_accuracy": "vote accuracy",
+    "agreement": "agreement of the two votes",
+    "majority_share": "share of the majority",
+    "top_answer_share": "largest share of an answer",
+    "entropy": "token entropy",
+}
+ENDS = (slice(None, 10), slice(-10, None))
 AS_RUN = (
     "The chosen checkpoints above are those of the alarms as they were in the pilot: forgetting rang at k < "
     f"0.9 twice running. Below it rings at k < {PILOT_CHANCE:.3f}, what chance leaves of k (README.md)."
 )
+TRAINING_WORDS = "Original questions; mean of the first ten steps -> mean of the last ten, over seeds."
 Groups = dict[tuple[str, float], list[Result]]
 """Runs by arm and rate, in the order of ARMS."""
 
@@ -93,6 +102,19 @@ def _accuracy_row(name: str, rate: str, runs: Sequence[Result], model: str, seve
         *(_spread(values) for values in (*by_wording, *sampled)),
         *(("", "") if start else (f"{gained:.0f}", f"{lost:.0f}")),
     ]
+
+
+def training(results: Sequence[Result]) -> list[str]:
+    """How training went on originals: means of the first and the last steps, over seeds."""
+    rows = []
+    for (arm, rate), runs in grouped(results).items():
+        cells = []
+        for name in TRAINING:
+            series = [run["steps"][name] for run in runs if name in run["steps"]]
+            begun, ended = (_mean([_mean(s[part]) for s in series]) if series else None for part in ENDS)
+            cells.append("" if begun is None else f"{begun:.3f} -> {ended:.3f}")
+        rows.append([title(arm), f"{rate:g}", *cells])
+    return _table(["arm", "rate", *TRAINING.values()], rows)
 
 
 def three_rates(results: Sequence[Result]) -> list[str]:
@@ -196,6 +218,7 @@ def all_tables(results: Sequence[Result], stage: str) -> list[str]:
         parts.append(["## Three choices of the rate (one seed)", "", *three_rates(results)])
         results = [by_todays_alarms(result) for result in results]
     parts.append(["## Alarms, collapse and choice", "", *health(results)])
+    parts.append(["## Training", "", TRAINING_WORDS, "", *training(results)])
     return [line for part in parts for line in [*part, ""]][:-1]
 
 

@@ -173,6 +173,20 @@ def test_the_page_of_the_claims(example: SimpleNamespace, tmp_path: Path) -> Non
     assert "what do labels add?" not in page, "ground truth was not run"
     assert "greedy, plain | greedy, hard" in page
     assert (tmp_path / "claims.png").stat().st_size > 10_000
+    assert (tmp_path / "claims_short.png").stat().st_size > 10_000
+
+
+def test_the_table_of_training(example: SimpleNamespace) -> None:
+    """Means of the first and last ten steps over seeds; a figure that an arm has not stays empty."""
+    runs = [made_up(pilot_run(example)), made_up(pilot_run(example)), made_up(pilot_run(example, "entropy"))]
+    for run, last in zip(runs, (0.6, 0.8, 0.1), strict=True):
+        run["steps"] = {"vote_accuracy": [0.5] * 10 + [0.0] * 40 + [last] * 10}
+    head, _, *rows = example.tables.training(runs)
+    assert head.startswith("| arm | rate | vote accuracy | ")
+    assert rows == [
+        "| Co-Reward (I) | 3e-05 | 0.500 -> 0.700 |  |  |  |  |",
+        "| Entropy | 3e-05 | 0.500 -> 0.100 |  |  |  |  |",
+    ]
 
 
 def test_an_arm_of_two_rates_is_tested_at_its_own_and_compared_at_the_common_one(
