@@ -1,6 +1,7 @@
 """The figure of a stage: accuracy and agreement by step, accuracy against KL, the checkpoints' accuracy."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def draw_short(results: Sequence[Result]) -> Figure:
     return figure
 
 
-def _curves(groups: Groups) -> list[tuple[list[Result], dict[str, str]]]:
+def _curves(groups: Groups) -> list[tuple[list[Result], dict[str, Any]]]:
     """Runs of one arm at one rate, the common one where there are several, and the style of their curves."""
     rates = {arm: [rate for other, rate in groups if other == arm] for arm, _ in groups}
     shown = [row for row in groups if len(rates[row[0]]) == 1 or row[1] == COMMON_RATE]
@@ -63,7 +64,7 @@ def _curves(groups: Groups) -> list[tuple[list[Result], dict[str, str]]]:
     ]
 
 
-def _accuracy(axes: Axes, runs: Sequence[Result], style: dict[str, str]) -> list[float]:
+def _accuracy(axes: Axes, runs: Sequence[Result], style: dict[str, Any]) -> list[float]:
     values = _means([run["validation"][GREEDY] for run in runs])
     axes.plot(runs[0]["validation"]["step"], values, **style)
     return values
