@@ -1,5 +1,6 @@
-"""The figure of a stage: accuracy and agreement by step, accuracy against KL, the checkpoints' accuracy."""
+"""The figures of a stage: accuracy and agreement by step, accuracy against KL, the checkpoints' accuracy."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def draw(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(14, 9), layout="constrained")
     [[accuracy, agreement], [against_kl, points]] = figure.subplots(2, 2)
     for runs, style in _curves(groups):
-        values = _accuracy(accuracy, runs, style)
+        values = _plot_accuracy(accuracy, runs, style)
         agreement.plot(runs[0]["probe"]["step"], _means([run["probe"][AGREEMENT] for run in runs]), **style)
         if all(KL in run["probe"] for run in runs):
             against_kl.plot(_means([run["probe"][KL] for run in runs]), values, marker=".", **style)
@@ -39,7 +40,7 @@ def draw_short(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(11, 4), layout="constrained")
     accuracy, points = figure.subplots(1, 2)
     for runs, style in _curves(groups):
-        _accuracy(accuracy, runs, style)
+        _plot_accuracy(accuracy, runs, style)
     _label(accuracy, VALIDATION, "step")
     _points(points, groups)
     handles = accuracy.get_legend_handles_labels()
@@ -49,8 +50,8 @@ def draw_short(results: Sequence[Result]) -> Figure:
 
 def _curves(groups: Groups) -> list[tuple[list[Result], dict[str, Any]]]:
     """Runs of one arm at one rate, the common one where there are several, and the style of their curves."""
-    rates = {arm: [rate for other, rate in groups if other == arm] for arm, _ in groups}
-    shown = [row for row in groups if len(rates[row[0]]) == 1 or row[1] == COMMON_RATE]
+    rates = Counter(arm for arm, _ in groups)
+    shown = [(arm, rate) for arm, rate in groups if rates[arm] == 1 or rate == COMMON_RATE]
     return [
         (
             groups[arm, rate],
@@ -64,7 +65,8 @@ def _curves(groups: Groups) -> list[tuple[list[Result], dict[str, Any]]]:
     ]
 
 
-def _accuracy(axes: Axes, runs: Sequence[Result], style: dict[str, Any]) -> list[float]:
+def _plot_accuracy(axes: Axes, runs: Sequence[Result], style: dict[str, Any]) -> list[float]:
+    """Means over the runs by step, which are also returned."""
     values = _means([run["validation"][GREEDY] for run in runs])
     axes.plot(runs[0]["validation"]["step"], values, **style)
     return values

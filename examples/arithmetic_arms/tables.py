@@ -28,6 +28,8 @@ from rules import (
     label_free_rate,
 )
 
+from megatron_coreward.reporting.changes import AVERAGED_STEPS
+
 SAMPLED = ("pass@1", "maj@8", "pass@8")
 FOUND = 0.05
 TRAINING = {
@@ -37,7 +39,8 @@ TRAINING = {
     "top_answer_share": "largest share of an answer",
     "entropy": "token entropy",
 }
-ENDS = (slice(None, 10), slice(-10, None))
+"""Figures of training steps (results.py) -> their columns."""
+ENDS = (slice(None, AVERAGED_STEPS), slice(-AVERAGED_STEPS, None))
 AS_RUN = (
     "The chosen checkpoints above are those of the alarms as they were in the pilot: forgetting rang at k < "
     f"0.9 twice running. Below it rings at k < {PILOT_CHANCE:.3f}, what chance leaves of k (README.md)."
