@@ -2,9 +2,9 @@
 
     python examples/smollm2_135m_arithmetic/make_data.py --output runs/smollm2_arithmetic/data
 
-The problems are those of data/synthetic.py: a third of the wordings are short arithmetic ("What is 12 plus
-35?"), the others word problems. sft.jsonl has both wordings of a problem with a boxed response; pairs.jsonl
-has both, and the answer for figures and for the ground-truth arm alone.
+The problems are the sums of data/synthetic.py (--subject both: differences, too): a third of the wordings are
+short arithmetic ("What is 12 plus 35?"), the others word problems. sft.jsonl has both wordings of a problem
+with a boxed response; pairs.jsonl has both, and the answer for figures and for the ground-truth arm alone.
 """
 
 import argparse
@@ -36,11 +36,13 @@ def main() -> None:
     parser.add_argument("--sft", type=int, default=512, help="problems for supervised training (512)")
     parser.add_argument("--pairs", type=int, default=512, help="problems for training without labels (512)")
     parser.add_argument("--held-out", type=int, default=400, help="problems to evaluate on (400)")
+    parser.add_argument("--subject", choices=("sum", "both"), default="sum", help="kinds of problems (sum)")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    problems = synthetic.make_pairs(options.sft + options.pairs, options.seed)  # all different
-    taught, trained = problems[: options.sft], problems[options.sft :]
+    everything = synthetic.make_pairs(len(synthetic.training_problems()), options.seed)  # all different
+    problems = [pair for pair in everything if options.subject in (pair.subject, "both")]
+    taught, trained = problems[: options.sft], problems[options.sft :][: options.pairs]
     write(
         options.output / "sft.jsonl",
         (
@@ -53,11 +55,12 @@ def main() -> None:
         options.output / "pairs.jsonl",
         ({"question": p.original, "rephrased": p.rephrased, "answer": p.answer or ""} for p in trained),
     )
+    questions = [q for q in synthetic.held_out() if options.subject in (q.subject, "both")]
     write(
         options.output / "held_out.jsonl",
         (
             {"question": q.question, "answer": q.answer, "subject": q.subject}
-            for q in synthetic.held_out()[: options.held_out]
+            for q in questions[: options.held_out]
         ),
     )
 
