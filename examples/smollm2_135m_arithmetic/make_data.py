@@ -2,9 +2,10 @@
 
     python examples/smollm2_135m_arithmetic/make_data.py --output runs/smollm2_arithmetic/data
 
-The problems are the sums of data/synthetic.py (--subject both: differences, too): a third of the wordings are
-short arithmetic ("What is 12 plus 35?"), the others word problems. sft.jsonl has both wordings of a problem
-with a boxed response; pairs.jsonl has both, and the answer for figures and for the ground-truth arm alone.
+The problems are the sums of data/wordings.py, in a plain wording ("What is 12 plus 35?", "Ann has ...") and a
+hard one: numbers in words, clauses in another order, a number that the question does not ask for. sft.jsonl
+has questions with a boxed response, half of them hard; pairs.jsonl has both wordings, and the answer for
+figures and for the ground-truth arm alone; held_out.jsonl asks every other problem in the hard wording.
 """
 
 import argparse
@@ -13,17 +14,18 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from megatron_coreward.data import synthetic
+from megatron_coreward.data import wordings
 from megatron_coreward.data.pairs import PairRecord
+from megatron_coreward.data.synthetic import training_problems
 
-SIGNS = {"sum": "+", "difference": "-"}
+SUBJECT = "sum"
+"""Of a difference the model as it comes knows too little: docs/evidence/learning.md."""
 
 
-def response(question: str, pair: PairRecord) -> str:
-    """The calculation in the question's order, and the answer in a box."""
-    first, second = re.findall(r"\d+", question)
-    sign = SIGNS[pair.subject]
-    return f"{first} {sign} {second} = {pair.answer}. The answer is \\boxed{{{pair.answer}}}."
+def response(pair: PairRecord) -> str:
+    """The calculation, in the order of the plain wording, and the answer in a box."""
+    first, second = re.findall(r"\d+", pair.original)
+    return f"{first} + {second} = {pair.answer}. The answer is \\boxed{{{pair.answer}}}."
 
 
 def write(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
@@ -33,35 +35,32 @@ def write(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--sft", type=int, default=512, help="problems for supervised training (512)")
+    parser.add_argument("--sft", type=int, default=512, help="questions for supervised training (512)")
+    parser.add_argument("--hard", type=int, default=256, help="hard ones among them (256)")
     parser.add_argument("--pairs", type=int, default=512, help="problems for training without labels (512)")
-    parser.add_argument("--held-out", type=int, default=400, help="problems to evaluate on (400)")
-    parser.add_argument("--subject", choices=("sum", "both"), default="sum", help="kinds of problems (sum)")
+    parser.add_argument("--held-out", type=int, default=320, help="problems to evaluate on (320)")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    everything = synthetic.make_pairs(len(synthetic.training_problems()), options.seed)  # all different
-    problems = [pair for pair in everything if options.subject in (pair.subject, "both")]
+    everything = wordings.make_pairs(len(training_problems()), options.seed)  # all different
+    problems = [pair for pair in everything if pair.subject == SUBJECT]
     taught, trained = problems[: options.sft], problems[options.sft :][: options.pairs]
     write(
         options.output / "sft.jsonl",
         (
-            {"question": question, "response": response(question, pair)}
-            for pair in taught
-            for question in (pair.original, pair.rephrased)
+            {"question": pair.rephrased if row < options.hard else pair.original, "response": response(pair)}
+            for row, pair in enumerate(taught)
         ),
     )
     write(
         options.output / "pairs.jsonl",
         ({"question": p.original, "rephrased": p.rephrased, "answer": p.answer or ""} for p in trained),
     )
-    questions = [q for q in synthetic.held_out() if options.subject in (q.subject, "both")]
+    asked = [question for question in wordings.held_out() if question.subject == SUBJECT]
+    questions = [asked[2 * row + row % 2] for row in range(options.held_out)]  # plain and hard lie together
     write(
         options.output / "held_out.jsonl",
-        (
-            {"question": q.question, "answer": q.answer, "subject": q.subject}
-            for q in questions[: options.held_out]
-        ),
+        ({"question": q.question, "answer": q.answer, "subject": q.level} for q in questions),
     )
 
 

@@ -22,9 +22,11 @@ if [ ! -d $out/sft/hf ]; then
   coreward sft $here/sft.yaml --ranks "$ranks"
 fi
 for method in co_reward majority_voting ground_truth; do
+  votes=reward.min_agreement=0.75 # a label takes six votes of eight
+  if [ $method = ground_truth ]; then votes=; fi
   if [ ! -d $out/$method/hf ]; then
     echo "== $method"
-    coreward train $here/arm.yaml --ranks "$ranks" "$@" \
+    coreward train $here/arm.yaml --ranks "$ranks" $votes "$@" \
       reward.method=$method run.output_dir=$out/$method run.auto_resume=true
   fi
   coreward summarize $out/$method

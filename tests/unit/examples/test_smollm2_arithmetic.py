@@ -12,23 +12,25 @@ from megatron_coreward.data.pairs import load_examples, load_pairs, load_questio
 from megatron_coreward.preflight.costs import batch_arithmetic
 from megatron_coreward.preflight.method import check_method
 from tests.support.paths import ROOT
-from tests.unit.data.test_synthetic import parse
+from tests.unit.data.test_wordings import answer_of, operands_of
 
 EXAMPLE = ROOT / "examples/smollm2_135m_arithmetic"
 ARMS = ("co_reward", "majority_voting", "ground_truth")
+GATE = "reward.min_agreement=0.75"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    arguments = ["make_data.py", "--output", str(folder), "--sft", "40", "--pairs", "50", "--held-out", "60"]
+    sizes = ["--sft", "40", "--hard", "15", "--pairs", "50", "--held-out", "60"]
+    arguments = ["make_data.py", "--output", str(folder), *sizes]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments)
         runpy.run_path(str(EXAMPLE / "make_data.py"), run_name="__main__")
     return folder
 
 
-def test_no_problem_is_in_two_files_and_all_have_both_kinds(data: Path) -> None:
+def test_no_problem_is_in_two_files_and_all_have_both_wordings(data: Path) -> None:
     examples = load_examples(str(data / "sft.jsonl"))
     pairs = load_pairs(str(data / "pairs.jsonl"))
     asked = load_questions(str(data / "held_out.jsonl"))
@@ -37,30 +39,37 @@ def test_no_problem_is_in_two_files_and_all_have_both_kinds(data: Path) -> None:
         [wording for pair in pairs for wording in (pair.original, pair.rephrased)],
         [question.question for question in asked],
     ]
-    problems = [{parse(question) for question in questions} for questions in files]
+    problems = [{operands_of(question) for question in questions} for questions in files]
     assert [len(p) for p in problems] == [40, 50, 60] and len(set.union(*problems)) == 150
-    for questions in files:
-        short = sum(question.startswith("What is") for question in questions)
-        assert 0.15 < short / len(questions) < 0.6
-    assert all(parse(pair.original).answer == pair.answer == parse(pair.rephrased).answer for pair in pairs)
-    assert {question.subject for question in asked} == {"sum"}
+    assert {operation for operation, _, _ in set.union(*problems)} == {"sum"}
+    assert [sum(map(is_hard, questions)) for questions in files] == [15, 50, 30]
+    assert all(answer_of(p.original) == p.answer == answer_of(p.rephrased) for p in pairs)
+    assert all(answer_of(question.question) == question.answer for question in asked)
+    assert [question.subject for question in asked] == ["plain", "hard"] * 30
 
 
-def test_a_response_is_the_calculation_in_the_order_of_the_question(data: Path) -> None:
+def is_hard(question: str) -> bool:
+    return not re.search(r"\d", question)
+
+
+def test_a_response_is_the_calculation_of_the_question(data: Path) -> None:
     for question, response in load_examples(str(data / "sft.jsonl")):
         calculation, result, boxed = re.fullmatch(
-            r"(\d+ [+-] \d+) = (\d+)\. The answer is \\boxed\{(\d+)\}\.", response
+            r"(\d+ \+ \d+) = (\d+)\. The answer is \\boxed\{(\d+)\}\.", response
         ).groups()
-        assert calculation.split()[::2] == re.findall(r"\d+", question)
-        assert eval(calculation) == int(result) == int(boxed) == int(parse(question).answer)
+        operands = [int(number) for number in calculation.split(" + ")]
+        assert sorted(operands, reverse=True) == list(operands_of(question)[1:])
+        assert sum(operands) == int(result) == int(boxed) == int(answer_of(question))
 
 
 def test_the_arms_start_from_what_was_taught_and_draw_equally(data: Path) -> None:
     taught = load_config([EXAMPLE / "sft.yaml"])
     draws = set()
-    assert f"for method in {' '.join(ARMS)}; do" in (EXAMPLE / "run.sh").read_text()
+    script = (EXAMPLE / "run.sh").read_text()
+    assert f"for method in {' '.join(ARMS)}; do" in script and f"  votes={GATE} " in script
     for method in ARMS:
-        config = load_config([EXAMPLE / "arm.yaml"], [f"reward.method={method}"])
+        gate = [] if method == "ground_truth" else [GATE]
+        config = load_config([EXAMPLE / "arm.yaml"], [f"reward.method={method}", *gate])
         check_method(config)
         assert config.model.path == f"{taught.run.output_dir}/hf"
         assert config.data.system_prompt == taught.data.system_prompt
