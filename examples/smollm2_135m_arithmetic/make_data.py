@@ -22,9 +22,20 @@ SUBJECT = "sum"
 """Of a difference the model as it comes knows too little: docs/evidence/learning.md."""
 
 
+def summands(plain: str) -> tuple[str, str]:
+    first, second = re.findall(r"\d+", plain)
+    return first, second
+
+
+def kind(wording: str, plain: str) -> str:
+    """ "plain" or "hard", and ", carry" if the ones of the summands make ten or more."""
+    ones = (int(number[-1]) for number in summands(plain))
+    return f"{wording}, carry" if sum(ones) >= 10 else wording
+
+
 def response(pair: PairRecord) -> str:
     """The calculation, in the order of the plain wording, and the answer in a box."""
-    first, second = re.findall(r"\d+", pair.original)
+    first, second = summands(pair.original)
     return f"{first} + {second} = {pair.answer}. The answer is \\boxed{{{pair.answer}}}."
 
 
@@ -57,11 +68,17 @@ def main() -> None:
         ({"question": p.original, "rephrased": p.rephrased, "answer": p.answer or ""} for p in trained),
     )
     asked = [question for question in wordings.held_out() if question.subject == SUBJECT]
-    questions = [asked[2 * row + row % 2] for row in range(options.held_out)]  # plain and hard lie together
-    write(
-        options.output / "held_out.jsonl",
-        ({"question": q.question, "answer": q.answer, "subject": q.level} for q in questions),
-    )
+    rows = []
+    for row, plain in enumerate(asked[::2][: options.held_out]):
+        question = asked[2 * row + row % 2]  # a problem's plain wording and its hard one lie together
+        rows.append(
+            {
+                "question": question.question,
+                "answer": question.answer,
+                "subject": kind(question.level, plain.question),
+            }
+        )
+    write(options.output / "held_out.jsonl", rows)
 
 
 if __name__ == "__main__":
