@@ -5,7 +5,9 @@
 The problems are the sums of data/wordings.py, in a plain wording ("What is 12 plus 35?", "Ann has ...") and a
 hard one: numbers in words, clauses in another order, a number that the question does not ask for. sft.jsonl
 has questions with a boxed response, half of them hard; pairs.jsonl has both wordings, and the answer for
-figures and for the ground-truth arm alone; held_out.jsonl asks every other problem in the hard wording.
+figures and for the ground-truth arm alone; held_out.jsonl asks every other problem in the hard wording. The
+latter two have no sum whose ones carry, of which label-free training makes the model forget the carry
+(docs/evidence/learning.md); with --carries they have.
 """
 
 import argparse
@@ -27,10 +29,9 @@ def summands(plain: str) -> tuple[str, str]:
     return first, second
 
 
-def kind(wording: str, plain: str) -> str:
-    """ "plain" or "hard", and ", carry" if the ones of the summands make ten or more."""
-    ones = (int(number[-1]) for number in summands(plain))
-    return f"{wording}, carry" if sum(ones) >= 10 else wording
+def carries(plain: str) -> bool:
+    """Whether the ones of the summands make ten or more."""
+    return sum(int(number[-1]) for number in summands(plain)) >= 10
 
 
 def response(pair: PairRecord) -> str:
@@ -49,13 +50,15 @@ def main() -> None:
     parser.add_argument("--sft", type=int, default=512, help="questions for supervised training (512)")
     parser.add_argument("--hard", type=int, default=256, help="hard ones among them (256)")
     parser.add_argument("--pairs", type=int, default=512, help="problems for training without labels (512)")
-    parser.add_argument("--held-out", type=int, default=320, help="problems to evaluate on (320)")
+    parser.add_argument("--held-out", type=int, default=280, help="problems to evaluate on (280)")
+    parser.add_argument("--carries", action="store_true", help="ask for sums whose ones carry, too")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     everything = wordings.make_pairs(len(training_problems()), options.seed)  # all different
-    problems = [pair for pair in everything if pair.subject == SUBJECT]
-    taught, trained = problems[: options.sft], problems[options.sft :][: options.pairs]
+    sums = [pair for pair in everything if pair.subject == SUBJECT]
+    taught, others = sums[: options.sft], sums[options.sft :]
+    trained = [pair for pair in others if options.carries or not carries(pair.original)][: options.pairs]
     write(
         options.output / "sft.jsonl",
         (
@@ -68,17 +71,13 @@ def main() -> None:
         ({"question": p.original, "rephrased": p.rephrased, "answer": p.answer or ""} for p in trained),
     )
     asked = [question for question in wordings.held_out() if question.subject == SUBJECT]
-    rows = []
-    for row, plain in enumerate(asked[::2][: options.held_out]):
-        question = asked[2 * row + row % 2]  # a problem's plain wording and its hard one lie together
-        rows.append(
-            {
-                "question": question.question,
-                "answer": question.answer,
-                "subject": kind(question.level, plain.question),
-            }
-        )
-    write(options.output / "held_out.jsonl", rows)
+    both = zip(asked[::2], asked[1::2], strict=True)  # a problem's plain wording and its hard one
+    kept = [two for two in both if options.carries or not carries(two[0].question)][: options.held_out]
+    questions = [two[row % 2] for row, two in enumerate(kept)]
+    write(
+        options.output / "held_out.jsonl",
+        ({"question": q.question, "answer": q.answer, "subject": q.level} for q in questions),
+    )
 
 
 if __name__ == "__main__":
