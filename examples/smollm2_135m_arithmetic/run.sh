@@ -35,8 +35,11 @@ echo "== texts to read: the model as it comes, as it was taught, and after each 
 for model in runs/SmolLM2-135M-Instruct $out/{sft,co_reward,majority_voting,ground_truth}/hf; do
   echo "-- $model"
   coreward ask --model $model --samples 4 --full rollout.memory_gb=1 rollout.max_response_tokens=40 \
-    data.max_prompt_tokens=128 evaluation.temperature=1 "What is 50 minus 38?" \
-    "Ann has 65 pens and gives away 60. How many pens does Ann have now?" \
-    "There are 82 coins in one box and 39 coins in another box. How many coins are there in all?"
+    data.max_prompt_tokens=128 evaluation.temperature=1 \
+    "Ann has 82 pens and gets 46 more. How many pens does Ann have now?" \
+    "Ben gets forty apples. Before that Ben had twenty-eight apples and seventy-eight coins. How many apples \
+does Ben have now?" \
+    "There are sixty-three pens in one box. Ann puts ninety-three coins in the box. Before that there were \
+thirty-four coins in it. How many coins are there now?"
 done | tee $out/texts.txt
 grep -h SHA-256 $out/sft/train.log  # of the start: an arm is compared with its own alone
