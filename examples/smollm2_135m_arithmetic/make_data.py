@@ -13,8 +13,9 @@ latter two have no sum whose ones carry, of which label-free training makes the 
 import argparse
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from megatron_coreward.data import wordings
 from megatron_coreward.data.pairs import PairRecord
@@ -22,6 +23,8 @@ from megatron_coreward.data.synthetic import training_problems
 
 SUBJECT = "sum"
 """Of a difference the model as it comes knows too little: docs/evidence/learning.md."""
+
+Problem = TypeVar("Problem")
 
 
 def summands(plain: str) -> tuple[str, str]:
@@ -44,6 +47,40 @@ def write(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def take(problems: Sequence[Problem], wanted: int, option: str) -> Sequence[Problem]:
+    """The first `wanted` problems; ValueError if there are not as many."""
+    if not 0 < wanted <= len(problems):
+        raise ValueError(f"{option} {wanted}: at least 1 and at most {len(problems)}, which is all there are")
+    return problems[:wanted]
+
+
+def make(options: argparse.Namespace) -> dict[str, list[dict[str, str]]]:
+    """The rows of each file."""
+    everything = wordings.make_pairs(len(training_problems()), options.seed)  # all different
+    sums = [pair for pair in everything if pair.subject == SUBJECT]
+    taught = take(sums, options.sft, "--sft")
+    if not 0 <= options.hard <= options.sft:
+        raise ValueError(f"--hard {options.hard}: at least 0 and at most --sft {options.sft}")
+    others = [pair for pair in sums[options.sft :] if options.carries or not carries(pair.original)]
+    trained = take(others, options.pairs, "--pairs")
+    asked = [question for question in wordings.held_out() if question.subject == SUBJECT]
+    both = zip(asked[::2], asked[1::2], strict=True)  # a problem's plain wording and its hard one
+    kept = [two for two in both if options.carries or not carries(two[0].question)]
+    questions = [two[row % 2] for row, two in enumerate(take(kept, options.held_out, "--held-out"))]
+    return {
+        "sft.jsonl": [
+            {"question": pair.rephrased if row < options.hard else pair.original, "response": response(pair)}
+            for row, pair in enumerate(taught)
+        ],
+        "pairs.jsonl": [
+            {"question": p.original, "rephrased": p.rephrased, "answer": p.answer or ""} for p in trained
+        ],
+        "held_out.jsonl": [
+            {"question": q.question, "answer": q.answer, "subject": q.level} for q in questions
+        ],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
@@ -54,30 +91,13 @@ def main() -> None:
     parser.add_argument("--carries", action="store_true", help="ask for sums whose ones carry, too")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    try:
+        files = make(options)
+    except ValueError as error:
+        parser.error(str(error))
     options.output.mkdir(parents=True, exist_ok=True)
-    everything = wordings.make_pairs(len(training_problems()), options.seed)  # all different
-    sums = [pair for pair in everything if pair.subject == SUBJECT]
-    taught, others = sums[: options.sft], sums[options.sft :]
-    trained = [pair for pair in others if options.carries or not carries(pair.original)][: options.pairs]
-    write(
-        options.output / "sft.jsonl",
-        (
-            {"question": pair.rephrased if row < options.hard else pair.original, "response": response(pair)}
-            for row, pair in enumerate(taught)
-        ),
-    )
-    write(
-        options.output / "pairs.jsonl",
-        ({"question": p.original, "rephrased": p.rephrased, "answer": p.answer or ""} for p in trained),
-    )
-    asked = [question for question in wordings.held_out() if question.subject == SUBJECT]
-    both = zip(asked[::2], asked[1::2], strict=True)  # a problem's plain wording and its hard one
-    kept = [two for two in both if options.carries or not carries(two[0].question)][: options.held_out]
-    questions = [two[row % 2] for row, two in enumerate(kept)]
-    write(
-        options.output / "held_out.jsonl",
-        ({"question": q.question, "answer": q.answer, "subject": q.level} for q in questions),
-    )
+    for name, rows in files.items():
+        write(options.output / name, rows)
 
 
 if __name__ == "__main__":

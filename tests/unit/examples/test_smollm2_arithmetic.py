@@ -22,12 +22,14 @@ GATE = "reward.min_agreement=0.75"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    sizes = ["--sft", "40", "--hard", "15", "--pairs", "50", "--held-out", "60"]
-    arguments = ["make_data.py", "--output", str(folder), *sizes]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", arguments)
-        runpy.run_path(str(EXAMPLE / "make_data.py"), run_name="__main__")
+    make_data(folder, "--sft", "40", "--hard", "15", "--pairs", "50", "--held-out", "60")
     return folder
+
+
+def make_data(folder: Path, *options: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["make_data.py", "--output", str(folder), *options])
+        runpy.run_path(str(EXAMPLE / "make_data.py"), run_name="__main__")
 
 
 def test_no_problem_is_in_two_files_and_all_have_both_wordings(data: Path) -> None:
@@ -52,6 +54,20 @@ def test_no_problem_is_in_two_files_and_all_have_both_wordings(data: Path) -> No
 
 def is_hard(question: str) -> bool:
     return not re.search(r"\d", question)
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [("--sft", "99999"), ("--hard", "513"), ("--pairs", "99999"), ("--held-out", "0")],
+)
+def test_more_problems_than_there_are_write_nothing(
+    option: str, given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        make_data(tmp_path / "data", option, given)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{option} {given}: at least " in said and "and at most " in said, said
+    assert not (tmp_path / "data").exists(), "files were written"
 
 
 def test_a_response_is_the_calculation_of_the_question(data: Path) -> None:
