@@ -86,6 +86,15 @@ class Scores:
             {samples: np.asarray([entry["majority"] for entry in outcomes], dtype=float)},
         )
 
+    def of(self, chosen_Q: np.ndarray) -> "Scores":
+        """The scores of the questions that are chosen, bool [Q]."""
+        return Scores(
+            self.question_ids_Q[chosen_Q],
+            self.greedy_Q[chosen_Q],
+            self.sampled_SQK[:, chosen_Q],
+            {k: values_SQ[:, chosen_Q] for k, values_SQ in self.majorities.items()},
+        )
+
     @property
     def samples(self) -> int:
         """Sampled responses per question and seed."""

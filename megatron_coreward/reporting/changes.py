@@ -1,14 +1,16 @@
 """The changes of a run: first and last evaluation with paired intervals, first and last steps."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from megatron_coreward.evaluation.measures import Scores, compare
 from megatron_coreward.utils.bootstrap import Interval
 from megatron_coreward.utils.metrics import three_digits
-from megatron_coreward.utils.run_names import EVALUATIONS
+from megatron_coreward.utils.run_names import CONFIG_FILE, EVALUATIONS
 
 COLUMNS = ("measure", "before", "after", "change", "95% interval")
 TRAINING_FIGURES = {
@@ -41,10 +43,39 @@ def evaluation_changes(folder: Path) -> list[Change]:
     Raises:
         ValueError: there are fewer than two evaluations, or they are of different questions.
     """
+    return _changes(*_first_and_last(folder))
+
+
+def changes_by(labels: Mapping[int, str], folder: Path) -> list[Change]:
+    """evaluation_changes of the questions of each label, by question id; those labelled "" are in none.
+
+    Raises:
+        ValueError: as evaluation_changes; a question that was asked is not in `labels`.
+    """
+    before, after = _first_and_last(folder)
+    asked = before.question_ids_Q.tolist()
+    if not labels.keys() >= set(asked):
+        raise ValueError(
+            f"the evaluation questions of {folder / CONFIG_FILE} are no longer those that the run was asked; "
+            "leave --by out"
+        )
+    labels_Q = np.array([labels[question_id] for question_id in asked])
+    changes = []
+    for name in sorted(set(labels_Q.tolist()) - {""}):
+        chosen_Q = labels_Q == name
+        found = _changes(before.of(chosen_Q), after.of(chosen_Q))
+        changes += [c._replace(measure=f"{c.measure}, {name} ({chosen_Q.sum()})") for c in found]
+    return changes
+
+
+def _first_and_last(folder: Path) -> tuple[Scores, Scores]:
     files = sorted((folder / EVALUATIONS).glob("step_*.json"))
     if len(files) < 2:
         raise ValueError(f"{folder / EVALUATIONS} holds {len(files)} evaluations; before and after need two")
-    before, after = (read_scores(file) for file in (files[0], files[-1]))
+    return read_scores(files[0]), read_scores(files[-1])
+
+
+def _changes(before: Scores, after: Scores) -> list[Change]:
     old, new = before.metrics(), after.metrics()
     return [
         Change(name.removeprefix("eval/"), old[name], new[name], interval)

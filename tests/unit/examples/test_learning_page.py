@@ -1,4 +1,4 @@
-"""docs/evidence/learning.md repeats tables of the pages that are written by the experiments: the same figures."""
+"""docs/evidence/learning.md repeats tables of a page that the experiment writes: the same figures."""
 
 from tests.support.paths import ROOT
 
