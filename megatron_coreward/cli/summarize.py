@@ -33,7 +33,7 @@ Group = Literal["level", "subject"]
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="coreward summarize", description=__doc__)
     parser.add_argument("run", type=Path, help="run folder (run.output_dir)")
-    parser.add_argument("--by", choices=get_args(Group), help="level or subject: the held-out measures of each, too")
+    parser.add_argument("--by", choices=get_args(Group), help="level or subject: also the measures of each")
     options = parser.parse_args(arguments)
     return exit_code(summarize, options.run, options.by)
 
