@@ -29,7 +29,7 @@ for method in co_reward majority_voting ground_truth; do
     coreward train $here/arm.yaml --ranks "$ranks" $votes "$@" \
       reward.method=$method run.output_dir=$out/$method run.auto_resume=true
   fi
-  coreward summarize $out/$method
+  coreward summarize $out/$method --by subject
 done
 echo "== texts to read: the model as it comes, as it was taught, and after each arm"
 for model in runs/SmolLM2-135M-Instruct $out/{sft,co_reward,majority_voting,ground_truth}/hf; do

@@ -45,3 +45,12 @@ def test_the_differences_of_the_claims() -> None:
     shown = table(section(LEARNING, "Voting, other judges, other wordings"), 1)
     written = table(section(CLAIMS, "Differences"), 0)
     assert shown == written
+
+
+def test_the_arms_of_smollm2() -> None:
+    example = (ROOT / "examples/smollm2_135m_arithmetic/README.md").read_text()
+    written = table(section(example, "The arms"), 0)
+    assert table(section(LEARNING, "A real language model"), 1) == written
+    assert [row["arm"] for row in written[1:]] == [
+        *("Co-Reward", "Majority voting, both wordings", "Ground truth")
+    ]
