@@ -131,7 +131,8 @@ class _TokenStats(torch.autograd.Function):
                 target_T[place] = z_Bv.gather(1, local_T[place, None])[:, 0].masked_fill_(~here_T[place], 0.0)
                 own_peak_T[place] = peak_B = z_Bv.amax(dim=-1)
                 z_Bv -= peak_B[:, None]
-                exponentials = torch.empty_like(z_Bv) if exponentials is None else exponentials
+                if exponentials is None or len(exponentials) < len(z_Bv):  # the first chunk may be shorter
+                    exponentials = torch.empty_like(z_Bv)
                 e_Bv = torch.exp(z_Bv, out=exponentials[: len(z_Bv)])
                 total_T[place] = e_Bv.sum(-1)
                 if measured:
