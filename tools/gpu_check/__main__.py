@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.gpu_check import report
-from tools.gpu_check.runner import FAILED, Outcome, choose, run_all
+from tools.gpu_check.runner import FAILED, Outcome, check_loopback, choose, run_all
 from tools.gpu_check.table import CHECKS, Check
 
 NO_GPU = 3
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None, checks: Sequence[Check] = CHECK
     options = parser.parse_args(arguments)
     try:
         chosen = choose(checks, options.only)
+        check_loopback()
     except ValueError as error:
         parser.error(str(error))
     output = options.output.resolve()

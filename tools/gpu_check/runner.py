@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,6 +45,18 @@ class Outcome:
     figures: Figures = field(default_factory=dict)
     reason: str = ""
     log_end: str = ""
+
+
+def check_loopback() -> None:
+    """Raises ValueError if the machine does not reach itself, as the processes of a check must by TCP."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5.0).close()
+    except OSError as error:
+        raise ValueError(
+            f"this machine does not reach itself at 127.0.0.1 ({error}); bring its loopback interface up "
+            "(ip link set lo up)"
+        ) from error
 
 
 def choose(checks: Sequence[Check], only: Sequence[str]) -> list[Check]:

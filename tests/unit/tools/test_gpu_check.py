@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -130,6 +131,23 @@ def test_a_name_that_is_no_check(capsys: pytest.CaptureFixture[str], tmp_path: P
         main(["--only", "tp4", "--output", str(tmp_path / "out")])
     assert error.value.code == 2
     assert "there is no check 'tp4'. Checks: machine, float32, bfloat16" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_machine_without_loopback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Each check would wait for its own processes until its time is over."""
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    with pytest.raises(SystemExit) as error:
+        main(["--output", str(tmp_path / "out")])
+    assert error.value.code == 2
+    said = capsys.readouterr().err
+    assert "does not reach itself at 127.0.0.1 ([Errno 101] Network is unreachable); bring its" in said
     assert not (tmp_path / "out").exists()
 
 
