@@ -96,7 +96,7 @@ def environment() -> dict[str, str]:
 
 def measure(row: Row, output: Path, options: argparse.Namespace) -> bool:
     """Runs the row's program, and writes its name and command into its file; whether it succeeded."""
-    command = [*row.command, *(row.tiny if options.tiny else ())]
+    command = [*row.command, *(["--tiny"] if options.tiny else [])]
     command += ["--repeats", str(options.repeats or (1 if options.tiny else row.repeats))]
     programs = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
     output.unlink(missing_ok=True)

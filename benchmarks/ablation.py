@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import trl_line
+from benchmarks.options import leave
 from benchmarks.record import Record, Series
 
 SEPARATE = {"changes": ["optimizer.share_prompts=false"]}
@@ -41,7 +42,7 @@ def run(change: Mapping[str, Any], spec: dict[str, Any]) -> Series:
 
 
 def main() -> None:
-    options, console = trl_line.parser().parse_args(), Console()
+    options, console = trl_line.parser(__doc__).parse_args(), Console()
     with tempfile.TemporaryDirectory() as name:
         model = trl_line.model_folder(options, Path(name))
         spec = trl_line.make_spec(options, str(model), Path(name), console)
@@ -56,7 +57,7 @@ def main() -> None:
         ratios={f"{way} / {whole}": (way, whole) for way in others},
         notes={"cannot be switched off": "log-probs in chunks", "ids": spec["prompts"]},
     )
-    record.write(options.output)
+    leave(record, options.output)
 
 
 if __name__ == "__main__":

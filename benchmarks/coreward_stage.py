@@ -1,17 +1,19 @@
-r"""Time and traffic of the reward stage, compared with a loop over responses with string equality.
+r"""Time of the reward stage, compared with the authors' manager or with a loop over strings.
 
     python -m benchmarks.coreward_stage [--pairs 128] [--samples 8] [--workers 1] [--tokens 3072]
-                                        [--output FILE.json]
+        [--repeats 3] [--model FOLDER] [--tiny] [--output FILE.json] [--kinds]
 
 Responses are text of about `--tokens` tokens. The loop does what the reward manager of the authors' code
 does per item (find the last box, count strings per group, compare), in plain Python without its
-tokenizer.decode. Both run in this process, one after the other, so their ratio holds on any machine. Seconds
-are the best of `--repeats` runs, each with a fresh grader. Bytes are for ranks that hold one view of each
-pair, which is the worst placement.
+tokenizer.decode. All run in this process, so their ratio holds on any machine.
 
-With `--output` the typical answers alone are timed, in turns, new ones in each repeat with the grader of the
-last, as in the steps of a run. The authors' manager is then the loop and the decoding of every response, with
-the tokenizer of SmolLM2-135M-Instruct; our stage takes the text that vLLM has made while it generated.
+Typical answers are timed, in turns, new ones in each repeat with the grader of the last, as in the steps of a
+run. The authors' manager is the loop and the decoding of every response, with the tokenizer of
+SmolLM2-135M-Instruct; our stage takes the text that vLLM has made while it generated.
+
+With `--kinds` several kinds of answers are timed instead, against the loop alone. Seconds are then the best
+of `--repeats` runs, each with a fresh grader; bytes are for ranks that hold one view of each pair, which is
+the worst placement.
 """
 
 import argparse
@@ -28,6 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.options import leave, row_parser
 from benchmarks.record import Record, paired
 from benchmarks.trl_line import model_folder
 from megatron_coreward.config.schema import Config
@@ -201,21 +204,26 @@ def bytes_sent(responses: Sequence[Response]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = row_parser(__doc__, repeats=3, tiny="2 pairs and a toy's tokenizer")
     parser.add_argument("--pairs", type=int, default=128)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=3072)
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", type=Path, help="folder of a tokenizer other than SmolLM2-135M-Instruct's")
-    parser.add_argument("--tiny", action="store_true", help="2 pairs and a toy's tokenizer")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--kinds", action="store_true", help="a table over kinds of answers instead")
     options = parser.parse_args()
+    if options.kinds and options.output:
+        parser.error("--output keeps the row's figures and --kinds makes none, so give one of the two")
     if options.tiny:
         options.pairs = 2
-    if options.output:
-        record(options).write(options.output)
-        return
+    if options.kinds:
+        Console().print(kinds(options))
+    else:
+        leave(record(options), options.output)
+
+
+def kinds(options: argparse.Namespace) -> Table:
+    """Seconds of the stage for every kind of answer, and of the loop over strings that has no grader."""
     title = f"{options.pairs} pairs x 2 views x {options.samples} samples, {options.tokens:,} tokens each"
     table = Table(
         "answers", "loop, strings", "stage, exact", "stage, math", "math / loop", "bytes", title=title
@@ -235,7 +243,7 @@ def main() -> None:
         table.add_row(name, *figures)
     text = sum(len(r.text) for r in responses)
     table.caption = f"text that stays where it was drawn: {text:,} bytes"
-    Console().print(table)
+    return table
 
 
 if __name__ == "__main__":

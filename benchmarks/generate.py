@@ -11,7 +11,6 @@ empty prefix cache. "One replica" leaves all requests to rank 0, with the same t
 rank waits.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from benchmarks.options import leave, row_parser
 from benchmarks.record import Record, paired
 from benchmarks.weight_sync import random_model
 from megatron_coreward.config.schema import Config, ModelConfig
@@ -80,13 +80,10 @@ def fresh(engine: VllmEngine, work: Callable[[], object]) -> Callable[[], None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = row_parser(__doc__, repeats=5, tiny="two layers, 4 new tokens")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tiny", action="store_true", help="two layers, 4 new tokens")
-    parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     if options.tiny:
         options.new_tokens = 4
@@ -126,7 +123,7 @@ def main() -> None:
     settings = {name: vars(options)[name] for name in kept} | {"prompt tokens": PROMPT}
     settings |= {"ranks": comm.world_size, "threads of a rank": torch.get_num_threads()}
     if comm.rank == 0:
-        Record("generate", settings, found, ratios, goals).write(options.output)
+        leave(Record("generate", settings, found, ratios, goals), options.output)
     engine.close()
 
 

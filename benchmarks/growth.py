@@ -6,7 +6,6 @@ One rank with all cores, random weights in the shape of SmolLM2-135M: a group of
 120 tokens. The curve beside the seconds is the useful FLOPs at the rate of the longest responses.
 """
 
-import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch.distributed as dist
 
 from benchmarks.actor import SHAPES, config_of, make_groups, policy_of
 from benchmarks.convert import SIZES
+from benchmarks.options import leave, row_parser
 from benchmarks.record import Curve, Record, paired
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.model_shape import read_shape
@@ -28,11 +28,8 @@ PROMPT, SAMPLES = 120, 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = row_parser(__doc__, repeats=3, tiny="a toy model, 8 to 32 tokens")
     parser.add_argument("--responses", nargs="+", type=int, default=[24, 48, 96, 192, 384, 768])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--tiny", action="store_true", help="a toy model, 8 to 32 tokens")
-    parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     lengths = [8, 16, 32] if options.tiny else sorted(options.responses)
     initialize()
@@ -59,7 +56,7 @@ def main() -> None:
     rates = {
         f"useful GFLOP/s, {way}": round(f / median(found[way]["wall_s"]) / 1e9) for way, f in flops.items()
     }
-    Record("growth", settings, found, {}, notes=rates, curve=curve).write(options.output)
+    leave(Record("growth", settings, found, {}, notes=rates, curve=curve), options.output)
 
 
 if __name__ == "__main__":

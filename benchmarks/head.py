@@ -10,14 +10,13 @@ torch's linear and log_softmax; both are timed in turns at the most tokens, halv
 fit four times into three quarters of the available memory.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import torch
 import torch.distributed as dist
 
+from benchmarks.options import leave, row_parser
 from benchmarks.plan import LiveBytes
 from benchmarks.record import Record, paired
 from megatron_coreward.actor import parallel
@@ -77,13 +76,10 @@ def fitting(tokens: int, vocabulary: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = row_parser(__doc__, repeats=1, tiny="256 tokens and a vocabulary of 9,000")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--vocabulary", type=int, default=152_000)
     parser.add_argument("--hidden", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--tiny", action="store_true", help="256 tokens and a vocabulary of 9,000")
-    parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     if options.tiny:
         options.tokens, options.vocabulary, options.hidden = 256, 9_000, 64
@@ -109,7 +105,7 @@ def main() -> None:
             "GiB of the logits at all tokens": round(logits, 2),
         },
     )
-    record.write(options.output)
+    leave(record, options.output)
 
 
 if __name__ == "__main__":

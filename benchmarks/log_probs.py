@@ -8,7 +8,6 @@ responses as in actor.py, a quarter of them prompt; "whole logits" is the model 
 log_softmax, without packing. Peak memory is what a pass takes beyond what was resident before it.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from benchmarks.actor import SHAPES, config_of, make_batch, policy_of
+from benchmarks.options import leave, row_parser
 from benchmarks.record import Record, paired
 from megatron_coreward.actor.policy import MegatronPolicy
 from megatron_coreward.algorithm.batch import TrainBatch
@@ -66,11 +66,8 @@ def peaks(ways: dict[str, Callable[[], Any]]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = row_parser(__doc__, repeats=3, tiny="a toy model and 256 tokens")
     parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--tiny", action="store_true", help="a toy model and 256 tokens")
-    parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     tokens = 256 if options.tiny else options.tokens
     initialize()
@@ -90,7 +87,7 @@ def main() -> None:
         goals={"policy / whole logits": "at most 1.25"},
         notes={f"peak GB beyond the resident, {name}": value for name, value in extra.items()},
     )
-    record.write(options.output)
+    leave(record, options.output)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import psutil
 from rich.console import Console
 
 from benchmarks import trl_line
+from benchmarks.options import leave, row_parser
 from benchmarks.record import Record, Series
 from megatron_coreward.actor.compute.offload import optimizer_tensors
 from megatron_coreward.trainer import Trainer
@@ -76,7 +77,9 @@ def measure(arguments: list[str], spec: dict[str, Any], repeats: int) -> Series:
 
 
 def main() -> None:
-    options, console = trl_line.parser().parse_args(), Console()
+    parser = row_parser(__doc__, repeats=3, tiny="a toy model")
+    trl_line.add_inputs(parser)
+    options, console = parser.parse_args(), Console()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = trl_line.model_folder(options, folder)
@@ -95,7 +98,7 @@ def main() -> None:
         goals={title: "peak at most 6 GB by at most 7 GB"},
         notes={"parts of the peak": ", ".join((*PARTS, "rest"))},
     )
-    record.write(options.output)
+    leave(record, options.output)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ p - 1 are the bubble. That time is measured where the bubble has no part in it: 
 between the most and the fewest micro-batches.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +21,7 @@ import torch.distributed as dist
 
 from benchmarks.actor import SHAPES, config_of, make_groups, policy_of
 from benchmarks.convert import SIZES
+from benchmarks.options import leave, row_parser
 from benchmarks.record import Curve, Record, paired
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.utils.distributed import TorchCommunicator, initialize
@@ -36,12 +36,9 @@ def until_all_end(work: Callable[[], object]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = row_parser(__doc__, repeats=3, tiny="a toy model, 64 tokens, 1 and 2 micro-batches")
     parser.add_argument("--micro-batches", nargs="+", type=int, default=[1, 2, 3, 4, 6, 8])
     parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--tiny", action="store_true", help="a toy model, 64 tokens, 1 and 2 micro-batches")
-    parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     tokens, counts = (64, [1, 2]) if options.tiny else (options.tokens, sorted(options.micro_batches))
     initialize()
@@ -82,7 +79,7 @@ def main() -> None:
         "ranks": STAGES,
         "threads of a rank": torch.get_num_threads(),
     }
-    Record("pipeline", settings, found, {}, notes=shares | formula, curve=curve).write(options.output)
+    leave(Record("pipeline", settings, found, {}, notes=shares | formula, curve=curve), options.output)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ def page(rows: Sequence[Row], records: Mapping[str, Record], before: str = "") -
         parts.append(f"## {row.title}\n")
         record = records.get(row.name)
         if record:
-            parts.append(section(record))
+            parts.append(f"`{record.command}`\n")
+            parts.append(figures(record))
             if record.curve:
                 parts.append(f"![{row.title}]({row.name}.svg)\n")
         elif row.title in kept:
@@ -34,7 +35,8 @@ def page(rows: Sequence[Row], records: Mapping[str, Record], before: str = "") -
     return "\n".join(parts)
 
 
-def section(record: Record) -> str:
+def figures(record: Record) -> str:
+    """A Markdown table of the ways and their ratios; below it, machine, versions and settings."""
     measures = list(dict.fromkeys(name for series in record.ways.values() for name in series))
     header = ["", *measures]
     table = [header, ["---"] * len(header)]
@@ -50,7 +52,7 @@ def section(record: Record) -> str:
     about = {"repeats": repeats, **record.machine, **record.versions, **record.settings, **record.notes}
     short = ((name, value) for name, value in about.items() if len(str(value)) < 100)
     described = "; ".join(f"{name} {value}" for name, value in short)
-    return "\n".join([f"`{record.command}`\n", *lines, "", described, ""])
+    return "\n".join([*lines, "", described, ""])
 
 
 def plot(record: Record, title: str, path: Path) -> None:

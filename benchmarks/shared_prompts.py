@@ -9,7 +9,6 @@ ratio of the useful FLOPs of those very parts: separate sequences by parts that 
 saving that it allows, 1 - 1 / bound.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch.distributed as dist
 
 from benchmarks.actor import SHAPES, config_of, make_groups, policy_of
 from benchmarks.convert import SIZES
+from benchmarks.options import leave, row_parser
 from benchmarks.record import Record, paired
 from megatron_coreward.actor.compute.grouping import Size, parts_of_groups
 from megatron_coreward.actor.policy import MegatronPolicy
@@ -45,15 +45,12 @@ def update(policy: MegatronPolicy, batch: TrainBatch, share: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = row_parser(__doc__, repeats=3, tiny="a toy model and a quarter of the tokens")
     parser.add_argument("--prompt", type=int, default=120)
     parser.add_argument("--response", type=int, default=48)
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="the default of a run")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--tiny", action="store_true", help="a toy model and a quarter of the tokens")
-    parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     if options.tiny:
         options.prompt, options.response, options.groups = options.prompt // 4, options.response // 4, 1
@@ -85,7 +82,7 @@ def main() -> None:
         goals={TITLE: f"at least {least:.2f}, 85% of the saving of the bound {bound:.2f}"},
         notes={f"useful GFLOP, {'shared' if s else 'separate'}": round(w / 1e9, 1) for s, w in work.items()},
     )
-    record.write(options.output)
+    leave(record, options.output)
 
 
 if __name__ == "__main__":

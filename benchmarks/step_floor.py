@@ -22,6 +22,7 @@ from rich.console import Console
 
 from benchmarks import trl_line
 from benchmarks.generate import bare
+from benchmarks.options import leave
 from benchmarks.record import Record, Series
 from benchmarks.update import products
 from megatron_coreward.actor.compute.forward import PackedForward
@@ -93,7 +94,7 @@ def series_of(steps: trl_line.Steps, prefix: str = "") -> Series:
 
 
 def main() -> None:
-    options = trl_line.parser().parse_args()
+    options = trl_line.parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name:
         model = trl_line.model_folder(options, Path(name))
         spec = trl_line.make_spec(options, str(model), Path(name), Console())
@@ -114,7 +115,7 @@ def main() -> None:
         goals={"step / floor": "at most 1.3"},
         notes={"ids": spec["prompts"]},
     )
-    record.write(options.output)
+    leave(record, options.output)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.options import leave, row_parser
 from benchmarks.record import Record, Series
 from megatron_coreward.config.loading import load_config
 from megatron_coreward.data.prompts import build_pairs, load_tokenizer
@@ -54,7 +55,7 @@ Way = Callable[[dict[str, Any]], Series]
 
 
 def main() -> None:
-    options = parser().parse_args()
+    options = parser(__doc__).parse_args()
     console = Console()
     make_environment()
     with tempfile.TemporaryDirectory() as name:
@@ -85,7 +86,7 @@ def main() -> None:
             "ids": spec["prompts"],
         },
     )
-    record.write(options.output)
+    leave(record, options.output)
 
 
 def in_turns(
@@ -107,20 +108,22 @@ def in_turns(
     return found
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(about: str) -> argparse.ArgumentParser:
+    """The options of a step like TRL's, for the program whose docstring is `about`."""
+    made = row_parser(about, repeats=3, tiny="a toy model, 2 responses of 8 tokens")
     made.add_argument("--questions", type=int, default=4)
     made.add_argument("--views", choices=["original", "both"], default="original", help="wordings answered")
     made.add_argument("--samples", type=int, default=8)
     made.add_argument("--new-tokens", type=int, default=48)
+    add_inputs(made)
+    return made
+
+
+def add_inputs(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--data", type=Path, default=RELEASED_DATA / "math", help="folder of the prepared pairs"
     )
     made.add_argument("--model", type=Path, help="Hugging Face folder instead of SmolLM2-135M-Instruct")
-    made.add_argument("--repeats", type=int, default=3)
-    made.add_argument("--tiny", action="store_true", help="a toy model, 2 responses of 8 tokens")
-    made.add_argument("--output", type=Path, required=True)
-    return made
 
 
 def make_environment() -> None:

@@ -7,7 +7,6 @@ are those of the linear layers and the head, forward and both of the backward pa
 share of their rate is (products' seconds / products' FLOPs) / (update's seconds / its useful FLOPs).
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch.distributed as dist
 
 from benchmarks.actor import SHAPES, config_of, make_batch, policy_of
 from benchmarks.convert import SIZES
+from benchmarks.options import leave, row_parser
 from benchmarks.record import Record, paired
 from megatron_coreward.algorithm.objective import GrpoObjective
 from megatron_coreward.config.model_shape import ModelShape, read_shape
@@ -54,11 +54,8 @@ def products(shape: ModelShape, tokens: int, rows: int, *, backward: bool = True
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = row_parser(__doc__, repeats=5, tiny="a toy model and 256 tokens")
     parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tiny", action="store_true", help="a toy model and 256 tokens")
-    parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     tokens = 256 if options.tiny else options.tokens
     initialize()
@@ -82,7 +79,7 @@ def main() -> None:
         goals={"products / update": f"0.75 x {plain / useful:.3f}, products' FLOPs by useful ones"},
         notes={"useful GFLOP": round(useful / 1e9, 1), "GFLOP of the products": round(plain / 1e9, 1)},
     )
-    record.write(options.output)
+    leave(record, options.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compares the weight sync with vLLM's own reload of tensors that are ready in memory.
 
-    python -m benchmarks.weight_sync [--model DIR] [--repeats 7] [--output FILE.json]
+    python -m benchmarks.weight_sync [--model DIR] [--repeats 7] [--tiny] [--output FILE.json]
     torchrun --nproc-per-node 2 -m benchmarks.weight_sync --tensor 2 [--rollout-tensor 2]
 
 Without `--model` the model is random and has the 135 million parameters of SmolLM2-135M, with 6 heads of 96
@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.options import leave, row_parser
 from benchmarks.record import Record
 from megatron_coreward.actor import parallel
 from megatron_coreward.actor.weights.load import load_model
@@ -218,16 +219,16 @@ def show(figures: dict, console: Console) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = row_parser(__doc__, repeats=7, tiny="two layers of the random model")
     parser.add_argument("--model", type=Path, help="Hugging Face folder; default: a random one")
     parser.add_argument("--tensor", type=int, default=1, help="TP of the actor")
     parser.add_argument("--pipeline", type=int, default=1, help="PP of the actor")
     parser.add_argument("--rollout-tensor", type=int, default=1, help="TP of vLLM")
     parser.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"], help="of the random model")
     parser.add_argument("--bucket-mb", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()
+    if options.tiny:
+        options.layers = 2
     initialize()
     comm = TorchCommunicator()
     with tempfile.TemporaryDirectory() as name:
@@ -240,8 +241,7 @@ def main() -> None:
         figures, engine = run(options, folder, comm)
     if comm.rank == 0:
         show(figures, Console())
-        if options.output is not None:
-            record(figures).write(options.output)
+        leave(record(figures), options.output)
     engine.close()
 
 
