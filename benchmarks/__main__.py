@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.options import at_least_one
 from benchmarks.record import Record, machine, slower, versions
 from benchmarks.results import page, plot
 from benchmarks.suite import ROWS, Row
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS])
     made.add_argument("--all", action="store_true", help="every row; one with a JSON file is not run again")
     made.add_argument("--folder", type=Path, default=FOLDER, help="of the JSON files")
-    made.add_argument("--repeats", type=int, help="instead of the row's own number")
+    made.add_argument("--repeats", type=at_least_one, help="instead of the row's own number")
     made.add_argument("--tiny", action="store_true", help="small sizes and one repeat")
     made.add_argument("--table", action="store_true", help="run nothing")
     made.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as program
 from benchmarks import coreward_stage
-from benchmarks.__main__ import TABLE
 from benchmarks.options import leave, row_parser
 from benchmarks.record import Record
 from benchmarks.suite import ROWS
@@ -15,7 +15,7 @@ RECORD = Record("sync", {"tokens": 8}, {"ours": {"wall_s": [1.0]}, "other": {"wa
 
 
 def test_the_commands_of_the_table_are_those_of_the_rows() -> None:
-    stated = re.findall(r"^`((?:python|torchrun) .*)`$", TABLE.read_text(), flags=re.MULTILINE)
+    stated = re.findall(r"^`((?:python|torchrun) .*)`$", program.TABLE.read_text(), flags=re.MULTILINE)
     assert len(stated) > 10
     for command in stated:
         assert re.sub(r" --repeats \d+$", "", command) in {" ".join(row.command) for row in ROWS}, command
@@ -37,7 +37,10 @@ def test_a_row_needs_no_file_and_shows_its_figures(
 def test_repeats_below_one_are_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         row_parser("A row.", repeats=3, tiny="small").parse_args([f"--repeats={given}"])
+    with pytest.raises(SystemExit):
+        program.parser().parse_args([f"--repeats={given}"])
     said = capsys.readouterr().err
+    assert said.count("argument --repeats") == 2, said
     assert f"argument --repeats: {given} given, allowed are whole numbers from 1 on" in said, said
 
 
